@@ -1,0 +1,68 @@
+# `make quickstart` and `make test` do everything on a fresh machine, each alone.
+
+SHELL := bash
+# The first Python that runs and is of a version that the pinned packages support.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2> /dev/null \
+  && echo $$p && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
+TORCH := torch==2.13.0+cpu
+READY := .venv/.ready
+
+.PHONY: help setup quickstart quickstart-seeds test test-unit test-integration check types format clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY) ## create .venv with the pinned versions (CPU)
+
+$(READY): constraints-cpu.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "sirt-ray needs Python 3.11 or 3.12 and found neither." \
+	  "Install one, or name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  echo "cannot create .venv: on Debian and Ubuntu, install python3-venv"; exit 1; }
+	@echo "Installing pinned versions into .venv (a few minutes, once)"
+	@$(INSTALL) "$(TORCH)" > .venv/setup.log 2>&1 \
+	  || $(INSTALL) "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu >> .venv/setup.log 2>&1 \
+	  || { cat .venv/setup.log; exit 1; }
+	@$(INSTALL) -r constraints-cpu.txt > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
+	@$(INSTALL) --no-build-isolation -e . > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
+	@$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec 2> /dev/null || true
+	@for tool in g++ ninja; do command -v $$tool > /dev/null || test -x $(BIN)/$$tool || \
+	  echo "note: $$tool is missing. DeepSpeed's own CPU kernels (optimizer offload) need it: apt-get install g++ ninja-build"; done
+	@$(BIN)/python -c 'import torch, transformers, deepspeed' > .venv/import.log 2>&1 || { cat .venv/import.log; exit 1; }
+	@touch $(READY)
+
+quickstart: setup ## the whole method on this machine, in minutes
+	$(BIN)/sirt run jobs/quickstart.yaml
+
+SEEDS ?= 0 1 2
+quickstart-seeds: setup ## the quickstart under three seeds, as one table (the README's numbers)
+	@for seed in $(SEEDS); do \
+	  $(BIN)/sirt run jobs/quickstart.yaml --set name=quickstart-seed$$seed --set seed=$$seed || exit 1; done
+	@$(BIN)/python -m sirt_ray.report.seeds $(SEEDS:%=runs/quickstart-seed%)
+
+test: check test-unit test-integration ## everything that can be tested without a GPU
+
+check: setup ## style, spelling and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+
+types: setup ## pyright; strict in the pure rooms
+	$(BIN)/pyright
+
+test-unit: setup
+	$(BIN)/python -m pytest tests/unit
+
+test-integration: setup
+	$(BIN)/python -m pytest tests/integration --timeout 600
+
+format: setup ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info
