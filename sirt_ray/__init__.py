@@ -1,0 +1,1 @@
+"""Self-refine Instruction-tuning on Ray."""

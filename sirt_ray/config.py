@@ -1,0 +1,303 @@
+"""The tree of a job file. A default has its home here and nowhere else.
+
+Defaults are the paper's where the paper says (`jobs/README.md` lists the departures and what is not
+known); a field's documentation stands under it. Unknown keys are refused, cross-field nonsense is
+refused, and every problem is reported at once. `sirt_ray.jobfile` reads the YAML and turns the
+problems into one message with file and line.
+
+Two kinds of settings are kept apart. What decides the result (data, models, seeds, sampling,
+training) is part of an artifact's identity. Where and how fast it runs (`resources`, `output`,
+`data.root`, `sampling.block_size`) never is.
+"""
+
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from sirt_ray.types import PromptKind
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    train: list[str] = Field(min_length=1)
+    """Benchmarks whose training questions are demonstrated and refined on: the in-domain ones."""
+    evaluate: list[str] = Field(min_length=1)
+    """Benchmarks to report on; those not in `train` are out-domain."""
+    root: str | None = None
+    """Folder of local rows (`<root>/<benchmark>/<split>.parquet|.jsonl|.csv`) in the columns of the
+    hub's data sets. Without it rows come from the hub at a pinned revision."""
+    num_train: Count | None = None
+    """Training questions per benchmark, class-balanced where there are classes. None: the paper's
+    protocol (4000 for the four QA tasks, all of GSM8K and MultiArith)."""
+    num_validation: NonNegative = 200
+    """Held-out questions per training benchmark, taken from its training rows and never trained
+    on. They choose checkpoints and decide on roll-back."""
+    num_test: Count | None = None
+    """Test questions per benchmark; None: the whole split."""
+
+    @model_validator(mode="after")
+    def _known_and_distinct(self, info: ValidationInfo) -> "DataConfig":
+        known = cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
+        for field in ("train", "evaluate"):
+            names: list[str] = getattr(self, field)
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} names a benchmark twice: {', '.join(names)}")
+            unknown = [name for name in names if name not in known]
+            if known and unknown:
+                raise ValueError(
+                    f"{field} names no known benchmark: {', '.join(unknown)}. "
+                    f"Known are {', '.join(sorted(known))}"
+                )
+        return self
+
+
+class SamplingConfig(Section):
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: Count = 512
+    """Longest completion, in tokens. One that reaches it is marked `length` and never chosen."""
+
+
+class TeacherConfig(Section):
+    model: str
+    """Path or hub name, `quickstart:teacher` for the one that is shipped."""
+    revision: str | None = None
+    sampling: SamplingConfig = SamplingConfig(temperature=0.1)
+
+
+class DemonstrationsConfig(Section):
+    """Stage 1: the teacher answers the training questions, zero-shot with the trigger."""
+
+    keep: Literal["right", "all"] = "right"
+    """`right`: keep demonstrations whose final answer matches the gold answer. `all`: keep every
+    finished one (the paper does not say that it filters)."""
+    samples_per_question: Count = 1
+    """Completions asked of the teacher for each question; the first that is kept is used."""
+
+
+class LoraConfig(Section):
+    rank: Count = 8
+    alpha: Positive = 16
+    dropout: Fraction = 0.0
+    """Must be 0 for self-refinement: the reference and the policy have to agree at step 0."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class TrainingConfig(Section):
+    """What instruction tuning and self-refinement have in common."""
+
+    learning_rate: Positive
+    batch_size: Count
+    """Sequences (tuning) or pairs (refining) for one optimizer step, over all workers."""
+    epochs: Positive
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps although epochs are left."""
+    warmup_ratio: Fraction = 0.0
+    warmup_steps: NonNegative = 0
+    """The larger of the two counts."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    max_grad_norm: Positive = 1.0
+    max_length: Count = 1024
+    """Longest prompt plus completion, in tokens; a longer one is left out and counted."""
+    lora: LoraConfig | None = None
+    """None: full fine-tuning."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every_steps: Count = 50
+    """Validation loss every so many steps, and after the last."""
+    choose: Literal["best", "last"] = "best"
+    """`best`: the checkpoint with the lowest validation loss (the paper); `last`: the last step."""
+
+
+class TuneConfig(TrainingConfig):
+    """Stage 2: instruction tuning on demonstrations (paper: 4 epochs, 2e-5, cosine, 0.03)."""
+
+    learning_rate: Positive = 2e-5
+    batch_size: Count = 32
+    epochs: Positive = 4
+    warmup_ratio: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    prompt: PromptKind = "cot"
+    """The prompt that demonstrations are learned after."""
+    max_demonstrations: Count | None = None
+    """Demonstrations per benchmark, the first in question order; None: all."""
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the demonstrations held out for the validation loss."""
+
+
+class PairsConfig(Section):
+    """How graded completions become preference pairs."""
+
+    rule: Literal["dpo_cot", "correctness", "both"] = "dpo_cot"
+    """`dpo_cot` (the paper's): chosen = own right CoT-Answer, rejected = own Answer to the plain
+    prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union."""
+    plain_rejected: Literal["any", "wrong"] = "any"
+    """Which Answers `dpo_cot` may reject. `any` contrasts style (the literal reading of the paper),
+    `wrong` contrasts correctness as well."""
+    unparseable_rejected: bool = False
+    """Whether a CoT-Answer without a readable final answer may be rejected as if it were wrong."""
+    max_per_question: Count = 1
+
+
+class RefineConfig(TrainingConfig):
+    """Stage 3: rounds of sampling, pairing and DPO (paper: one pass, 1e-6, batch 128, <= 1000
+    steps)."""
+
+    rounds: NonNegative = 1
+    num_cot: Count = 4
+    """CoT-Answers per question."""
+    num_plain: NonNegative = 1
+    """Answers to the plain prompt per question; only `dpo_cot` and `both` need them."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7)
+    max_questions: Count | None = None
+    """Questions per benchmark and round; None: every demonstrated question."""
+    ground_truth: Literal["teacher", "gold"] = "teacher"
+    """What a right answer is: the teacher's final answer (the paper) or the benchmark's."""
+    pairs: PairsConfig = PairsConfig()
+    beta: Positive = 0.1
+    nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the chosen completion's length-normalised NLL added to the loss (Iterative RPO)."""
+    learning_rate: Positive = 1e-6
+    batch_size: Count = 128
+    epochs: Positive = 1
+    max_steps: Count | None = 1000
+    warmup_steps: NonNegative = 100
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the questions whose pairs are held out for the validation loss."""
+    roll_back: bool = True
+    """Undo a round whose held-out accuracy falls by more than `roll_back_stderrs`."""
+    roll_back_stderrs: Positive = 2.0
+    """In standard errors of the difference between the two students."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RefineConfig":
+        if self.pairs.rule != "correctness" and self.num_plain == 0:
+            raise ValueError(
+                f"pairs.rule '{self.pairs.rule}' rejects Answers to the plain prompt, but num_plain"
+                " is 0. Set num_plain to 1 or more, or pairs.rule to 'correctness'"
+            )
+        if self.pairs.rule == "correctness" and self.num_cot < 2:
+            raise ValueError(
+                "pairs.rule 'correctness' needs a right and a wrong CoT-Answer to one question,"
+                " but num_cot is 1. Set num_cot to 2 or more (4 to 8 are usual)"
+            )
+        if self.sampling.temperature == 0 and self.num_cot > 1:
+            raise ValueError(
+                "sampling.temperature is 0, so all num_cot CoT-Answers of a question would be the"
+                " same. Raise the temperature (0.7 to 1.0 are usual) or set num_cot to 1"
+            )
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                "lora.dropout is above 0: the policy would differ from its reference before the"
+                " first step. Set it to 0"
+            )
+        return self
+
+
+class StudentConfig(Section):
+    model: str
+    """Path or hub name of the base model, `quickstart:student` for the one that is shipped."""
+    revision: str | None = None
+
+
+class EvaluationConfig(Section):
+    prompts: list[PromptKind] = Field(default=["cot", "plain"], min_length=1)
+    sampling: SamplingConfig = SamplingConfig()
+    teacher: bool = True
+    """Also score the teacher on the test questions."""
+
+
+class EngineConfig(Section):
+    """One vLLM engine, i.e. one Serve replica."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on CPU, the checkpoint's own on GPU."""
+    min_replicas: NonNegative = 1
+    max_replicas: Count = 1
+    num_cpus: Positive = 1
+    tensor_parallel_size: Count = 1
+    max_model_len: Count | None = None
+    """Longest prompt plus completion, in tokens; None: what the model allows."""
+    max_num_seqs: Count = 256
+    """Sequences that decode together."""
+    kv_cache_gib: Positive | None = None
+    """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
+    custom_resources: dict[str, float] = {}
+    """Ray resources that a replica asks for, to place it on certain nodes."""
+
+    @model_validator(mode="after")
+    def _replica_range(self) -> "EngineConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class TrainerResources(Section):
+    num_workers: Count = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] | None = None
+    """None: 1 where the cluster has GPUs, else 0."""
+    custom_resources: dict[str, float] = {}
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards over the workers: 1 optimizer states, 2 gradients too, 3 parameters
+    too. 0: nothing."""
+    max_tokens_per_micro_batch: Count = 4096
+    """Padded tokens in one forward pass of one worker; bounds its memory, not the result."""
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: Count = 50
+    """A killed training continues at the last of these."""
+    max_failures: NonNegative = 3
+    """Worker failures after which training gives up; each one continues from a checkpoint."""
+
+
+class ResourcesConfig(Section):
+    """Where and how fast; changing it never makes a finished artifact untrue."""
+
+    teacher: EngineConfig = EngineConfig()
+    student: EngineConfig = EngineConfig()
+    trainer: TrainerResources = TrainerResources()
+    block_size: Count = 32
+    """Questions that are sampled, graded and written together; a killed run loses at most the
+    blocks in flight."""
+    blocks_in_flight: Count = 8
+    local_cpus: Count | None = None
+    """Logical CPUs of the Ray that is started when there is no cluster; None: as many as the job
+    needs, at least those of the machine."""
+
+
+class JobConfig(Section):
+    """One run. `sirt run` writes it, resolved, to the run folder's `config.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the run folder."""
+    output: str = "runs"
+    """The run folder is `<output>/<name>`."""
+    seed: NonNegative = 0
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    demonstrations: DemonstrationsConfig = DemonstrationsConfig()
+    tune: TuneConfig = TuneConfig()
+    refine: RefineConfig = RefineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _not_hidden(cls, name: str) -> str:
+        if ".." in name:
+            raise ValueError("must not contain '..': it names a folder")
+        return name

@@ -1,0 +1,151 @@
+"""Text -> token ids, around any tokenizer object. No tokenizer library is imported here.
+
+A prompt is encoded in one place, so that sampling and instruction tuning see the same ids::
+
+    [BOS] instruction, question, options, "Answer: ..."   | completion                   EOS
+    prompt_ids                                            | completion_ids
+
+The two sides are encoded apart: the prompt's ids are a strict prefix of the sequence whatever the
+tokenizer would merge across the boundary, exactly as it is when a model continues a prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sirt_ray.core import prompts
+from sirt_ray.errors import DataError, ModelError
+from sirt_ray.types import Demonstration, PreferencePair, PromptKind, Question
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer; every `transformers` tokenizer has it."""
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+    @property
+    def chat_template(self) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One prompt and one completion; the loss is on the completion's tokens only.
+
+    Example::
+
+        TokenSequence(prompt_ids=(1, 17, 9), completion_ids=(40, 41, 2))   # 2 is EOS
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """What one row of training data becomes: a sequence to imitate, or a pair to prefer by."""
+
+    question_id: str
+    sequences: tuple[TokenSequence, ...]
+    """One for instruction tuning; (chosen, rejected) for refinement."""
+    reference_logps: tuple[float, ...] = ()
+    """Refinement only: the reference's log-probability of each sequence's completion, in nats."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+def encode_prompt(
+    question: Question, kind: PromptKind, tokenizer: Tokenizer
+) -> tuple[str, tuple[int, ...]]:
+    """The prompt as text, without a BOS that the tokenizer adds by itself, and as ids.
+
+    A tokenizer with a chat template gets the question as a user's message, followed by what opens
+    the assistant's answer, and the template alone decides about BOS; any other gets the plain
+    prompt, with BOS where the tokenizer puts one. Raises ModelError where BOS stands twice.
+    """
+    if tokenizer.chat_template:
+        message = {"role": "user", "content": prompts.chat_message(question, kind)}
+        text = str(
+            tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        )
+        ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    else:
+        text = prompts.render(question, kind)
+        ids = (*_opening(tokenizer), *tokenizer.encode(text, add_special_tokens=False))
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == (bos, bos):
+        raise ModelError(
+            f"The prompt of question {question.id} starts with two BOS tokens (id {bos}): both the"
+            " tokenizer and its chat template add one. Remove one of them from the model's folder"
+        )
+    return text, ids
+
+
+def encode_demonstration(
+    demonstration: Demonstration, kind: PromptKind, tokenizer: Tokenizer
+) -> TokenSequence:
+    """The prompt of the demonstrated question and the teacher's text as it was written, then EOS.
+
+    Raises ModelError for a tokenizer without EOS, DataError for a text with EOS in its middle.
+    """
+    eos = end_of_sequence(tokenizer)
+    _, prompt_ids = encode_prompt(demonstration.question, kind, tokenizer)
+    text = demonstration.graded.completion.text
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    while ids and ids[-1] == eos:
+        ids.pop()
+    if eos in ids:
+        raise DataError(
+            f"The demonstration of question {demonstration.question.id} has the end-of-sequence"
+            " token in the middle of its text, so it cannot be learned as one answer"
+        )
+    return TokenSequence(prompt_ids, (*ids, eos))
+
+
+def encode_pair(
+    pair: PreferencePair, reference_logps: tuple[float, float] | None = None
+) -> TrainingExample:
+    """Chosen and rejected after the pair's prompt, in the sampler's own ids."""
+    return TrainingExample(
+        pair.question_id,
+        tuple(
+            TokenSequence(pair.prompt_ids, side.completion.completion_ids)
+            for side in (pair.chosen, pair.rejected)
+        ),
+        reference_logps or (),
+    )
+
+
+def end_of_sequence(tokenizer: Tokenizer) -> int:
+    """The id that ends a completion. Padding never is told by its id, so it may equal EOS."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "The tokenizer has no end-of-sequence token, so a student could not learn to stop."
+            " Set eos_token in the model's tokenizer_config.json"
+        )
+    return tokenizer.eos_token_id
+
+
+def _opening(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """BOS where the tokenizer puts one before a plain text, else nothing."""
+    bos = tokenizer.bos_token_id
+    added = tokenizer.encode("", add_special_tokens=True)
+    return (bos,) if bos is not None and added[:1] == [bos] else ()

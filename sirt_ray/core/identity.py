@@ -1,0 +1,84 @@
+"""What decides each artifact: the inputs that its fingerprint covers.
+
+A setting belongs here if changing it changes what comes out. Paths, replica counts, hardware and
+how often something is checkpointed never do.
+"""
+
+from collections.abc import Mapping
+
+from sirt_ray.artifacts import Artifact
+from sirt_ray.config import JobConfig
+from sirt_ray.core import answers, prompts
+
+Inputs = Mapping[str, object]
+
+_SAMPLING = {"num_cot", "num_plain", "sampling", "max_questions", "ground_truth"}
+_NOT_TRAINING = {"rounds", "pairs", "roll_back", "roll_back_stderrs"}
+
+
+def questions(job: JobConfig, rows: Mapping[str, str]) -> Inputs:
+    return {"data": job.data.model_dump(exclude={"root"}), "rows": rows, "seed": job.seed}
+
+
+def demonstrations(job: JobConfig, teacher: str, questions: Artifact) -> Inputs:
+    return {
+        "questions": questions,
+        "teacher": teacher,
+        "sampling": job.teacher.sampling,
+        "demonstrations": job.demonstrations,
+        "prompts": prompts.VERSION,
+        "verifier": answers.VERSION,
+        "seed": job.seed,
+    }
+
+
+def tuned(job: JobConfig, base: str, demonstrations: Artifact) -> Inputs:
+    return {"base": base, "demonstrations": demonstrations, "tune": job.tune, "seed": job.seed}
+
+
+def samples(
+    job: JobConfig, student: Artifact, questions: Artifact, demonstrations: Artifact
+) -> Inputs:
+    return {
+        "student": student,
+        "questions": questions,
+        "demonstrations": demonstrations,
+        "refine": job.refine.model_dump(include=_SAMPLING),
+        "prompts": prompts.VERSION,
+        "verifier": answers.VERSION,
+        "seed": job.seed,
+    }
+
+
+def pairs(job: JobConfig, samples: Artifact) -> Inputs:
+    return {"samples": samples, "pairs": job.refine.pairs, "seed": job.seed}
+
+
+def reference(job: JobConfig, student: Artifact, pairs: Artifact) -> Inputs:
+    return {
+        "student": student,
+        "pairs": pairs,
+        "max_length": job.refine.max_length,
+        "dtype": job.refine.dtype,
+    }
+
+
+def refined(job: JobConfig, student: Artifact, pairs: Artifact, reference: Artifact) -> Inputs:
+    return {
+        "student": student,
+        "pairs": pairs,
+        "reference": reference,
+        "refine": job.refine.model_dump(exclude=_SAMPLING | _NOT_TRAINING),
+        "seed": job.seed,
+    }
+
+
+def evaluation(job: JobConfig, model: Artifact | str, questions: Artifact) -> Inputs:
+    return {
+        "model": model,
+        "questions": questions,
+        "evaluation": job.evaluation.model_dump(exclude={"teacher"}),
+        "prompts": prompts.VERSION,
+        "verifier": answers.VERSION,
+        "seed": job.seed,
+    }

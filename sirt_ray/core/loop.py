@@ -1,0 +1,149 @@
+"""The whole method. Read this file first.
+
+    demonstrations = the teacher's right answers to the training questions, with the trigger
+    student_0      = instruction tuning(base, demonstrations)
+    for round r = 1 .. R:
+        samples_r   = CoT-Answers and Answers of student_{r-1}, graded
+        pairs_r     = (chosen, rejected) by the pair rule
+        candidate_r = DPO(student_{r-1}, pairs_r), reference = student_{r-1}
+        student_r   = candidate_r, or student_{r-1} where held-out accuracy fell beyond its noise
+
+Self-refine Instruction-tuning, Ranaldi and Freitas, EMNLP 2024, sections 2.1 and 2.2. The paper
+runs one round; rounds and roll-back are ours. Every line above is one artifact, and the same job
+again builds only what is missing: a run that was killed resumes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sirt_ray.artifacts import Artifact, Store
+from sirt_ray.config import JobConfig
+from sirt_ray.core import identity
+from sirt_ray.core.interfaces import Journal, Policy, Stages
+from sirt_ray.core.scoring import Evaluation, fell, read_evaluation
+from sirt_ray.types import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    student: Policy
+    """The student that was kept last."""
+    scores: Mapping[str, Scores]
+    """Stage -> scores on the test questions."""
+    rolled_back: tuple[str, ...]
+    """Rounds whose candidate was not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The method over one job. `run` is the only entry."""
+
+    job: JobConfig
+    stages: Stages
+    store: Store
+    journal: Journal
+
+    def run(self) -> Outcome:
+        """Run the job, or what is left of it."""
+        job, stages, store = self.job, self.stages, self.store
+        teacher = Policy("teacher", job.teacher.model, job.teacher.revision)
+        base = Policy("baseline", job.student.model, job.student.revision)
+        teacher_id = stages.identity(teacher.path, teacher.revision)
+        base_id = stages.identity(base.path, base.revision)
+
+        questions = store.once(
+            "questions", identity.questions(job, stages.rows_identity()), stages.questions
+        )
+        demonstrations = store.once(
+            "demonstrations",
+            identity.demonstrations(job, teacher_id, questions),
+            lambda out: stages.demonstrate(out, teacher, questions),
+        )
+        scores: dict[str, Scores] = {}
+        if job.evaluation.teacher:
+            scores["teacher"] = self._evaluate(teacher, teacher_id, questions).test
+        scores["baseline"] = self._evaluate(base, base_id, questions).test
+
+        weights = store.once(
+            "round_00/student",
+            identity.tuned(job, base_id, demonstrations),
+            lambda out: stages.tune(out, base, demonstrations),
+        )
+        student = _policy(weights, 0)
+        kept = self._evaluate(student, weights, questions)
+        scores[student.version] = kept.test
+
+        rolled_back: list[str] = []
+        for round in range(1, job.refine.rounds + 1):
+            candidate_weights = self._refine(round, student, weights, questions, demonstrations)
+            candidate = _policy(candidate_weights, round)
+            found = self._evaluate(candidate, candidate_weights, questions)
+            scores[candidate.version] = found.test
+            if job.refine.roll_back and fell(
+                kept.held_out, found.held_out, job.refine.roll_back_stderrs
+            ):
+                rolled_back.append(candidate.version)
+                self._say_rolled_back(candidate, student, kept, found)
+            else:
+                student, weights, kept = candidate, candidate_weights, found
+        return Outcome(student, scores, tuple(rolled_back))
+
+    def _refine(
+        self,
+        round: int,
+        student: Policy,
+        weights: Artifact,
+        questions: Artifact,
+        demonstrations: Artifact,
+    ) -> Artifact:
+        """One round: sample, pair, score by the reference, DPO. Returns the candidate's weights."""
+        job, stages, once = self.job, self.stages, self.store.once
+        at = f"round_{round:02d}"
+        samples = once(
+            f"{at}/samples",
+            identity.samples(job, weights, questions, demonstrations),
+            lambda out: stages.sample(out, student, questions, demonstrations, round),
+        )
+        pairs = once(
+            f"{at}/pairs",
+            identity.pairs(job, samples),
+            lambda out: stages.pair(out, samples, round),
+        )
+        reference = once(
+            f"{at}/reference",
+            identity.reference(job, weights, pairs),
+            lambda out: stages.reference(out, student, pairs),
+        )
+        return once(
+            f"{at}/student",
+            identity.refined(job, weights, pairs, reference),
+            lambda out: stages.refine(out, student, pairs, reference, round),
+        )
+
+    def _evaluate(self, policy: Policy, model: Artifact | str, questions: Artifact) -> Evaluation:
+        evaluation = read_evaluation(
+            self.store.once(
+                f"{policy.version}/evaluation",
+                identity.evaluation(self.job, model, questions),
+                lambda out: self.stages.evaluate(out, policy, questions),
+            ).counts
+        )
+        self.journal.scores(policy.version, evaluation.test)
+        return evaluation
+
+    def _say_rolled_back(
+        self, candidate: Policy, student: Policy, before: Evaluation, after: Evaluation
+    ) -> None:
+        old, new = before.held_out, after.held_out
+        self.journal.event(
+            "rolled_back",
+            f"{candidate.version} is rolled back to {student.version}: held-out accuracy fell from"
+            f" {old.accuracy:.1%} to {new.accuracy:.1%} on {new.n} questions, beyond its noise."
+            " `refine.roll_back: false` keeps it anyway",
+            version=candidate.version,
+            kept=student.version,
+        )
+
+
+def _policy(weights: Artifact, round: int) -> Policy:
+    return Policy(f"round_{round:02d}", str(weights.path))

@@ -1,0 +1,111 @@
+"""Stage 3: the student's graded answers -> preference pairs.
+
+`dpo_cot` (DPO_CoT, the paper's section 2.2 and appendix B): a right CoT-Answer is preferred to the
+student's own Answer to the plain prompt. `correctness` (Iterative RPO): a right CoT-Answer is
+preferred to a wrong one. `both`: the union.
+
+Never chosen nor rejected: a completion that was cut off, and one whose tokens stand on the other
+side already. Which pairs are made depends on the seed and the completions alone.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sirt_ray.config import PairsConfig
+from sirt_ray.types import Graded, PreferencePair
+
+RULES = {
+    "dpo_cot": ("dpo_cot",),
+    "correctness": ("correctness",),
+    "both": ("dpo_cot", "correctness"),
+}
+
+
+def make_pairs(
+    graded: Iterable[Graded], config: PairsConfig, seed: str
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """At most `config.max_per_question` pairs for each question and rule.
+
+    `seed` names the run's seed and the round. Returns the pairs in the order of their questions,
+    and how many questions and completions went which way, by reason.
+    """
+    by_question: dict[str, list[Graded]] = {}
+    for item in graded:
+        by_question.setdefault(item.completion.question_id, []).append(item)
+    pairs: list[PreferencePair] = []
+    counts: Counter[str] = Counter(questions=len(by_question), pairs=0, questions_paired=0)
+    for question_id, samples in by_question.items():
+        usable = _usable(samples, config, counts)
+        made: list[PreferencePair] = []
+        for rule in RULES[config.rule]:
+            made += _pair_question(question_id, rule, usable, config, seed, counts)
+        pairs += made
+        counts["questions_paired"] += bool(made)
+    counts["pairs"] = len(pairs)
+    return pairs, dict(counts)
+
+
+def _usable(samples: Iterable[Graded], config: PairsConfig, counts: Counter[str]) -> list[Graded]:
+    """Finished, distinct completions in a stable order; the others are counted."""
+    seen: dict[tuple[str, tuple[int, ...]], Graded] = {}
+    for item in sorted(samples, key=_order):
+        done = item.completion
+        counts["completions"] += 1
+        if done.stop_reason == "length":
+            counts["completions_truncated"] += 1
+        elif seen.setdefault((done.prompt_kind, done.completion_ids), item) is not item:
+            counts["completions_repeated"] += 1
+        elif done.prompt_kind == "cot" and item.verdict == "unparseable":
+            counts["completions_unparseable"] += 1
+    return list(seen.values())
+
+
+def _pair_question(
+    question_id: str,
+    rule: str,
+    usable: Sequence[Graded],
+    config: PairsConfig,
+    seed: str,
+    counts: Counter[str],
+) -> list[PreferencePair]:
+    chosen = [g for g in usable if g.completion.prompt_kind == "cot" and g.verdict == "right"]
+    rejected = [g for g in usable if _may_be_rejected(g, rule, config)]
+    taken = {g.completion.completion_ids for g in chosen}
+    rejected = [g for g in rejected if g.completion.completion_ids not in taken]
+    if not chosen or not rejected:
+        counts[f"{rule}_without_{'right' if not chosen else 'rejected'}"] += 1
+        return []
+    draw = random.Random(f"{seed}/{question_id}/{rule}")
+    draw.shuffle(chosen)
+    draw.shuffle(rejected)
+    # The shorter side is used again from its start: all combinations below the longer one's length
+    # differ.
+    total = min(config.max_per_question, max(len(chosen), len(rejected)))
+    return [_pair(rule, chosen[i % len(chosen)], rejected[i % len(rejected)]) for i in range(total)]
+
+
+def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:
+    kind, verdict = graded.completion.prompt_kind, graded.verdict
+    if rule == "dpo_cot":
+        return kind == "plain" and (config.plain_rejected == "any" or verdict == "wrong")
+    if verdict == "unparseable":
+        return kind == "cot" and config.unparseable_rejected
+    return kind == "cot" and verdict == "wrong"
+
+
+def _pair(rule: str, chosen: Graded, rejected: Graded) -> PreferencePair:
+    done = chosen.completion
+    return PreferencePair(
+        question_id=done.question_id,
+        benchmark=done.benchmark,
+        rule=rule,
+        prompt=done.prompt,
+        prompt_ids=done.prompt_ids,
+        chosen=chosen,
+        rejected=rejected,
+    )
+
+
+def _order(graded: Graded) -> tuple[str, int]:
+    return graded.completion.prompt_kind, graded.completion.sample_index

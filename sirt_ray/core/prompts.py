@@ -1,0 +1,59 @@
+"""Question -> prompt. The only place where a prompt's wording lives.
+
+With the trigger (x_CoT in the paper), for a model without a chat template::
+
+    Choose the answer to the question only from options A, B, C.
+    Question: Where would you find many canals?
+    Choices:
+    A) Michigan
+    B) Amsterdam
+    C) Venice
+    Answer: Let's think step by step.
+
+Without it (x) the prompt ends at ``Answer:``. The wording of the multiple-choice instruction is the
+one of the paper's predecessor; the paper's own template (its Table 6) was not published in a form
+that could be recovered. A model with a chat template gets the same text as a user's message, the
+trigger on a line of its own at the end, and no ``Answer:``.
+"""
+
+from sirt_ray.types import PromptKind, Question
+
+VERSION = "1"
+"""Raised whenever a rendered prompt changes: it is part of every sampled artifact's identity."""
+
+TRIGGER = "Let's think step by step."
+"""The zero-shot chain-of-thought trigger (Kojima et al. 2022)."""
+
+OPEN_INSTRUCTION = "Answer the math question with a number."
+CHOICE_INSTRUCTION = "Choose the answer to the question only from options {letters}."
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def instruction(question: Question) -> str:
+    """The instruction line i of the demonstration tuple (i, q, a)."""
+    if not question.choices:
+        return OPEN_INSTRUCTION
+    return CHOICE_INSTRUCTION.format(letters=", ".join(LETTERS[: len(question.choices)]))
+
+
+def body(question: Question) -> str:
+    """Instruction, question and options; what a chat model is sent as the user's message."""
+    lines = [instruction(question), f"Question: {question.text}"]
+    if question.choices:
+        lines.append("Choices:")
+        lines += [
+            f"{letter}) {text}" for letter, text in zip(LETTERS, question.choices, strict=False)
+        ]
+    return "\n".join(lines)
+
+
+def render(question: Question, kind: PromptKind) -> str:
+    """The whole prompt for a model without a chat template. A completion starts with a space."""
+    answer = f"Answer: {TRIGGER}" if kind == "cot" else "Answer:"
+    return f"{body(question)}\n{answer}"
+
+
+def chat_message(question: Question, kind: PromptKind) -> str:
+    """The user's message for a model with a chat template."""
+    return f"{body(question)}\n{TRIGGER}" if kind == "cot" else body(question)

@@ -1,0 +1,61 @@
+"""Accuracies, their standard errors, and when a round made the student worse."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sirt_ray.types import PromptKind, Score, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    test: Scores
+    held_out: Score
+    """On the validation questions of all training benchmarks together, with the trigger."""
+
+
+def score_of(right: int, n: int) -> Score:
+    """The score of `right` among `n` questions, with its binomial standard error."""
+    accuracy = right / n if n else 0.0
+    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / n) if n else 0.0, n)
+
+
+def fell(before: Score, after: Score, stderrs: float) -> bool:
+    """Whether accuracy fell by more than `stderrs` standard errors of the difference."""
+    return before.accuracy - after.accuracy > stderrs * math.hypot(before.stderr, after.stderr)
+
+
+def read_evaluation(stored: Mapping[str, Any]) -> Evaluation:
+    """An evaluation artifact's counts -> scores; none where it is not built yet."""
+    validation = scores_from(stored.get("validation", {}))
+    held_out = [kinds["cot"] for kinds in validation.values()]
+    right = sum(round(score.accuracy * score.n) for score in held_out)
+    n = sum(score.n for score in held_out)
+    return Evaluation(scores_from(stored.get("test", {})), score_of(right, n))
+
+
+def scores_from(stored: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> Scores:
+    return {
+        benchmark: {kind: Score(**score) for kind, score in kinds.items()}
+        for benchmark, kinds in stored.items()
+    }
+
+
+def scores_to_json(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
+    """The form of `scores.json` and of an evaluation's record."""
+    return {
+        benchmark: {kind: asdict(score) for kind, score in kinds.items()}
+        for benchmark, kinds in scores.items()
+    }
+
+
+def tally(answers: Iterable[tuple[str, PromptKind, bool]]) -> Scores:
+    """Scores from (benchmark, prompt kind, right?) of every question that was asked."""
+    found: dict[str, dict[PromptKind, list[bool]]] = {}
+    for benchmark, kind, right in answers:
+        found.setdefault(benchmark, {}).setdefault(kind, []).append(right)
+    return {
+        benchmark: {kind: score_of(sum(right), len(right)) for kind, right in kinds.items()}
+        for benchmark, kinds in found.items()
+    }

@@ -1,0 +1,109 @@
+"""A job file -> JobConfig: YAML with line numbers, `--set` overrides, all problems at once."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sirt_ray.config import JobConfig
+from sirt_ray.errors import ConfigError
+
+Position = tuple[str | int, ...]
+_WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
+
+
+def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> JobConfig:
+    """Read, override and validate a job file.
+
+    `overrides` are `a.b=value` with YAML values. `benchmarks` are the names that `data` may use.
+    Raises ConfigError with every problem, each with file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the job file {path}: {error}. Check the path; jobs/ holds ready ones"
+        ) from error
+    try:
+        document = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}. Mend it there") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
+    sources: dict[Position, str] = {position: f"{path}:{line}" for position, line in lines.items()}
+    for override in overrides:
+        sources[_override(document, override)] = f"--set {override}"
+    try:
+        return JobConfig.model_validate(document, context={"benchmarks": set(benchmarks)})
+    except ValidationError as error:
+        raise ConfigError(_message(error, sources, path)) from error
+
+
+def dump(job: JobConfig) -> str:
+    """The resolved job as YAML: every setting, also those left at their defaults."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(document: dict[str, Any], override: str) -> Position:
+    """Set one value in place; returns the position that now comes from the command line."""
+    key, separator, value = override.partition("=")
+    keys = key.split(".")
+    if not separator or not all(keys):
+        raise ConfigError(
+            f"--set {override} is not of the form a.b=value, as in --set refine.rounds=3"
+        )
+    section = document
+    for name in keys[:-1]:
+        if not isinstance(section.get(name), dict):
+            section[name] = {}
+        section = section[name]
+    try:
+        section[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+    return tuple(keys)
+
+
+def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:
+    """Position in the tree -> line in the file, counted from 1."""
+    found: dict[Position, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            position = (*at, key.value)
+            found[position] = key.start_mark.line + 1
+            found |= _lines(value, position)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            found[(*at, index)] = value.start_mark.line + 1
+            found |= _lines(value, (*at, index))
+    return found
+
+
+def _message(error: ValidationError, sources: dict[Position, str], path: Path) -> str:
+    problems: list[str] = []
+    for problem in error.errors():
+        position: Position = tuple(problem["loc"])
+        where = next(
+            (sources[position[:n]] for n in range(len(position), 0, -1) if position[:n] in sources),
+            str(path),
+        )
+        field = ".".join(map(str, position)) or "job"
+        problems.append(f"{where}: {field}: {_what(problem)}")
+    count = len(problems)
+    head = f"{count} problem{'s' if count > 1 else ''} in the job file; nothing was started"
+    return "\n".join([head, *(f"  {problem}" for problem in problems)])
+
+
+def _what(problem: Any) -> str:
+    kind, text = problem["type"], problem["msg"]
+    if kind == "extra_forbidden":
+        return "no such setting. Check the spelling; `sirt plan` prints all settings of a job"
+    if kind == "missing":
+        return "is required. Add it to the job file"
+    text = text.removeprefix(_WRAPPER_KINDS.get(kind, ""))
+    if kind in _WRAPPER_KINDS or isinstance(problem["input"], dict):
+        return text
+    return f"{text[0].lower()}{text[1:]}, but is {problem['input']!r}"

@@ -1,0 +1,132 @@
+"""The records that travel between the stages, and nothing else.
+
+    Question --teacher--> Graded --keep--> Demonstration
+    Question --student--> Graded --pair--> PreferencePair
+
+Every record is frozen and made of plain Python values, so that it crosses process and machine
+boundaries unchanged and is a row of Parquet as it is (`dataclasses.asdict`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PromptKind = Literal["cot", "plain"]
+"""`cot`: the prompt ends in the chain-of-thought trigger (x_CoT). `plain`: it does not (x)."""
+
+Verdict = Literal["right", "wrong", "unparseable"]
+
+Split = Literal["train", "validation", "test"]
+"""`train` feeds demonstrations and pairs, `validation` decides (checkpoints, roll-back),
+`test` is only ever reported."""
+
+StopReason = Literal["stop", "length"]
+"""`stop`: the model ended its answer. `length`: it was cut off by the token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One benchmark row in the form every stage understands.
+
+    Example::
+
+        Question(
+            id="commonsense_qa/train/17",
+            benchmark="commonsense_qa",
+            text="Where in Southern Europe would you find many canals?",
+            choices=("Michigan", "New York", "Amsterdam", "Venice", "Bridge"),
+            reference="D",
+        )
+    """
+
+    id: str
+    """`<benchmark>/<split>/<row>`; unique in a run and the same in every run on the same rows."""
+    benchmark: str
+    text: str
+    choices: tuple[str, ...]
+    """The options' texts in the order A, B, C, ...; empty for an open question."""
+    reference: str
+    """The final answer that completions are judged by: a number or expression, or a choice's
+    letter. The benchmark's gold answer, or the teacher's where the job says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote to one prompt, token for token.
+
+    `prompt_ids` and `completion_ids` are the sampler's own; nothing is tokenised a second time.
+    Where `stop_reason` is `stop`, the last completion token is the model's end-of-sequence token.
+    """
+
+    question_id: str
+    benchmark: str
+    prompt_kind: PromptKind
+    sample_index: int
+    """0 .. n-1 among the completions of the same question and prompt kind."""
+    prompt: str
+    text: str
+    """The decoded completion, without special tokens."""
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    stop_reason: StopReason
+    model_version: str
+    """Which weights wrote it: `teacher`, `baseline`, `round_00`, `round_01`, ..."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A completion with the verifier's judgement of its final answer."""
+
+    completion: Completion
+    verdict: Verdict
+    extracted: str | None
+    """The final answer found in the text; None where the verdict is `unparseable`."""
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A teacher's chain-of-thought answer that the student is tuned on: (instruction, question,
+    answer) of the paper, section 2.1."""
+
+    question: Question
+    graded: Graded
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Chosen over rejected, for one prompt: the unit of self-refinement.
+
+    The rejected completion may have been written to another prompt than the chosen one (the paper's
+    rule rejects the Answer to the plain prompt); both are scored after `prompt_ids`.
+
+    Example::
+
+        PreferencePair(question_id="gsm8k/train/3", benchmark="gsm8k", rule="correctness",
+                       prompt="Question: ...", prompt_ids=(1, 17, 9), chosen=right, rejected=wrong)
+    """
+
+    question_id: str
+    benchmark: str
+    rule: str
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    chosen: Graded
+    rejected: Graded
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy of one model on one benchmark with one kind of prompt."""
+
+    accuracy: float
+    """Share of questions answered right, 0 .. 1. Wrong, unparseable and unanswered all count as
+    not right."""
+    stderr: float
+    """Binomial standard error of `accuracy`."""
+    n: int
+    """Questions asked."""
+
+
+Scores = dict[str, dict[PromptKind, Score]]
+"""benchmark -> prompt kind -> score, for one stage."""
