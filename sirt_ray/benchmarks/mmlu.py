@@ -1,0 +1,36 @@
+"""MMLU: knowledge of 57 subjects, four options (Hendrycks et al. 2021). 14042 test questions; local
+files may have the 3018 of the STEM subjects. It is only evaluated.
+
+A row::
+
+    {"question": "Based on the characteristic population curves that result from plotting "
+                 "population growth of a species, the most effective means of controlling the "
+                 "mosquito population is to",
+     "subject": "college_biology",
+     "choices": ["maintain the population at a point corresponding to the midpoint of its logistic "
+                 "curve", "opt for zero population control once the K value of the curve has been "
+                 "reached", "reduce the carrying capacity cif the environment to lower the K value",
+                 "increase the mortality rate"],
+     "answer": 2}
+"""
+
+from sirt_ray.benchmarks.base import Benchmark, Hub, Row, choice_question, strings, text_in
+from sirt_ray.types import Question
+
+
+def to_question(row: Row, id: str) -> Question:
+    text, choices = text_in(row, "question"), strings(row.get("choices"))
+    positions = range(len(choices))
+    return choice_question("mmlu", id, text, choices, row.get("answer"), labels=positions)
+
+
+MMLU = Benchmark(
+    name="mmlu",
+    version=1,
+    kind="choice",
+    source=Hub("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", ("all",)),
+    columns=("question", "choices", "answer"),
+    to_question=to_question,
+    train=(),
+    test=("test", "test_stem"),
+)

@@ -1,0 +1,32 @@
+"""Every benchmark under the name that job files use."""
+
+from sirt_ray.benchmarks.base import Benchmark
+from sirt_ray.benchmarks.commonsense_qa import COMMONSENSE_QA
+from sirt_ray.benchmarks.gsm8k import GSM8K
+from sirt_ray.benchmarks.math import MATH
+from sirt_ray.benchmarks.mmlu import MMLU
+from sirt_ray.benchmarks.multiarith import MULTIARITH
+from sirt_ray.benchmarks.openbookqa import OPENBOOKQA
+from sirt_ray.benchmarks.piqa import PIQA
+from sirt_ray.benchmarks.social_i_qa import SOCIAL_I_QA
+from sirt_ray.benchmarks.synthetic import (
+    LETTER_CHOICES,
+    LETTER_CHOICES_OOD,
+    WORD_PROBLEMS,
+    WORD_PROBLEMS_OOD,
+)
+
+REGISTRY: dict[str, Benchmark] = {
+    "gsm8k": GSM8K,
+    "multiarith": MULTIARITH,
+    "commonsense_qa": COMMONSENSE_QA,
+    "openbookqa": OPENBOOKQA,
+    "piqa": PIQA,
+    "social_i_qa": SOCIAL_I_QA,
+    "math": MATH,
+    "mmlu": MMLU,
+    "word_problems": WORD_PROBLEMS,
+    "word_problems_ood": WORD_PROBLEMS_OOD,
+    "letter_choices": LETTER_CHOICES,
+    "letter_choices_ood": LETTER_CHOICES_OOD,
+}

@@ -1,0 +1,93 @@
+"""Benchmark rows -> questions, with everything that is wrong told at once.
+
+A row that cannot be used stops the run instead of being dropped: it means that the file is not what
+it is taken for, and a quietly smaller benchmark would make every score incomparable.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sirt_ray import tables
+from sirt_ray.benchmarks.base import Benchmark, Part, Row
+from sirt_ray.errors import DataError
+from sirt_ray.types import Question
+
+MOST_SHOWN = 5
+"""Bad rows that an error names for each benchmark and split; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """Example::
+
+    BadRow(position=17, label="id 'train-17'", reason="'question_stem' is empty")
+    """
+
+    position: int
+    """Counted from 0 over all files of the split."""
+    label: str
+    """The row's own name, where it has one."""
+    reason: str
+
+    def __str__(self) -> str:
+        own = f" ({self.label})" if self.label else ""
+        return f"row {self.position}{own}: {self.reason}"
+
+
+def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
+    """One row as a question still without an id, or as the `reason` why it is none. A shard of rows
+    does not know where it stands in the whole; `number` gives the ids."""
+    named = f"id {row['id']!r}" if "id" in row else ""
+    try:
+        question = benchmark.to_question(row, "")
+    except DataError as error:
+        question = Question("", benchmark.name, "", (), "")
+        return tables.question_row(question) | {"label": named, "reason": str(error)}
+    return tables.question_row(question) | {"label": named, "reason": ""}
+
+
+def number(
+    benchmark: Benchmark, part: Part, converted: Iterable[Mapping[str, Any]]
+) -> tuple[list[Question], list[BadRow]]:
+    """All converted rows of a split, in order -> questions with the id
+    `<benchmark>/<part>/<position>`, and the rows that are none."""
+    questions: list[Question] = []
+    bad: list[BadRow] = []
+    for position, row in enumerate(converted):
+        if row["reason"]:
+            bad.append(BadRow(position, row["label"], row["reason"]))
+        else:
+            id = f"{benchmark.name}/{part}/{position}"
+            questions.append(tables.to_question({**row, "id": id}))
+    return questions, bad
+
+
+def bad_rows_message(
+    benchmark: str, part: Part, where: str, bad: Sequence[BadRow], num_rows: int
+) -> str:
+    """What the user is told about a split with rows that cannot be used."""
+    lines = [f"  {row}" for row in bad[:MOST_SHOWN]]
+    if len(bad) > MOST_SHOWN:
+        lines.append(f"  and {len(bad) - MOST_SHOWN} more")
+    return "\n".join(
+        [
+            f"{benchmark}, split {part} ({where}): {len(bad)} of {num_rows} rows cannot be used:",
+            *lines,
+            "  Mend or remove these rows; a benchmark with rows left out would not be comparable.",
+        ]
+    )
+
+
+def empty_message(benchmark: str, part: Part, where: str) -> str:
+    return (
+        f"{benchmark}, split {part} ({where}): there are no rows, so nothing can be asked."
+        " Put the rows there, or take the benchmark out of the job's data section"
+    )
+
+
+def raise_all(problems: Iterable[str]) -> None:
+    """One DataError for all problems, if there are any."""
+    found = list(problems)
+    if found:
+        raise DataError("\n".join(found))
