@@ -1,0 +1,94 @@
+"""A Hugging Face model as the trainer wants it: dtype, no dropout, LoRA, and its content's key."""
+
+import contextlib
+import hashlib
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from sirt_ray.config import LoraConfig, TrainingConfig
+from sirt_ray.core.encoding import Tokenizer
+from sirt_ray.errors import ModelError
+from sirt_ray.training.tasks import Source
+
+Model = Any
+"""`transformers.PreTrainedModel`, or PEFT's wrapper of one."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(source: Source, config: TrainingConfig) -> Model:
+    """The model on the CPU in `config.dtype`, every dropout of its own switched off.
+
+    Without dropout the student and its reference agree at step 0. Raises ModelError.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _explained(source):
+        settings = AutoConfig.from_pretrained(source.name, revision=source.revision)
+        for name, value in list(vars(settings).items()):
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(settings, name, 0.0)
+        return AutoModelForCausalLM.from_pretrained(
+            source.name, revision=source.revision, config=settings, dtype=DTYPES[config.dtype]
+        )
+
+
+def load_tokenizer(source: Source) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    with _explained(source):
+        return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
+
+
+def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model:
+    """PEFT's wrapper with fresh adapters, the same for the same seed; only they are trained."""
+    import peft
+
+    torch.manual_seed(seed)
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]: fractions work as well
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            bias="none",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=source.name,
+            revision=source.revision,
+        ),
+    )
+
+
+def prepare(model: Model, source: Source, config: TrainingConfig, seed: int) -> Model:
+    """Adapters where the job asks for them."""
+    return model if config.lora is None else add_lora(model, config.lora, source, seed)
+
+
+def checkpoint_activations(model: Model) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def weights_key(model: Model) -> str:
+    """The content of the parameters as they are loaded: names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        flat = parameter.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _explained(source: Source) -> Generator[None]:
+    """`transformers` reports a wrong name, a missing file and a broken one as OSError or
+    ValueError; both are the job's to mend."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model or tokenizer {source.name!r} cannot be loaded: {error}"
+        ) from error

@@ -1,0 +1,54 @@
+"""What a training is asked to do: the records that the driver sends to every worker."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sirt_ray.config import RefineConfig, TrainerResources, TuneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model's weights and tokenizer come from."""
+
+    name: str
+    """Folder (absolute) or hub name."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TuneTask:
+    """Instruction-tune `source` on stored demonstrations; `out` becomes the student's folder."""
+
+    out: Path
+    source: Source
+    demonstrations: Path
+    config: TuneConfig
+    resources: TrainerResources
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTask:
+    """Write `out/reference.parquet`: the log-probabilities of every pair under `source`."""
+
+    out: Path
+    source: Source
+    pairs: Path
+    config: RefineConfig
+    resources: TrainerResources
+
+
+@dataclass(frozen=True, slots=True)
+class RefineTask:
+    """Refine `source` by DPO on its own pairs; `out` becomes the next student's folder."""
+
+    out: Path
+    source: Source
+    pairs: Path
+    reference: Path
+    config: RefineConfig
+    resources: TrainerResources
+    seed: int
+
+
+Task = TuneTask | ReferenceTask | RefineTask

@@ -1,0 +1,192 @@
+"""The files of a training that is under way, in `<out>/.work`, and what the driver reads of them.
+
+    layout.json      how many workers at which ZeRO stage write the checkpoints, in which attempt
+    metrics.jsonl    one line for each optimizer step (or part of a pass), written by rank 0
+    checkpoints/step_000050/   everything to go on from; renamed when whole, the newest only
+    weights/step_000050.safetensors   trained parameters: the best so far, and those not yet judged
+    finished.json    the last step is done and the chosen weights are there; only the export is left
+    export/          the student, moved to `out` when whole
+    failure.json     an error that another attempt would meet again
+
+No torch here: the driver needs none of it.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sirt_ray.config import TrainerResources
+from sirt_ray.errors import ArtifactError, StageError
+
+RESULT = "training.json"
+"""Beside the student, written last: the counts of a training that is done."""
+
+_TAIL_BYTES = 8192
+"""More than one line of metrics takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a training is, and the best it has seen."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    seconds: float = 0.0
+    validation_loss: float | None = None
+    """The latest."""
+    best_validation_loss: float | None = None
+    best_step: int | None = None
+
+
+class WorkFolder:
+    """`attempt`: the claim that a worker writes under; without one there is no other writer."""
+
+    def __init__(self, out: Path, attempt: str | None = None) -> None:
+        self.out = out
+        self._attempt = attempt
+        self.path = out / ".work"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.export = self.path / "export"
+
+    # The whole training
+
+    def result(self) -> dict[str, Any] | None:
+        return _read(self.out / RESULT)
+
+    def close(self, result: Mapping[str, Any]) -> None:
+        """Put the export in its place, the result last."""
+        self.check_claim()
+        for made in sorted(self.export.iterdir()):
+            target = self.out / made.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            made.replace(target)
+        write_json(self.out / RESULT, result)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def claim(self, resources: TrainerResources) -> str:
+        """Begin or continue with this layout, as a new attempt whose name is returned.
+
+        Raises ArtifactError where the checkpoints are of another layout: DeepSpeed's are cut by
+        worker and ZeRO stage.
+        """
+        now = {"num_workers": resources.num_workers, "zero_stage": resources.zero_stage}
+        before = _read(self.path / "layout.json")
+        if before is not None and self.latest() is not None and self.finished() is None:
+            for name, value in now.items():
+                if before[name] != value:
+                    raise ArtifactError(
+                        f"This training is half done with resources.trainer.{name}: {before[name]},"
+                        f" and its checkpoints cannot be continued with {value}. Set {name} back to"
+                        f" {before[name]}, or delete the folder {self.out} to begin it again"
+                    )
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "failure.json").unlink(missing_ok=True)
+        attempt = uuid.uuid4().hex[:8]
+        write_json(self.path / "layout.json", {**now, "attempt": attempt})
+        return attempt
+
+    def check_claim(self) -> None:
+        """Raises StageError where a later attempt has begun: workers may outlive their driver."""
+        if self._attempt is None:
+            return
+        layout = _read(self.path / "layout.json")
+        if layout is None or layout["attempt"] != self._attempt:
+            raise StageError(f"The training in {self.out} was taken over by a later start of it")
+
+    # Checkpoints and weights
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        whole = [path for path in self.checkpoints.glob("step_*") if path.suffix != ".partial"]
+        return max(whole, default=None)
+
+    def state(self, checkpoint: Path) -> State:
+        return State(**json.loads((checkpoint / "state.json").read_text()))
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:06d}"
+
+    def weights(self, step: int) -> Path:
+        return self.path / "weights" / f"step_{step:06d}.safetensors"
+
+    def prune(self, state: State) -> None:
+        """Drop what the checkpoint of `state` has made superfluous."""
+        for path in self.checkpoints.iterdir():
+            if path != self.checkpoint(state.step):
+                shutil.rmtree(path)
+        for path in (self.path / "weights").glob("*.safetensors"):
+            if state.best_step is None or path != self.weights(state.best_step):
+                path.unlink()
+
+    def finish(self, counts: Mapping[str, Any]) -> None:
+        self.check_claim()
+        write_json(self.path / "finished.json", counts)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The counts of the training, once all optimizer steps are done."""
+        return _read(self.path / "finished.json")
+
+    # Lines and errors
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        self.check_claim()
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def truncate(self, step: int) -> None:
+        """Forget the lines after `step`: they are about to be written again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_lines(self.metrics) if line["step"] <= step]
+        partial = self.metrics.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(self.metrics)
+
+    def fail(self, kind: str, message: str) -> None:
+        self.check_claim()
+        write_json(self.path / "failure.json", {"kind": kind, "message": message})
+
+    def failure(self) -> dict[str, str] | None:
+        return _read(self.path / "failure.json")
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The newest whole line of a JSON lines file that another process is writing."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        whole = file.read().decode(errors="ignore").rpartition("\n")[0]
+    newest = whole.rpartition("\n")[2]
+    return json.loads(newest) if newest else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON lines file; one that is still being written is not counted."""
+    if not path.exists():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically, so that a kill leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,33 @@
+"""Config -> DeepSpeed's dictionary. Nothing else decides what DeepSpeed does."""
+
+from typing import Any
+
+from sirt_ray.config import TrainerResources, TrainingConfig
+
+_NEVER = 2**31
+"""Steps between DeepSpeed's own progress lines."""
+
+
+def deepspeed_config(config: TrainingConfig, resources: TrainerResources) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given.
+
+    Batch sizes are nominal: the micro-batches of a step are counted by the trainer, which tells
+    DeepSpeed the last one of each step and divides the loss by the whole batch itself. The
+    optimizer is made by the trainer too. In bfloat16 without ZeRO DeepSpeed would accumulate
+    gradients in bfloat16; stage 1 computes the same and accumulates in float32.
+    """
+    bfloat16 = config.dtype == "bfloat16"
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": {
+            "stage": max(resources.zero_stage, 1) if bfloat16 else resources.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": False,
+        },
+        "bf16": {"enabled": bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": _NEVER,
+        "wall_clock_breakdown": False,
+    }
