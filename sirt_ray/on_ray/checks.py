@@ -1,0 +1,53 @@
+"""What can be known to be wrong before anything is started."""
+
+from pathlib import Path
+
+from sirt_ray.config import JobConfig
+from sirt_ray.errors import ConfigError, DataError, InputError, ModelError
+from sirt_ray.on_ray.data import check_rows_available
+from sirt_ray.quickstart import assets
+
+
+def check_inputs(job: JobConfig) -> None:
+    """Rows and models of a job, all problems in one error; only schemas and configurations are
+    read."""
+    problems: list[InputError] = []
+    try:
+        check_rows_available(job.data)
+    except DataError as error:
+        problems.append(error)
+    models = {"teacher": job.teacher, "student": job.student}
+    for section, model in models.items():
+        try:
+            _check_model(section, str(assets.resolve(model.model)), model.revision)
+        except ModelError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError("\n".join(str(problem) for problem in problems))
+
+
+def _check_model(section: str, model: str, revision: str | None) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    path = Path(model)
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise ModelError(
+            f"{section}.model: there is no folder {model}. Give the folder of a Hugging Face model"
+            " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
+        )
+    try:
+        AutoConfig.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{section}.model: {model} cannot be loaded: {str(error).splitlines()[0]}"
+            " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{section}.model: the tokenizer of {model} has no end-of-sequence token, so answers"
+            " would never end. Set `eos_token` in its tokenizer_config.json"
+        )

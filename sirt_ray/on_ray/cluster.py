@@ -1,0 +1,104 @@
+"""The Ray that a run uses: the cluster at an address, or one of its own on this machine."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.data import DataContext
+
+from sirt_ray.config import ResourcesConfig
+from sirt_ray.errors import ResourceError
+
+_SAMPLER_CPUS = 1
+"""What Ray Data's tasks and the samplers need beside engines and trainers."""
+
+
+@contextmanager
+def noise_to(log: Path) -> Generator[None]:
+    """Send what this process's libraries write to standard error, also from C++, to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def connected(address: str | None, resources: ResourcesConfig, logs: Path) -> Generator[None]:
+    """A connection to Ray for the time of a run.
+
+    `address` None: start a Ray of our own on this machine and stop it at the end; its ports belong
+    to Ray and want the token that Ray makes. Otherwise join that cluster and leave it running.
+    Ray's own log lines of this process go to `logs/ray.log` and what it writes to standard error to
+    `logs/stderr.log`; those of its workers stay in Ray's session folder.
+    """
+    _log_to(logs / "ray.log")
+    with noise_to(logs / "stderr.log"), _joined(address, resources):
+        yield
+
+
+@contextmanager
+def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=_local_cpus(resources),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the cluster at {address}" if address else "Ray on this machine"
+        raise ResourceError(
+            f"cannot reach {where}: {error}. Check the address and that Ray's version is the same"
+            " on both sides"
+        ) from error
+    node = ray.get_runtime_context().get_node_id()
+    logging.getLogger("ray").info("joined %s from node %s", address or "a local Ray", node)
+    data = DataContext.get_current()
+    data.enable_progress_bars = False
+    data.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_cpus(resources: ResourcesConfig) -> int:
+    """Logical CPUs of the Ray that we start: enough for everything that lives at the same time,
+    since engines wait while the trainer works and the other way round."""
+    if resources.local_cpus is not None:
+        return resources.local_cpus
+    engines = (resources.teacher, resources.student)
+    needed = (
+        sum(engine.num_cpus * engine.max_replicas for engine in engines)
+        + resources.trainer.num_workers * resources.trainer.cpus_per_worker
+        + _SAMPLER_CPUS
+    )
+    return max(os.cpu_count() or 1, math.ceil(needed))
+
+
+def _log_to(file: Path) -> None:
+    """Send what Ray's libraries log in this process to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,136 @@
+"""What an engine needs of the cluster, and what vLLM is told, as plain values."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private.state import state as cluster_state
+
+from sirt_ray.config import EngineConfig
+from sirt_ray.errors import ResourceError
+
+_CPU_KV_CACHE_GIB = 0.25
+_CPU_BLOCK_TOKENS = 32
+"""In a block of the KV cache. A prompt's whole blocks are computed once for all its completions;
+vLLM's 128 on CPU is more than many prompts have."""
+_BUSY_SHARE = 0.7
+"""Of `max_num_seqs`: above it another replica is worth starting."""
+_QUEUE_SHARE = 4.0
+"""Of `max_num_seqs`: sequences under way for one engine."""
+
+Resources = dict[str, float]
+
+
+def on_gpu(engine: EngineConfig) -> bool:
+    if engine.device == "auto":
+        return ray.cluster_resources().get("GPU", 0) > 0
+    return engine.device == "gpu"
+
+
+def bundles(engine: EngineConfig, gpu: bool) -> list[Resources]:
+    """The placement group of one replica: `num_cpus` once, and one GPU for each shard."""
+    first: Resources = {"CPU": float(engine.num_cpus), **engine.custom_resources}
+    if not gpu:
+        return [first]
+    shard: Resources = {"GPU": 1.0, **engine.custom_resources}
+    return [first | {"GPU": 1.0}, *[dict(shard) for _ in range(engine.tensor_parallel_size - 1)]]
+
+
+def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
+    """vLLM's arguments.
+
+    On CPU: float32, because bfloat16 attention uses AMX instructions that end the process on some
+    machines; eager, because compiling costs minutes; a fixed KV cache, because the default is a
+    share of the host's memory that two engines cannot both have; prompts are never prefilled in
+    chunks, because vLLM then rewinds a seeded request's random generator, which CPU generators
+    cannot do: the engine would die.
+    """
+    kwargs: dict[str, Any] = {
+        "dtype": engine.dtype,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "max_num_seqs": engine.max_num_seqs,
+        "disable_log_stats": True,
+    }
+    if engine.max_model_len is not None:
+        kwargs["max_model_len"] = engine.max_model_len
+    kv_cache_gib = engine.kv_cache_gib
+    if not gpu:
+        kwargs["enforce_eager"] = True
+        kwargs["enable_chunked_prefill"] = False
+        kwargs["block_size"] = _CPU_BLOCK_TOKENS
+        kwargs["dtype"] = "float32" if engine.dtype == "auto" else engine.dtype
+        kv_cache_gib = kv_cache_gib or _CPU_KV_CACHE_GIB
+    if kv_cache_gib is not None:
+        kwargs["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+    return kwargs
+
+
+def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
+    """The engine's environment. OMP threads are counted, not bound: bound engines on one host would
+    all take the same cores, and idle threads of an uncounted pool spin."""
+    env = {"VLLM_NO_USAGE_STATS": "1"}
+    if not gpu:
+        threads = max(1, int(engine.num_cpus) // engine.tensor_parallel_size)
+        env |= {
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_ATTN_SPLIT_KV": "0",
+        }
+    return env
+
+
+def target_requests(engine: EngineConfig, samples_per_request: int) -> int:
+    """Ongoing requests of one replica, of `samples_per_request` sequences each, above which another
+    replica is worth starting."""
+    return max(1, math.floor(engine.max_num_seqs / samples_per_request * _BUSY_SHARE))
+
+
+def most_requests(engine: EngineConfig) -> int:
+    """Ongoing requests that one replica takes. It turns further ones away, and Serve brings those
+    back only after pauses that grow: the engine would run dry meanwhile."""
+    return 2 * engine.max_num_seqs
+
+
+def requests_in_flight(engine: EngineConfig, samples_per_request: int) -> int:
+    """Requests to have under way for each replica: more sequences than decode together, so that
+    the engine never waits, and never more requests than the replica takes."""
+    queued = math.ceil(engine.max_num_seqs / samples_per_request * _QUEUE_SHARE)
+    return max(1, min(queued, most_requests(engine)))
+
+
+def check_resources(engines: Mapping[str, EngineConfig]) -> None:
+    """Refuse what the cluster can never give to these engines, all running at the same time."""
+    if cluster_state.get_max_resources_from_cluster_config() is not None:
+        return  # An autoscaling cluster: what it may still start is not known from its nodes.
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total: Resources = {}
+    for role, engine in engines.items():
+        for bundle in bundles(engine, on_gpu(engine)):
+            if not any(_fits(bundle, node) for node in nodes):
+                raise ResourceError(
+                    f"no node of the cluster can hold the {role} engine: it needs"
+                    f" {describe(bundle)} on one node, and the nodes have"
+                    f" {'; '.join(map(describe, nodes))}. Lower resources.{role} or add a node"
+                )
+            for name, amount in bundle.items():
+                total[name] = total.get(name, 0.0) + amount * max(1, engine.min_replicas)
+    cluster = ray.cluster_resources()
+    missing = {n: a - cluster.get(n, 0.0) for n, a in total.items() if a > cluster.get(n, 0.0)}
+    if missing:
+        raise ResourceError(
+            f"the cluster cannot hold the engines ({', '.join(engines)}): it has"
+            f" {describe(cluster)}, they need {describe(total)}; missing: {describe(missing)}."
+            " Lower num_cpus, min_replicas or tensor_parallel_size under resources, or add nodes"
+        )
+
+
+def _fits(bundle: Resources, node: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= amount for name, amount in bundle.items())
+
+
+def describe(resources: Mapping[str, float]) -> str:
+    """Amounts and names, without what Ray counts for itself."""
+    internal = ("node:", "bundle_", "object_store_memory", "memory")
+    shown = {n: a for n, a in sorted(resources.items()) if not n.startswith(internal)}
+    return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"

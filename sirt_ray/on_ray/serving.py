@@ -1,0 +1,237 @@
+"""One model behind one Serve application: started once, then given new weights by path.
+
+    server = ModelServer.deploy("student", policy, engine, run="demo", pointers=run_dir / "serving")
+    other = ModelServer.deploy("teacher", ...)       # starts at the same time
+    server.wait_until_ready(progress)
+    server.load(Policy("round_01", path))            # the running engines; no restart
+    server.stop()
+
+Which weights to serve stands in a small file in the run's storage (the pointer): a replica that is
+started later, by autoscaling or after a crash, reads it.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from sirt_ray.config import EngineConfig
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.errors import ModelError, ResourceError, StageError
+from sirt_ray.on_ray.placement import (
+    bundles,
+    check_resources,
+    describe,
+    engine_kwargs,
+    environment,
+    most_requests,
+    on_gpu,
+    target_requests,
+)
+from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, ReplicaFacts, write_pointer
+
+Say = Callable[[str], None]
+
+_POLL_SECONDS = 0.2
+_SAY_EVERY_SECONDS = 30.0
+_LOAD_TIMEOUT_SECONDS = 1800.0
+_FACTS_TIMEOUT_SECONDS = 60.0
+_MEMORY = re.compile(r"memory|KV cache|kv cache", re.IGNORECASE)
+"""A failed start whose reason says so lacks memory; any other has a model it cannot serve."""
+
+
+class ModelServer:
+    """A running (or starting) Serve application with one model.
+
+    Produces completions through `handle`. Waits for: placement and the engines' start, in
+    `wait_until_ready`. On failure: the application is removed and the engine's reason is raised.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        policy: Policy,
+        engine: EngineConfig,
+        app: str,
+        pointer: Path,
+        handle: DeploymentHandle,
+    ) -> None:
+        self.role = role
+        self.engine = engine
+        self.app = app
+        self.handle = handle
+        self.policy = policy
+        self._pointer = pointer
+        self._facts: ReplicaFacts | None = None
+
+    @classmethod
+    def start(
+        cls,
+        role: str,
+        policy: Policy,
+        engine: EngineConfig,
+        *,
+        run: str,
+        pointers: Path,
+        samples_per_request: int = 1,
+        say: Say | None = None,
+    ) -> "ModelServer":
+        """`deploy`, then `wait_until_ready`."""
+        server = cls.deploy(
+            role,
+            policy,
+            engine,
+            run=run,
+            pointers=pointers,
+            samples_per_request=samples_per_request,
+        )
+        server.wait_until_ready(say)
+        return server
+
+    @classmethod
+    def deploy(
+        cls,
+        role: str,
+        policy: Policy,
+        engine: EngineConfig,
+        *,
+        run: str,
+        pointers: Path,
+        samples_per_request: int = 1,
+    ) -> "ModelServer":
+        """Begin to start the engines and return at once. `pointers` is a folder that every node
+        sees. An application that a killed job of the same run left behind is replaced."""
+        check_resources({role: engine})
+        app, pointer = f"sirt-{run}-{role}", pointers.absolute() / f"{role}.json"
+        serve.start(proxy_location="Disabled")
+        if app in serve.status().applications:
+            serve.delete(app)
+        write_pointer(pointer, policy)
+        target = serve.RunTarget(
+            target=_application(role, engine, pointer, samples_per_request),
+            name=app,
+            route_prefix=None,
+        )
+        (handle,) = serve.run_many(
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        return cls(role, policy, engine, app, pointer, handle)
+
+    def wait_until_ready(self, say: Say | None = None) -> None:
+        """Wait until an engine answers; every 30 s `say` what is waited for."""
+        began = said = time.monotonic()
+        while (status := serve.status().applications[self.app]).status != "RUNNING":
+            text = "\n".join([status.message, *(d.message for d in status.deployments.values())])
+            # A running server whose lost engine is being replaced is UNHEALTHY for a while.
+            if status.status == "DEPLOY_FAILED" or ENGINE_FAILED in text:
+                self.stop()
+                raise self._start_error(text)
+            now = time.monotonic()
+            if say is not None and now - said >= _SAY_EVERY_SECONDS:
+                said = now
+                say(f"{now - began:.0f} s: waiting for the {self.role} engine. {self._waits_for()}")
+            time.sleep(_POLL_SECONDS)
+        if self._facts is None:
+            self._facts = self.handle.facts.remote().result(timeout_s=_FACTS_TIMEOUT_SECONDS)
+
+    def load(self, policy: Policy) -> None:
+        """New weights in every running engine; later replicas read the pointer."""
+        write_pointer(self._pointer, policy)
+        response = self.handle.broadcast("load", policy)
+        versions = response.results(timeout_s=_LOAD_TIMEOUT_SECONDS)
+        if not versions or any(version != policy.version for version in versions):
+            raise StageError(
+                f"the {self.role} engines did not take the weights of '{policy.version}' from"
+                f" {policy.path}: they answer with {', '.join(map(str, versions)) or 'nothing'}"
+            )
+        self.policy = policy
+
+    def stop(self) -> None:
+        if self.app in serve.status().applications:
+            serve.delete(self.app)
+
+    @property
+    def version(self) -> str:
+        """The weights that are served."""
+        return self.policy.version
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus completion, in tokens."""
+        return self.facts.max_model_len
+
+    @property
+    def facts(self) -> ReplicaFacts:
+        """As one replica said when the server became ready."""
+        if self._facts is None:
+            raise StageError(f"the {self.role} engine is not ready: call wait_until_ready first")
+        return self._facts
+
+    def _waits_for(self) -> str:
+        wanted = bundles(self.engine, on_gpu(self.engine))
+        available = ray.available_resources()
+        return (
+            f"It needs {' and '.join(map(describe, wanted))}; free now: {describe(available)}."
+            " Loading a large model takes minutes"
+        )
+
+    def _start_error(self, text: str) -> Exception:
+        where = f"the {self.role} engine could not be started with {self.policy.path}"
+        lines = [line for line in text.splitlines() if line.strip()]
+        for line in reversed(lines):
+            if ENGINE_FAILED in line:
+                encoded = line.split(ENGINE_FAILED, 1)[1]
+                reason, _ = json.JSONDecoder().raw_decode(encoded)
+                kind = ResourceError if _MEMORY.search(reason) else ModelError
+                return kind(f"{where}: {reason}")
+        return StageError(f"{where}: {' '.join(lines[-3:]) or 'Serve gave no reason'}")
+
+
+def _application(
+    role: str, engine: EngineConfig, pointer: Path, samples_per_request: int
+) -> serve.Application:
+    gpu = on_gpu(engine)
+    group = bundles(engine, gpu)
+    scaling: dict[str, Any] = {"num_replicas": engine.max_replicas}
+    if engine.min_replicas < engine.max_replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": engine.min_replicas,
+                "initial_replicas": max(1, engine.min_replicas),
+                "max_replicas": engine.max_replicas,
+                "target_ongoing_requests": target_requests(engine, samples_per_request),
+                "upscale_delay_s": 10.0,
+                "downscale_delay_s": 120.0,
+            }
+        }
+    deployment = serve.deployment(
+        name=f"{role}-engine",
+        max_ongoing_requests=most_requests(engine),
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=10.0,
+        health_check_timeout_s=60.0,
+        placement_group_bundles=group,
+        placement_group_strategy="PACK",
+        ray_actor_options={
+            "num_cpus": engine.num_cpus,
+            "runtime_env": {"env_vars": environment(engine, gpu)},
+        },
+        **scaling,
+    )(Replica)
+    llm_config = {
+        "engine_kwargs": engine_kwargs(engine, gpu),
+        "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
+        "placement_group_config": {"bundles": group},
+        "log_engine_metrics": False,
+        "runtime_env": {"env_vars": environment(engine, gpu)},
+    }
+    return deployment.bind(role, str(pointer), llm_config)

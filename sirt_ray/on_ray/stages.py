@@ -1,0 +1,251 @@
+"""The real steps of the method: the composition root that hands Ray to `core/loop.py`.
+
+The student's engine stays up from the baseline to the last round and takes new weights while it
+runs; the teacher's ends with its last stage.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sirt_ray import tables
+from sirt_ray.artifacts import Artifact, content_key
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import JobConfig, SamplingConfig
+from sirt_ray.core import demonstrations as demonstrating
+from sirt_ray.core.interfaces import Counts, Policy, Progress
+from sirt_ray.core.pairs import make_pairs
+from sirt_ray.core.scoring import scores_to_json, tally
+from sirt_ray.errors import StageError
+from sirt_ray.on_ray import data, trainer
+from sirt_ray.on_ray.engines import Engines, Role
+from sirt_ray.on_ray.sampler import SamplingPlan, sample
+from sirt_ray.quickstart import assets
+from sirt_ray.types import PromptKind, Question, Split, Verdict
+
+Requests = tuple[tuple[PromptKind, int], ...]
+"""(prompt kind, completions) of each request that is made for a question."""
+
+
+def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
+    """The verifier of the question's benchmark."""
+    return REGISTRY[question.benchmark].grade(text, question)
+
+
+class RayStages:
+    """`core.interfaces.Stages` on Ray Data, Ray Serve and Ray Train."""
+
+    def __init__(
+        self, job: JobConfig, run_dir: Path, progress: Progress, say: Callable[[str], None]
+    ) -> None:
+        self._job = job
+        self._progress = progress
+        self._engines = Engines(job, run_dir / "serving", say)
+
+    def close(self) -> None:
+        """Stop the engines."""
+        self._engines.close()
+
+    # What a model and the rows are
+
+    def identity(self, model: str, revision: str | None) -> str:
+        path = str(assets.resolve(model))
+        return content_key(Path(path)) if Path(path).exists() else f"{model}@{revision or 'main'}"
+
+    def rows_identity(self) -> Mapping[str, str]:
+        return data.rows_identity(self._job.data)
+
+    # Stage 1
+
+    def questions(self, out: Path) -> Counts:
+        return data.prepare_questions(out, self._job.data, self._job.seed, self._progress)
+
+    def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
+        config, student = self._job.demonstrations, self._job.student
+        asked = self._questions(questions, "train")
+        # Both engines start at the same time: a start is mostly waiting for imports.
+        self._engines.expect("teacher", teacher)
+        self._engines.expect("student", Policy("baseline", student.model, student.revision))
+        sampled = self._sample(
+            out / "completions",
+            "teacher",
+            teacher,
+            asked,
+            (("cot", config.samples_per_question),),
+            self._job.teacher.sampling,
+            "demonstrations",
+        )
+        graded = map(tables.to_graded, tables.read(out / "completions"))
+        kept, fates = demonstrating.keep_demonstrations(asked, graded, config)
+        if not kept:
+            raise StageError(
+                f"none of the teacher's {len(asked)} answers can be learned from"
+                f" ({', '.join(f'{fate} {n}' for fate, n in fates.items() if n)}). Look at the"
+                f" texts in {out / 'completions'}. A larger teacher.sampling.max_tokens helps"
+                " against truncated ones, demonstrations.keep: all keeps the wrong ones"
+            )
+        tables.write(
+            out / "demonstrations.parquet",
+            map(tables.demonstration_row, kept),
+            tables.DEMONSTRATION,
+            fates,
+        )
+        return {**fates, "sampling": sampled}
+
+    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
+        job = self._job
+        kept = demonstrating.first_per_benchmark(
+            map(tables.to_demonstration, tables.read(demonstrations.path)),
+            job.tune.max_demonstrations,
+        )
+        used = out / ".work" / "demonstrations.parquet"
+        tables.write(used, map(tables.demonstration_row, kept), tables.DEMONSTRATION)
+        self._engines.make_room_for_training()
+        return trainer.tune(
+            out,
+            base=str(assets.resolve(base.path)),
+            revision=base.revision,
+            demonstrations=used,
+            config=job.tune,
+            resources=job.resources.trainer,
+            seed=job.seed,
+            run_name=f"{job.name}-tune",
+            progress=self._progress,
+        )
+
+    # Stage 3
+
+    def sample(
+        self, out: Path, student: Policy, questions: Artifact, demonstrations: Artifact, round: int
+    ) -> Counts:
+        refine = self._job.refine
+        asked, fates = demonstrating.refinement_questions(
+            self._questions(questions, "train"),
+            map(tables.to_demonstration, tables.read(demonstrations.path)),
+            refine,
+        )
+        requests: Requests = (
+            ("cot", refine.num_cot),
+            ("plain", refine.num_plain),
+        )
+        sampled = self._sample(
+            out,
+            "student",
+            student,
+            asked,
+            tuple(request for request in requests if request[1]),
+            refine.sampling,
+            f"round_{round:02d}/samples",
+        )
+        return {**fates, **sampled}
+
+    def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
+        pairs, counts = make_pairs(
+            map(tables.to_graded, tables.read(samples.path)),
+            self._job.refine.pairs,
+            f"{self._job.seed}/{round}",
+        )
+        if not pairs:
+            raise StageError(
+                f"round {round} made no preference pair from {counts['questions']} questions"
+                f" ({', '.join(f'{name} {n}' for name, n in counts.items() if n)}). Raise"
+                " refine.num_cot or sampling.temperature, look at the texts in"
+                f" {samples.path}, or try another pairs.rule"
+            )
+        tables.write(out / "pairs.parquet", map(tables.pair_row, pairs), tables.PAIR, counts)
+        return counts
+
+    def reference(self, out: Path, student: Policy, pairs: Artifact) -> Counts:
+        self._engines.make_room_for_training()
+        return trainer.reference_logps(
+            out,
+            student=student.path,
+            pairs=pairs.path,
+            config=self._job.refine,
+            resources=self._job.resources.trainer,
+            run_name=f"{self._job.name}-{student.version}-reference",
+            progress=self._progress,
+        )
+
+    def refine(
+        self, out: Path, student: Policy, pairs: Artifact, reference: Artifact, round: int
+    ) -> Counts:
+        self._engines.make_room_for_training()
+        return trainer.refine(
+            out,
+            student=student.path,
+            pairs=pairs.path,
+            reference=reference.path,
+            config=self._job.refine,
+            resources=self._job.resources.trainer,
+            seed=self._job.seed + round,
+            run_name=f"{self._job.name}-round_{round:02d}",
+            progress=self._progress,
+        )
+
+    # Stage 4
+
+    def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
+        """Test and validation questions in one pass: each pass costs the samplers' start."""
+        role: Role = "teacher" if policy.version == "teacher" else "student"
+        shown = self._job.evaluation.prompts
+        splits: dict[Split, list[Question]] = {"test": self._questions(questions, "test")}
+        if role == "student":
+            splits["validation"] = self._questions(questions, "validation")
+        kinds: list[PromptKind] = ["cot", *shown] if splits.get("validation") else list(shown)
+        distinct: dict[PromptKind, None] = dict.fromkeys(kinds)
+        requests: Requests = tuple((kind, 1) for kind in distinct)
+        sampled = self._sample(
+            out,
+            role,
+            policy,
+            [question for of_split in splits.values() for question in of_split],
+            requests,
+            self._job.evaluation.sampling,
+            f"{policy.version}/evaluation",
+        )
+        right = {
+            (row["question_id"], row["prompt_kind"])
+            for row in tables.read(out)
+            if row["verdict"] == "right"
+        }
+        counts: dict[str, object] = {"sampling": sampled}
+        for split, of_split in splits.items():
+            of_interest: list[PromptKind] = ["cot"] if split == "validation" else list(shown)
+            asked: list[tuple[Question, PromptKind]] = [
+                (question, kind) for question in of_split for kind in of_interest
+            ]
+            scores = tally((q.benchmark, kind, (q.id, kind) in right) for q, kind in asked)
+            counts[split] = scores_to_json(scores)
+        return counts
+
+    # What the steps share
+
+    def _questions(self, questions: Artifact, split: Split) -> list[Question]:
+        """The split's questions of every benchmark that has it, in the job's order."""
+        names = self._job.data.evaluate if split == "test" else self._job.data.train
+        files = [questions.path / name / f"{split}.parquet" for name in names]
+        return [
+            tables.to_question(row) for file in files if file.exists() for row in tables.read(file)
+        ]
+
+    def _sample(
+        self,
+        out: Path,
+        role: Role,
+        policy: Policy,
+        questions: Sequence[Question],
+        requests: Requests,
+        sampling: SamplingConfig,
+        name: str,
+    ) -> Counts:
+        return sample(
+            questions,
+            SamplingPlan(requests, sampling, self._job.seed),
+            self._engines.serve(role, policy),
+            tokenizer_path=str(assets.resolve(policy.path)),
+            out=out,
+            resources=self._job.resources,
+            progress=self._progress,
+            name=name,
+            grade=grade,
+        )

@@ -1,0 +1,259 @@
+"""Training as a Ray Train job: start the workers, watch their metrics, bring back what they made.
+
+What a worker does is `training/run.py`. Each function fills the folder `out`; while it works its
+files are in `out/.work`, and called again after a kill it goes on from there. The checkpoints are
+the trainer's own, so a Ray Train run is only one attempt and gets a name of its own each time: Ray
+Train would take a used name for a run to continue.
+"""
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sirt_ray import errors
+from sirt_ray.config import RefineConfig, TrainerResources, TuneConfig
+from sirt_ray.core.interfaces import Counts, Progress
+from sirt_ray.errors import SirtError, StageError
+from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
+from sirt_ray.training.workfolder import WorkFolder, last_line
+
+_POLL_SECONDS = 0.5
+_SHOWN = ("loss", "validation_loss", "lr", "margin", "accuracy", "tokens_per_second")
+
+
+def tune(
+    out: Path,
+    *,
+    base: str,
+    revision: str | None,
+    demonstrations: Path,
+    config: TuneConfig,
+    resources: TrainerResources,
+    seed: int,
+    run_name: str,
+    progress: Progress,
+) -> Counts:
+    """Instruction-tune `base` on stored demonstrations; `out` becomes the student's folder."""
+    task = TuneTask(
+        out=out.resolve(),
+        source=Source(_absolute(base), revision),
+        demonstrations=demonstrations.resolve(),
+        config=config,
+        resources=resources,
+        seed=seed,
+    )
+    return _carry_out(task, run_name, progress)
+
+
+def reference_logps(
+    out: Path,
+    *,
+    student: str,
+    pairs: Path,
+    config: RefineConfig,
+    resources: TrainerResources,
+    run_name: str,
+    progress: Progress,
+) -> Counts:
+    """Write `out/reference.parquet`: the student's log-probabilities of every pair, in order."""
+    task = ReferenceTask(
+        out=out.resolve(),
+        source=Source(_absolute(student)),
+        pairs=pairs.resolve(),
+        config=config,
+        resources=resources,
+    )
+    return _carry_out(task, run_name, progress)
+
+
+def refine(
+    out: Path,
+    *,
+    student: str,
+    pairs: Path,
+    reference: Path,
+    config: RefineConfig,
+    resources: TrainerResources,
+    seed: int,
+    run_name: str,
+    progress: Progress,
+) -> Counts:
+    """Refine `student` by DPO on its own pairs; `out` becomes the next student's folder.
+
+    Raises ArtifactError where `reference` was computed for other weights or other pairs.
+    """
+    task = RefineTask(
+        out=out.resolve(),
+        source=Source(_absolute(student)),
+        pairs=pairs.resolve(),
+        reference=reference.resolve(),
+        config=config,
+        resources=resources,
+        seed=seed,
+    )
+    return _carry_out(task, run_name, progress)
+
+
+def _absolute(model: str) -> str:
+    """A folder as an absolute path, because workers run elsewhere; a hub name as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
+def _carry_out(task: Task, run_name: str, progress: Progress) -> Counts:
+    """Run the workers to the end of the task, unless an earlier call has been there already."""
+    work = WorkFolder(task.out)
+    result = work.result()
+    if result is None:
+        attempt = work.claim(task.resources)
+        with _watched(work, run_name, progress):
+            _fit(task, work, attempt, run_name)
+        result = work.result()
+        assert result is not None, "the workers ended without a result"
+    work.remove()
+    return result
+
+
+def _fit(task: Task, work: WorkFolder, attempt: str, run_name: str) -> None:
+    """One Ray Train run. Raises the SirtError that a worker met, StageError where workers died."""
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    if sum(node["Alive"] for node in ray.nodes()) == 1:
+        # Nothing is drained from a single machine; the watcher would be one more process.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    resources = task.resources
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"task": task, "attempt": attempt},
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": gpus} if gpus else {}),
+                **resources.custom_resources,
+            },
+        ),
+        run_config=RunConfig(
+            name=f"{run_name}-{attempt}",
+            storage_path=str(work.path / "ray"),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _met_by_worker(work) or StageError(_died(error, resources)) from error
+    met = _met_by_worker(work)
+    if met is not None:
+        raise met
+
+
+def _worker(given: dict[str, Any]) -> None:
+    """What Ray Train runs in each worker.
+
+    An error that any further attempt would meet again is left in the work folder. It is raised, so
+    that Ray Train ends the other workers, and the attempt that it then makes returns at once.
+    """
+    task: Task = given["task"]
+    work = WorkFolder(task.out, given["attempt"])
+    if work.failure() is not None:
+        return
+    device = _device(task.resources)
+    from sirt_ray.training.run import run
+
+    try:
+        run(task, device, given["attempt"])
+    except SirtError as error:
+        work.fail(type(error).__name__, str(error))
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = (
+            f"A training worker ran out of memory: {error}. Lower"
+            " resources.trainer.max_tokens_per_micro_batch, set gradient_checkpointing, raise"
+            " zero_stage, or train with LoRA; none but LoRA changes the result"
+        )
+        work.fail(StageError.__name__, message)
+        raise StageError(message) from error
+
+
+def _device(resources: TrainerResources) -> Any:
+    """The worker's device, with as many threads as the worker has CPUs."""
+    import ray
+    import ray.train.torch
+    import torch
+
+    if not ray.get_gpu_ids():
+        torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
+        return torch.device("cpu")
+    return ray.train.torch.get_device()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has an exception of its own for a GPU's memory, and only words for the machine's."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )
+
+
+def _met_by_worker(work: WorkFolder) -> SirtError | None:
+    failure = work.failure()
+    if failure is None:
+        return None
+    kind: type[SirtError] = getattr(errors, failure["kind"])
+    return kind(failure["message"])
+
+
+def _died(error: Exception, resources: TrainerResources) -> str:
+    said = str(error).strip().splitlines()
+    memory = (
+        " Memory seems to have run out: lower resources.trainer.max_tokens_per_micro_batch."
+        if "OutOfMemory" in str(error) or "SIGKILL" in str(error)
+        else ""
+    )
+    return (
+        f"The training workers failed more than {resources.max_failures} times:"
+        f" {said[-1] if said else error!r}.{memory} The same command continues from the last"
+        " checkpoint"
+    )
+
+
+@contextmanager
+def _watched(work: WorkFolder, name: str, progress: Progress) -> Generator[None]:
+    """Show how far the workers are, by the lines they write, while the block runs."""
+    over = threading.Event()
+    watcher = threading.Thread(target=_show, args=(work, name, progress, over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _show(work: WorkFolder, name: str, progress: Progress, over: threading.Event) -> None:
+    """The bar opens with the first line: only the workers know how many steps there are."""
+    line = None
+    while line is None:
+        if over.wait(_POLL_SECONDS):
+            return
+        line = last_line(work.metrics)
+    with progress.stage(name, line["total_steps"], "steps") as bar:
+        while True:
+            line = last_line(work.metrics) or line
+            bar.update(line["step"], **{key: line[key] for key in _SHOWN if key in line})
+            if over.wait(_POLL_SECONDS):
+                return

@@ -1,0 +1,94 @@
+"""An artifact's record in one line that a person can read; the record itself has every count."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sirt_ray.core.scoring import scores_from
+
+Counts = Mapping[str, Any]
+
+
+def summary(name: str, counts: Counts) -> str:
+    """`name` is the artifact's path below the run folder; its last part says what it is."""
+    return _BY_KIND[name.rsplit("/", maxsplit=1)[-1]](counts)
+
+
+def _questions(counts: Counts) -> str:
+    parts: list[str] = []
+    for benchmark, found in counts.items():
+        sizes = [
+            f"{found[split]['questions']:,} {split}"
+            for split in ("train", "validation", "test")
+            if split in found
+        ]
+        parts.append(f"{benchmark} {' + '.join(sizes)}")
+    return "; ".join(parts)
+
+
+def _demonstrations(counts: Counts) -> str:
+    return f"{counts['kept']:,} kept of {counts['questions']:,} questions" + _reasons(
+        {key: n for key, n in counts.items() if key.startswith("dropped_")}
+    )
+
+
+def _student(counts: Counts) -> str:
+    loss = counts["best_validation_loss"]
+    validation = f", validation loss {loss:.4f} at step {counts['chosen_step']}" if loss else ""
+    return (
+        f"{counts['examples']:,} examples, {counts['steps']:,} steps{validation}"
+        f"{_reasons(counts['left_out'])}"
+    )
+
+
+def _samples(counts: Counts) -> str:
+    made = counts["completions"]
+    verdicts = ", ".join(
+        f"{counts[verdict] / made:.0%} {verdict}" for verdict in ("right", "wrong", "unparseable")
+    )
+    reasons = {
+        "truncated completions": counts["truncated"],
+        "retries": counts["retries"],
+        "questions without the teacher's answer": counts["without_teacher_answer"],
+        **{f"questions dropped: {reason}": n for reason, n in counts["dropped"].items()},
+    }
+    return (
+        f"{made:,} completions of {counts['questions']:,} questions: {verdicts}{_reasons(reasons)}"
+    )
+
+
+def _pairs(counts: Counts) -> str:
+    kept = {"questions", "pairs", "questions_paired", "completions"}
+    return (
+        f"{counts['pairs']:,} pairs from {counts['questions_paired']:,} of"
+        f" {counts['questions']:,} questions"
+        + _reasons({key: n for key, n in counts.items() if key not in kept})
+    )
+
+
+def _reference(counts: Counts) -> str:
+    return f"log-probabilities of {counts['pairs']:,} pairs{_reasons(counts['left_out'])}"
+
+
+def _evaluation(counts: Counts) -> str:
+    return ", ".join(
+        f"{benchmark} {kind} {100 * score.accuracy:.1f}"
+        for benchmark, kinds in scores_from(counts["test"]).items()
+        for kind, score in kinds.items()
+    )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    """` (12 wrong, 3 truncated)`, or nothing where nothing was dropped."""
+    parts = [f"{n:,} {reason.replace('_', ' ')}" for reason, n in counts.items() if n]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+_BY_KIND = {
+    "questions": _questions,
+    "demonstrations": _demonstrations,
+    "student": _student,
+    "samples": _samples,
+    "pairs": _pairs,
+    "reference": _reference,
+    "evaluation": _evaluation,
+}

@@ -1,0 +1,65 @@
+"""Scores and plans for a person to read in a terminal."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from rich.table import Table
+
+from sirt_ray.artifacts import State
+from sirt_ray.types import PromptKind, Scores
+
+_PROMPTS: dict[PromptKind, str] = {"cot": "With the trigger", "plain": "Without the trigger"}
+_STATES = {
+    "finished": "[green]finished[/]",
+    "begun": "[yellow]begun, will be continued[/]",
+    "missing": "to build",
+    "untrue": "[red]made with other settings[/]",
+}
+
+
+def scores_tables(
+    scores: Mapping[str, Scores], in_domain: Collection[str], rolled_back: Collection[str] = ()
+) -> list[Table]:
+    """One table for each kind of prompt: stages down, benchmarks across, percent right ± one
+    standard error; in-domain benchmarks first."""
+    return [
+        _table(kind, scores, in_domain, rolled_back)
+        for kind in _PROMPTS
+        if any(kind in kinds for found in scores.values() for kinds in found.values())
+    ]
+
+
+def _table(
+    kind: PromptKind,
+    scores: Mapping[str, Scores],
+    in_domain: Collection[str],
+    rolled_back: Collection[str],
+) -> Table:
+    table = Table(
+        title=f"{_PROMPTS[kind]}, % right ± standard error",
+        title_justify="left",
+    )
+    table.add_column("stage", no_wrap=True)
+    named = dict.fromkeys(name for found in scores.values() for name in found)
+    benchmarks = sorted(named, key=lambda name: name not in in_domain)
+    for name in benchmarks:
+        domain = "in-domain" if name in in_domain else "out-domain"
+        table.add_column(f"{name}\n{domain}", justify="right", no_wrap=True)
+    for stage, found in scores.items():
+        label = f"{stage} (rolled back)" if stage in rolled_back else stage
+        table.add_row(label, *[_cell(found, name, kind) for name in benchmarks])
+    return table
+
+
+def _cell(found: Scores, benchmark: str, kind: PromptKind) -> str:
+    score = found.get(benchmark, {}).get(kind)
+    return "-" if score is None else f"{100 * score.accuracy:.1f} ± {100 * score.stderr:.1f}"
+
+
+def plan_table(states: Sequence[State]) -> Table:
+    """What a run would build, in order, and what lies there already."""
+    table = Table(title="Artifacts of this job")
+    for column in ("artifact", "state", "because"):
+        table.add_column(column)
+    for state in states:
+        table.add_row(state.name, _STATES[state.state], "\n".join(state.changed))
+    return table
