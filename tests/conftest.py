@@ -1,0 +1,35 @@
+"""What tests of several kinds share: real rows where there are some, and one local Ray."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder with real benchmark rows (`data/<benchmark>/<split>.parquet`), which the
+    repository does not ship."""
+    folder = os.environ.get("SIRT_TEST_ASSETS")
+    if not folder:
+        pytest.skip("SIRT_TEST_ASSETS names no folder with real benchmark rows")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests that need one, with a few logical CPUs however many there are."""
+    import ray
+    from ray.data import DataContext
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()

@@ -1,0 +1,228 @@
+"""The whole method as a user runs it: `sirt run` in processes of its own, killed and continued."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+JOBS = Path(__file__).parents[2] / "jobs"
+SMALL = {
+    "data.num_train": 40,
+    "data.num_validation": 16,
+    "data.num_test": 24,
+    "data.evaluate": "[word_problems, letter_choices]",
+    "tune.max_demonstrations": 32,
+    "tune.epochs": 12,
+    "refine.rounds": 1,
+    "refine.num_cot": 6,
+    "refine.num_plain": 1,
+    "refine.pairs.rule": "both",
+    "resources.block_size": 8,
+    "resources.trainer.checkpoint_every_steps": 4,
+}
+KILLED_IN = ("demonstrations", "round_00/student", "round_01/samples", "round_01/student")
+
+pytestmark = pytest.mark.ray
+
+
+def command(output: Path, job: str = "quickstart.yaml", **settings: object) -> list[str]:
+    line = [sys.executable, "-m", "sirt_ray", "run", str(JOBS / job), "--set", f"output={output}"]
+    for name, value in settings.items():
+        line += ["--set", f"{name}={value}"]
+    return line
+
+
+def run(output: Path, job: str = "quickstart.yaml", **settings: object) -> str:
+    done = subprocess.run(
+        command(output, job, **settings), capture_output=True, text=True, timeout=540, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def events(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def content(run_dir: Path) -> dict[str, Any]:
+    """What a run has made, without times."""
+    made: dict[str, Any] = {"scores": json.loads((run_dir / "scores.json").read_text())}
+    for path in sorted(run_dir.rglob("*")):
+        name = str(path.relative_to(run_dir))
+        if path.suffix == ".parquet":
+            made[name] = pq.read_table(path).to_pylist()
+        elif path.suffix == ".safetensors":
+            made[name] = {key: value.tolist() for key, value in load_file(path).items()}
+        elif path.name == "record.json":
+            made[name] = json.loads(path.read_text())["inputs"]
+    return made
+
+
+def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file of the finished artifacts."""
+    finished = {record.parent for record in run_dir.rglob("record.json")}
+    files = [file for folder in finished for file in folder.rglob("*") if file.is_file()]
+    return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    run(output, **SMALL)
+    return output / "quickstart"
+
+
+def test_every_stage_is_scored_and_the_run_folder_is_as_promised(undisturbed: Path) -> None:
+    scores = json.loads((undisturbed / "scores.json").read_text())
+    assert list(scores) == ["teacher", "baseline", "round_00", "round_01"]
+    for stage in scores.values():
+        assert set(stage) == {"word_problems", "letter_choices"}
+        for kinds in stage.values():
+            assert set(kinds) == {"cot", "plain"}
+            for score in kinds.values():
+                assert set(score) == {"accuracy", "stderr", "n"}
+                assert score["n"] == 24 and 0 <= score["accuracy"] <= 1
+    for name in ("config.yaml", "events.jsonl", "demonstrations", "round_00/student"):
+        assert (undisturbed / name).exists()
+    for name in ("samples", "pairs", "student"):
+        assert (undisturbed / "round_01" / name).is_dir()
+    assert not list(undisturbed.rglob("*.partial"))
+
+
+def test_nothing_is_dropped_without_a_reason(undisturbed: Path) -> None:
+    counts = json.loads((undisturbed / "demonstrations/record.json").read_text())["counts"]
+    fates = [n for fate, n in counts.items() if fate == "kept" or fate.startswith("dropped_")]
+    assert sum(fates) == counts["questions"] == 80
+    samples = json.loads((undisturbed / "round_01/samples/record.json").read_text())["counts"]
+    rows = [
+        row
+        for f in (undisturbed / "round_01/samples").glob("*.parquet")
+        for row in pq.read_table(f).to_pylist()
+    ]
+    assert samples["completions"] == len(rows) == samples["questions"] * 7
+    assert samples["right"] + samples["wrong"] + samples["unparseable"] == len(rows)
+    keys = {(row["question_id"], row["prompt_kind"], row["sample_index"]) for row in rows}
+    assert len(keys) == len(rows)
+    assert {row["model_version"] for row in rows} == {"round_00"}
+
+
+def test_pairs_carry_the_samplers_own_tokens(undisturbed: Path) -> None:
+    sampled = {
+        (row["question_id"], row["prompt_kind"], row["sample_index"]): row
+        for file in (undisturbed / "round_01/samples").glob("*.parquet")
+        for row in pq.read_table(file).to_pylist()
+    }
+    tokenizer = AutoTokenizer.from_pretrained(undisturbed / "round_00/student")
+    pairs = pq.read_table(undisturbed / "round_01/pairs/pairs.parquet").to_pylist()
+    assert pairs
+    for pair in pairs:
+        assert pair["chosen_verdict"] == "right" and pair["chosen_stop_reason"] == "stop"
+        for side in ("chosen", "rejected"):
+            index = pair[f"{side}_sample_index"]
+            row = sampled[pair["question_id"], pair[f"{side}_prompt_kind"], index]
+            assert row["completion_ids"] == pair[f"{side}_ids"]
+            assert row["completion"] == pair[side]
+            *ids, last = row["completion_ids"]
+            assert last == tokenizer.eos_token_id
+            assert tokenizer.decode(ids) == pair[side]
+
+
+def test_the_ecosystem_reads_what_was_written(undisturbed: Path) -> None:
+    pairs = datasets.load_dataset(
+        "parquet", data_files=str(undisturbed / "round_01/pairs/*.parquet"), split="train"
+    )
+    assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
+    demonstrations = datasets.load_dataset(
+        "parquet",
+        data_files=str(undisturbed / "demonstrations/demonstrations.parquet"),
+        split="train",
+    )
+    assert {"prompt", "completion"} <= set(demonstrations.column_names)
+    for version in ("round_00", "round_01"):
+        AutoModelForCausalLM.from_pretrained(undisturbed / version / "student")
+
+
+def test_the_first_dpo_loss_is_ln_2_and_the_margin_0(undisturbed: Path) -> None:
+    lines = (undisturbed / "round_01/student/metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert first["margin"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_same_command_again_touches_nothing(undisturbed: Path) -> None:
+    before = stamps(undisturbed)
+    run(undisturbed.parent, **SMALL)
+    assert stamps(undisturbed) == before
+    assert {e["event"] for e in events(undisturbed)[-12:]} <= {"reused", "finished"}
+
+
+def test_a_changed_setting_is_refused(undisturbed: Path) -> None:
+    before = stamps(undisturbed)
+    done = subprocess.run(
+        command(undisturbed.parent, **SMALL | {"refine.beta": 0.5}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "refine.beta: 0.1 -> 0.5" in done.stderr
+    assert stamps(undisturbed) == before
+
+
+@pytest.mark.timeout(900)
+def test_a_run_killed_in_every_kind_of_stage_ends_as_an_undisturbed_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "quickstart"
+    moment = random.Random(0)
+    for stage in KILLED_IN:
+        before = stamps(run_dir)
+        kill_in(stage, run_dir, moment.uniform(0.0, 4.0))
+        after = stamps(run_dir)
+        assert {file: after[file] for file in before} == before
+    before = stamps(run_dir)
+    run(tmp_path, **SMALL)
+    after = stamps(run_dir)
+    assert {file: after[file] for file in before} == before
+    assert content(run_dir) == content(undisturbed)
+
+
+def kill_in(stage: str, run_dir: Path, seconds: float) -> None:
+    """Run until `stage` begins and `seconds` more, then `kill -9` the driver."""
+    seen = len(events(run_dir))
+    log = (run_dir.parent / "log").open("a")
+    driver = subprocess.Popen(
+        command(run_dir.parent, **SMALL), stdout=log, stderr=log, start_new_session=True
+    )
+    begun = {"event": "started", "artifact": stage}
+    deadline = time.monotonic() + 240
+    while not any(begun.items() <= event.items() for event in events(run_dir)[seen:]):
+        assert driver.poll() is None, (run_dir.parent / "log").read_text()
+        assert time.monotonic() < deadline, f"{stage} did not begin"
+        time.sleep(0.1)
+    time.sleep(seconds)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+@pytest.mark.timeout(400)
+def test_real_rows_go_through_every_stage(assets: Path, tmp_path: Path) -> None:
+    run(tmp_path, "gsm8k_cpu.yaml", **{"data.root": assets / "data"})
+    run_dir = tmp_path / "gsm8k_cpu"
+    scores = json.loads((run_dir / "scores.json").read_text())
+    assert list(scores) == ["teacher", "baseline", "round_00", "round_01"]
+    questions = json.loads((run_dir / "questions/record.json").read_text())["counts"]
+    assert questions
+    assert (run_dir / "round_01/student/model.safetensors").exists()

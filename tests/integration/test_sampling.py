@@ -1,0 +1,324 @@
+"""Real vLLM engines behind real Serve: what they sample, that their weights change while they run,
+and what is said when they cannot start. The model has random weights, so nothing is learned here.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from sirt_ray import tables
+from sirt_ray.config import EngineConfig, ResourcesConfig, SamplingConfig
+from sirt_ray.core.encoding import encode_prompt
+from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.errors import ArtifactError, ModelError, ResourceError, StageError
+from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
+from sirt_ray.on_ray.replica import SampleRequest
+from sirt_ray.on_ray.sampler import sample
+from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.types import Question, Verdict
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+MAX_TOKENS = 24
+PLAN = SamplingPlan(
+    (("cot", 8), ("plain", 1)), SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
+)
+
+
+def build_model(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=259,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    special = ["<pad>", "<s>", "</s>"]
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({piece: at for at, piece in enumerate(pieces)}, []))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(path)
+    return path
+
+
+def question(row: int, length: int = 20) -> Question:
+    return Question(f"toy/train/{row}", "toy", f"{row} is " + "so " * (length // 3), (), "3")
+
+
+QUESTIONS = [question(row, length=10 + 3 * row) for row in range(10)]
+
+
+def grader() -> Grade:
+    """A local function travels to Ray's workers by value; this module is not importable there."""
+
+    def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
+        readable = text.startswith(tuple("abcdefghij "))
+        return ("right", text[:1]) if readable else ("unparseable", None)
+
+    return grade
+
+
+class Bars:
+    """Remembers what the bar has shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[float, Mapping[str, object]]] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: float, unit: str) -> Iterator["Bars"]:
+        yield self
+
+    def update(self, done: float, **shown: str | float) -> None:
+        self.shown.append((done, shown))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: build_model(folder / name, seed) for seed, name in enumerate(("one", "two"))}
+
+
+@pytest.fixture(scope="module")
+def server(
+    ray_cluster: None, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    policy = Policy("one", str(checkpoints["one"]))
+    pointers = tmp_path_factory.mktemp("pointers")
+    server = ModelServer.start(
+        "student", policy, EngineConfig(), run="test", pointers=pointers, samples_per_request=8
+    )
+    yield server
+    server.stop()
+
+
+def sampled(
+    server: ModelServer,
+    out: Path,
+    checkpoint: Path,
+    questions: Sequence[Question] = QUESTIONS,
+    bars: Bars | None = None,
+    block_size: int = 4,
+) -> Counts:
+    return sample(
+        questions,
+        PLAN,
+        server,
+        str(checkpoint),
+        out,
+        ResourcesConfig(block_size=block_size, blocks_in_flight=2),
+        bars or Bars(),
+        "samples",
+        grader(),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(
+    server: ModelServer, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Counts, Bars]:
+    out, bars = tmp_path_factory.mktemp("whole") / "samples", Bars()
+    return out, sampled(server, out, checkpoints["one"], bars=bars), bars
+
+
+class TestRows:
+    def test_every_question_kind_and_index_is_there_once(
+        self, whole: tuple[Path, Counts, Bars]
+    ) -> None:
+        rows = tables.read(whole[0])
+        keys = [(row["question_id"], row["prompt_kind"], row["sample_index"]) for row in rows]
+        asked = [(kind, index) for kind, n in PLAN.requests for index in range(n)]
+        assert keys == [(q.id, kind, index) for q in QUESTIONS for kind, index in asked]
+        assert {row["model_version"] for row in rows} == {"one"}
+
+    def test_ids_text_and_stop_reason_agree(
+        self, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+    ) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoints["one"])
+        by_id = {q.id: q for q in QUESTIONS}
+        reasons = set()
+        for row in tables.read(whole[0]):
+            prompt, prompt_ids = encode_prompt(
+                by_id[row["question_id"]], row["prompt_kind"], tokenizer
+            )
+            assert (row["prompt"], tuple(row["prompt_ids"])) == (prompt, tuple(prompt_ids))
+            ids = row["completion_ids"]
+            reasons.add(row["stop_reason"])
+            if row["stop_reason"] == "stop":
+                assert ids.pop() == tokenizer.eos_token_id
+            else:
+                assert len(ids) == MAX_TOKENS
+            assert tokenizer.eos_token_id not in ids
+            assert row["completion"] == tokenizer.decode(ids, skip_special_tokens=True)
+        assert reasons == {"stop", "length"}
+
+    def test_completions_of_one_request_differ(self, whole: tuple[Path, Counts, Bars]) -> None:
+        rows = tables.read(whole[0])[:8]
+        assert len({tuple(row["completion_ids"]) for row in rows}) == 8
+
+    def test_counts_are_those_of_the_rows(self, whole: tuple[Path, Counts, Bars]) -> None:
+        out, counts, bars = whole
+        rows = tables.read(out)
+        assert counts["questions"] == len(QUESTIONS)
+        assert counts["completions"] == len(rows) == 90
+        for verdict in ("right", "wrong", "unparseable"):
+            assert counts[verdict] == sum(row["verdict"] == verdict for row in rows)
+        assert counts["truncated"] == sum(row["stop_reason"] == "length" for row in rows)
+        assert counts["completion_tokens"] == sum(len(row["completion_ids"]) for row in rows)
+        assert counts["prompt_tokens"] == sum(
+            len(row["prompt_ids"]) for row in rows if row["sample_index"] == 0
+        )
+        assert (counts["dropped"], counts["retries"]) == ({}, 0)
+        assert [done for done, _ in bars.shown][-1] == len(QUESTIONS)
+        assert bars.shown[-1][1]["tokens/s"]
+
+
+class TestResume:
+    def test_finished_parts_stay_and_the_rest_is_sampled_the_same(
+        self,
+        server: ModelServer,
+        whole: tuple[Path, Counts, Bars],
+        checkpoints: dict[str, Path],
+        tmp_path: Path,
+    ) -> None:
+        """Killed after the second of three blocks; continued one question at a time, backwards in
+        company: neither may change a token."""
+        out = tmp_path / "samples"
+        shutil.copytree(whole[0], out)
+        kept = out / "part-000004.parquet"
+        for part in out.glob("*.parquet"):
+            if part != kept:
+                part.unlink()
+        (out / ".part-000008.parquet.partial").write_bytes(b"half a part")
+        before = (kept.read_bytes(), kept.stat().st_mtime_ns)
+
+        counts = sampled(server, out, checkpoints["one"], block_size=1)
+
+        assert (kept.read_bytes(), kept.stat().st_mtime_ns) == before
+        assert len(list(out.iterdir())) == 7
+        assert tables.read(out) == tables.read(whole[0])
+        assert counts == whole[1]
+
+    def test_nothing_is_left_to_do(
+        self, server: ModelServer, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+    ) -> None:
+        out, counts, _ = whole
+        before = {part: part.stat().st_mtime_ns for part in out.iterdir()}
+        assert sampled(server, out, checkpoints["one"]) == counts
+        assert {part: part.stat().st_mtime_ns for part in out.iterdir()} == before
+
+    def test_parts_of_other_questions_are_refused(
+        self, server: ModelServer, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+    ) -> None:
+        with pytest.raises(ArtifactError, match="other questions"):
+            sampled(server, whole[0], checkpoints["one"], QUESTIONS[::-1])
+
+
+class TestRefusals:
+    def test_a_prompt_that_is_too_long_is_counted_and_left_out(
+        self, server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+    ) -> None:
+        questions = [question(0), question(1, length=600)]
+        counts = sampled(server, tmp_path / "samples", checkpoints["one"], questions)
+        assert counts["dropped"] == {"prompt_too_long": 1}
+        assert (counts["questions"], counts["completions"]) == (2, 9)
+
+    def test_nothing_but_refusals_is_an_error_and_leaves_nothing(
+        self, server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "samples"
+        with pytest.raises(StageError, match=r"none of the 2 questions.*max_tokens"):
+            sampled(server, out, checkpoints["one"], [question(0, 600), question(1, 600)])
+        assert list(out.iterdir()) == []
+
+    def test_a_version_that_nobody_serves_is_an_error(self, server: ModelServer) -> None:
+        request = SampleRequest((1, 9), 1, 0, 0.0, 1.0, 4, version="round_07")
+        with pytest.raises(StageError, match="round_07"):
+            server.handle.sample.remote(request).result(timeout_s=60)
+
+
+def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    request = SampleRequest(prompt, 1, 0, 0.0, 1.0, MAX_TOKENS, server.version)
+    (choice,) = server.handle.sample.remote(request).result(timeout_s=60).choices
+    return choice.completion_ids
+
+
+def greedy_reference(checkpoint: Path, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = model.generate(torch.tensor([prompt]), max_new_tokens=MAX_TOKENS, do_sample=False)
+    return tuple(ids[0, len(prompt) :].tolist())
+
+
+def test_weights_change_on_the_running_engine(
+    server: ModelServer, checkpoints: dict[str, Path]
+) -> None:
+    """There and back again: the second visit to a path must not find stale weights either."""
+    prompt = (1, *range(40, 60))
+    expected = {name: greedy_reference(path, prompt) for name, path in checkpoints.items()}
+    assert expected["one"] != expected["two"]
+    assert greedy(server, prompt) == expected["one"]
+    processes = server.handle.facts.remote().result(timeout_s=60).process_ids
+
+    for name in ("two", "one"):
+        began = time.monotonic()
+        server.load(Policy(name, str(checkpoints[name])))
+        assert time.monotonic() - began < 2
+        assert server.version == name
+        assert greedy(server, prompt) == expected[name]
+
+    assert server.handle.facts.remote().result(timeout_s=60).process_ids == processes
+
+
+def test_a_model_that_cannot_be_served_is_said_with_the_engines_reason(
+    ray_cluster: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """One failing start for each place where an engine may fail: before its process, and in it."""
+    unknown, broken = tmp_path / "unknown", tmp_path / "broken"
+    shutil.copytree(checkpoints["one"], unknown)
+    config = json.loads((unknown / "config.json").read_text())
+    config |= {"architectures": ["NoSuchForCausalLM"], "model_type": "no_such"}
+    (unknown / "config.json").write_text(json.dumps(config))
+    shutil.copytree(checkpoints["one"], broken)
+    (broken / "model.safetensors").write_bytes(b"these are no weights")
+
+    def deploy(role: str, path: Path) -> ModelServer:
+        policy, engine = Policy("one", str(path)), EngineConfig(num_cpus=0.5)
+        return ModelServer.deploy(role, policy, engine, run="failing", pointers=tmp_path)
+
+    servers = [deploy("teacher", unknown), deploy("student", broken)]
+    with pytest.raises(ModelError, match=r"teacher engine .*no_such"):
+        servers[0].wait_until_ready()
+    with pytest.raises(ModelError, match=r"student engine .*(?i:header)"):
+        servers[1].wait_until_ready()
+
+
+def test_what_no_node_can_give_is_refused_at_once(ray_cluster: None, tmp_path: Path) -> None:
+    policy, engine = Policy("one", "anywhere"), EngineConfig(custom_resources={"moon": 1})
+    with pytest.raises(ResourceError, match="1 moon"):
+        ModelServer.deploy("teacher", policy, engine, run="test", pointers=tmp_path)

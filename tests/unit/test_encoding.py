@@ -1,0 +1,102 @@
+"""Text to ids: BOS once, the prompt a prefix, EOS once at the end."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+
+from sirt_ray.core import prompts
+from sirt_ray.core.encoding import encode_demonstration, encode_pair, encode_prompt
+from sirt_ray.errors import DataError, ModelError
+from sirt_ray.types import Demonstration
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def demonstrated(text: str) -> Demonstration:
+    made = tiny.demonstration(3)
+    completion = replace(made.graded.completion, text=text)
+    return replace(made, graded=replace(made.graded, completion=completion))
+
+
+def chat_tokenizer(template: str = TEMPLATE) -> Any:
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_plain_prompt_is_the_rendered_text_after_one_bos() -> None:
+    tokenizer = tiny.byte_tokenizer()
+    text, ids = encode_prompt(tiny.question(3), "cot", tokenizer)
+    assert text == prompts.render(tiny.question(3), "cot")
+    assert ids[0] == 1
+    assert 1 not in ids[1:]
+    assert 2 not in ids
+    assert tokenizer.decode(ids[1:]) == text
+
+
+def test_no_bos_where_the_tokenizer_puts_none() -> None:
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = None
+    _, ids = encode_prompt(tiny.question(3), "cot", tokenizer)
+    assert 1 not in ids
+
+
+def test_chat_prompt_has_the_question_as_the_users_message_and_one_bos() -> None:
+    text, ids = encode_prompt(tiny.question(3), "plain", chat_tokenizer())
+    message = prompts.chat_message(tiny.question(3), "plain")
+    assert text == f"<s>[user] {message}[assistant]"
+    assert ids[0] == 1
+    assert 1 not in ids[1:]
+
+
+def test_doubled_bos_is_refused() -> None:
+    with pytest.raises(ModelError, match="two BOS"):
+        encode_prompt(tiny.question(3), "cot", chat_tokenizer("<s>" + TEMPLATE))
+
+
+@pytest.mark.parametrize("kind", ["cot", "plain"])
+def test_demonstration_is_prompt_then_the_teachers_text_then_eos(kind: Any) -> None:
+    tokenizer = tiny.byte_tokenizer()
+    sequence = encode_demonstration(demonstrated(" six. \n"), kind, tokenizer)
+    assert sequence.prompt_ids == encode_prompt(tiny.question(3), kind, tokenizer)[1]
+    assert sequence.completion_ids[-1] == 2
+    assert tokenizer.decode(sequence.completion_ids[:-1]) == " six. \n"
+    assert len(sequence) == len(sequence.prompt_ids) + len(" six. \n") + 1
+
+
+def test_eos_that_the_teacher_wrote_at_the_end_is_not_doubled() -> None:
+    sequence = encode_demonstration(demonstrated(" six</s>"), "cot", tiny.byte_tokenizer())
+    assert sequence.completion_ids.count(2) == 1
+
+
+def test_eos_inside_a_demonstration_is_refused() -> None:
+    with pytest.raises(DataError, match="middle"):
+        encode_demonstration(demonstrated(" six</s> seven"), "cot", tiny.byte_tokenizer())
+
+
+def test_padding_with_eos_changes_nothing() -> None:
+    usual = encode_demonstration(demonstrated(" six"), "cot", tiny.byte_tokenizer())
+    padded_with_eos = tiny.byte_tokenizer(pad=tiny.EOS)
+    assert encode_demonstration(demonstrated(" six"), "cot", padded_with_eos) == usual
+
+
+def test_tokenizer_without_eos_is_refused() -> None:
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="end-of-sequence"):
+        encode_demonstration(demonstrated(" six"), "cot", tokenizer)
+
+
+def test_pair_keeps_the_samplers_ids_after_the_pairs_prompt() -> None:
+    pair = tiny.pair(3)
+    example = encode_pair(pair, (-1.0, -2.0))
+    chosen, rejected = example.sequences
+    assert chosen.completion_ids == pair.chosen.completion.completion_ids
+    assert rejected.completion_ids == pair.rejected.completion.completion_ids
+    assert chosen.prompt_ids == rejected.prompt_ids == pair.prompt_ids
+    assert example.reference_logps == (-1.0, -2.0)

@@ -1,0 +1,123 @@
+"""Job files: what is refused, with which words, and that every job of ours parses."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sirt_ray import jobfile
+from sirt_ray.config import JobConfig
+from sirt_ray.errors import ConfigError
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
+BENCHMARKS = {"gsm8k", "commonsense_qa"}
+GOOD = """\
+name: mine
+data:
+  train: [gsm8k]
+  evaluate: [gsm8k, commonsense_qa]
+teacher: {model: big}
+student: {model: small}
+refine:
+  rounds: 2
+"""
+
+
+def load(tmp_path: Path, text: str = GOOD, *overrides: str) -> JobConfig:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return jobfile.load(path, overrides, BENCHMARKS)
+
+
+def refused(tmp_path: Path, text: str = GOOD, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, *overrides)
+    return str(caught.value)
+
+
+def test_a_resolved_job_parses_to_itself(tmp_path: Path) -> None:
+    job = load(tmp_path)
+    assert load(tmp_path, jobfile.dump(job)) == job
+
+
+def test_overrides_win_and_reach_new_sections(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD, "refine.rounds=5", "tune.lora.rank=4", "data.train=[commonsense_qa]")
+    assert job.refine.rounds == 5
+    assert job.tune.lora is not None and job.tune.lora.rank == 4
+    assert job.data.train == ["commonsense_qa"]
+
+
+def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
+    text = GOOD.replace("rounds: 2", "rounds: -1\n  betta: 0.1\n  beta: high")
+    message = refused(tmp_path, text, "data.train=[gsm9k]")
+    assert "4 problems" in message
+    assert f"{tmp_path / 'job.yaml'}:8: refine.rounds: " in message
+    assert f"{tmp_path / 'job.yaml'}:9: refine.betta: no such setting" in message
+    assert f"{tmp_path / 'job.yaml'}:10: refine.beta: " in message
+    assert "gsm9k" in message and "Known are commonsense_qa, gsm8k" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace("teacher: {model: big}\n", ""), "teacher: is required"),
+        (GOOD + "  num_plain: 0\n", "num_plain to 1 or more"),
+        (GOOD + "  pairs: {rule: correctness}\n  num_cot: 1\n", "num_cot to 2 or more"),
+        (GOOD + "  sampling: {temperature: 0}\n", "Raise the temperature"),
+        (GOOD + "  lora: {dropout: 0.1}\n", "Set it to 0"),
+        (GOOD.replace("name: mine", "name: ../mine"), "name: "),
+        (GOOD.replace("[gsm8k]", "[gsm8k, gsm8k]"), "names a benchmark twice: gsm8k"),
+        (GOOD.replace("[gsm8k]", "[gsm8k"), "no valid YAML"),
+        ("", "holds no settings"),
+        (GOOD + "resources: {student: {min_replicas: 3}}\n", "above max_replicas"),
+    ],
+)
+def test_nonsense_is_refused_in_words_a_user_can_act_on(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    assert words in refused(tmp_path, text)
+
+
+def test_a_malformed_override_names_itself(tmp_path: Path) -> None:
+    assert "--set refine.rounds" in refused(tmp_path, GOOD, "refine.rounds")
+    assert "--set refine.rounds=many: refine.rounds" in refused(
+        tmp_path, GOOD, "refine.rounds=many"
+    )
+
+
+def test_a_missing_file_says_which(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        jobfile.load(tmp_path / "nowhere.yaml", [], BENCHMARKS)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
+def test_every_job_parses_and_shows_only_what_it_changes(path: Path) -> None:
+    from sirt_ray.benchmarks.registry import REGISTRY
+
+    job = jobfile.load(path, [], REGISTRY)
+    defaults = JobConfig.model_validate(
+        {
+            "name": job.name,
+            "data": {"train": job.data.train, "evaluate": job.data.evaluate},
+            "teacher": {"model": job.teacher.model},
+            "student": {"model": job.student.model},
+        }
+    ).model_dump(mode="json")
+    written = yaml.safe_load(path.read_text())
+    for required in ("name", "teacher", "student"):
+        written.pop(required)
+    for section in ("train", "evaluate"):
+        written["data"].pop(section)
+    assert list(_repeated(written, defaults)) == []
+
+
+def _repeated(written: dict[str, object], defaults: object, at: str = "") -> list[str]:
+    """Settings that stand in a job although they are the default."""
+    found: list[str] = []
+    for key, value in written.items():
+        default = defaults.get(key) if isinstance(defaults, dict) else None
+        if isinstance(value, dict):
+            found += _repeated(value, default, f"{at}{key}.")
+        elif default is not None and default == value:
+            found.append(f"{at}{key}")
+    return found

@@ -1,0 +1,171 @@
+"""The method's order, its resuming and its roll-back, against a fake world and a real store."""
+
+from pathlib import Path
+
+import pytest
+from fakes import FakeStages, Heard, Killed, job
+
+from sirt_ray.artifacts import Store, Survey
+from sirt_ray.core.loop import Loop, Outcome
+from sirt_ray.errors import ArtifactError
+
+WHOLE = [
+    "questions",
+    "demonstrate",
+    "evaluate teacher",
+    "evaluate baseline",
+    "tune",
+    "evaluate round_00",
+    "sample 1 from round_00",
+    "pair 1",
+    "reference of round_00",
+    "refine 1 from round_00",
+    "evaluate round_01",
+    "sample 2 from round_01",
+    "pair 2",
+    "reference of round_01",
+    "refine 2 from round_01",
+    "evaluate round_02",
+]
+
+
+def run(root: Path, stages: FakeStages, heard: Heard | None = None, **changes: object) -> Outcome:
+    redo = bool(changes.pop("redo", False))
+    return Loop(job(**changes), stages, Store(root, redo=redo), heard or Heard()).run()
+
+
+def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files
+    }
+
+
+def test_the_steps_run_in_the_papers_order(tmp_path: Path) -> None:
+    stages, heard = FakeStages(), Heard()
+    outcome = run(tmp_path, stages, heard)
+    assert stages.calls == WHOLE
+    assert outcome.student.version == "round_02"
+    assert outcome.student.path == str(tmp_path / "round_02/student")
+    assert list(outcome.scores) == ["teacher", "baseline", "round_00", "round_01", "round_02"]
+    assert heard.stages == list(outcome.scores)
+
+
+def test_a_second_run_builds_nothing_and_says_the_same(tmp_path: Path) -> None:
+    first = run(tmp_path, FakeStages())
+    before = snapshot(tmp_path)
+    again = FakeStages()
+    assert run(tmp_path, again) == first
+    assert again.calls == []
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("stage", WHOLE)
+def test_a_run_killed_in_a_stage_resumes_in_that_stage(tmp_path: Path, stage: str) -> None:
+    dying = FakeStages(kill_in=stage)
+    with pytest.raises(Killed):
+        run(tmp_path, dying)
+    finished = [path.parent for path in tmp_path.rglob("record.json")]
+    before = {str(path): snapshot(path) for path in finished}
+    stages = FakeStages()
+    run(tmp_path, stages)
+    assert stages.calls == WHOLE[WHOLE.index(stage) :]
+    assert {str(path): snapshot(path) for path in finished} == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_what_a_killed_stage_left_is_there_when_it_continues(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, FakeStages(kill_in="tune"))
+    assert (tmp_path / "round_00/.student.partial/first").exists()
+    # With another learning rate, what is half-made is not the same artifact: it starts anew.
+    (tmp_path / "round_00/.student.partial/step_40").write_text("checkpoint")
+    run(tmp_path, FakeStages(), tune={"learning_rate": 1e-3})
+    assert not (tmp_path / "round_00/student/step_40").exists()
+
+
+def test_a_worse_round_is_rolled_back_and_the_next_starts_from_the_kept_one(tmp_path: Path) -> None:
+    stages, heard = FakeStages(held_out={"round_00": 60, "round_01": 30, "round_02": 62}), Heard()
+    outcome = run(tmp_path, stages, heard)
+    assert "sample 2 from round_00" in stages.calls
+    assert "refine 2 from round_00" in stages.calls
+    assert outcome.rolled_back == ("round_01",)
+    assert outcome.student.version == "round_02"
+    assert [kind for kind, _ in heard.events] == ["rolled_back"]
+    assert "60.0%" in heard.events[0][1]
+
+
+def test_a_fall_within_its_noise_is_kept(tmp_path: Path) -> None:
+    outcome = run(tmp_path, FakeStages(held_out={"round_00": 60, "round_01": 50, "round_02": 50}))
+    assert outcome.rolled_back == ()
+
+
+def test_roll_back_can_be_turned_off(tmp_path: Path) -> None:
+    stages = FakeStages(held_out={"round_00": 60, "round_01": 10})
+    outcome = run(tmp_path, stages, refine={"rounds": 1, "roll_back": False})
+    assert outcome.student.version == "round_01"
+
+
+def test_a_changed_setting_is_refused_with_field_and_ways_out(tmp_path: Path) -> None:
+    run(tmp_path, FakeStages())
+    before = snapshot(tmp_path)
+    with pytest.raises(ArtifactError) as caught:
+        run(tmp_path, FakeStages(), refine={"rounds": 2, "beta": 0.3})
+    message = str(caught.value)
+    assert "round_01/student" in message
+    assert "refine.beta: 0.1 -> 0.3" in message
+    assert "`name`" in message and "--redo" in message
+    assert snapshot(tmp_path) == before
+
+
+def test_redo_builds_again_what_the_setting_changes_and_nothing_else(tmp_path: Path) -> None:
+    run(tmp_path, FakeStages())
+    stages = FakeStages()
+    run(tmp_path, stages, refine={"rounds": 2, "beta": 0.3}, redo=True)
+    assert stages.calls == [
+        "refine 1 from round_00",
+        "evaluate round_01",
+        "sample 2 from round_01",
+        "pair 2",
+        "reference of round_01",
+        "refine 2 from round_01",
+        "evaluate round_02",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resources": {"trainer": {"num_workers": 4, "zero_stage": 3}, "block_size": 7}},
+        {"output": "elsewhere"},
+        {"data": {"train": ["gsm8k"], "evaluate": ["gsm8k"], "root": "/another/place"}},
+        {"refine": {"rounds": 2, "roll_back_stderrs": 3.0}},
+    ],
+)
+def test_where_and_how_fast_is_no_identity(tmp_path: Path, change: dict[str, object]) -> None:
+    run(tmp_path, FakeStages())
+    again = FakeStages()
+    run(tmp_path, again, **change)
+    assert again.calls == []
+
+
+def test_more_rounds_extend_a_finished_run(tmp_path: Path) -> None:
+    run(tmp_path, FakeStages(), refine={"rounds": 1})
+    stages = FakeStages()
+    run(tmp_path, stages, refine={"rounds": 2})
+    assert stages.calls == WHOLE[WHOLE.index("sample 2 from round_01") :]
+
+
+def test_a_survey_builds_nothing_and_tells_how_each_artifact_stands(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, FakeStages(kill_in="tune"))
+    before = snapshot(tmp_path)
+    stages, survey = FakeStages(), Survey(tmp_path)
+    Loop(job(), stages, survey, Heard()).run()
+    assert stages.calls == []
+    assert snapshot(tmp_path) == before
+    states = {state.name: state.state for state in survey.states}
+    assert states["demonstrations"] == "finished"
+    assert states["round_00/student"] == "begun"
+    assert states["round_02/student"] == "missing"
+    survey.refuse_untrue()

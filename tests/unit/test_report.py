@@ -1,0 +1,103 @@
+"""What a run prints and leaves behind."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sirt_ray.core.scoring import score_of, scores_to_json
+from sirt_ray.errors import DataError
+from sirt_ray.report.journal import RunJournal
+from sirt_ray.report.progress import LogProgress, TerminalProgress
+from sirt_ray.report.seeds import read_scores, seeds_table
+from sirt_ray.report.summary import summary
+from sirt_ray.report.table import scores_tables
+from sirt_ray.types import Scores
+
+
+def shown(thing: object, width: int = 80) -> str:
+    out = StringIO()
+    Console(file=out, width=width).print(thing)
+    return out.getvalue()
+
+
+def scores(right: int) -> Scores:
+    return {
+        "far": {"cot": score_of(1, 4)},
+        "near": {"cot": score_of(right, 4), "plain": score_of(0, 4)},
+    }
+
+
+def test_the_tables_put_in_domain_first_and_mark_what_was_rolled_back() -> None:
+    stages = {"baseline": scores(1), "round_01": scores(2)}
+    with_trigger, without = map(shown, scores_tables(stages, ["near"], ["round_01"]))
+    assert with_trigger.index("near") < with_trigger.index("far")
+    assert "50.0 ± 25.0" in with_trigger and "round_01 (rolled back)" in with_trigger
+    assert "0.0 ± 0.0" in without and "-" in without
+
+
+def test_a_summary_shows_every_reason_and_no_zero() -> None:
+    text = summary(
+        "round_01/pairs",
+        {
+            "questions": 9,
+            "pairs": 4,
+            "questions_paired": 3,
+            "completions": 20,
+            "completions_truncated": 2,
+            "correctness_without_right": 0,
+        },
+    )
+    assert text == "4 pairs from 3 of 9 questions (2 completions truncated)"
+
+
+def test_the_journal_leaves_scores_and_events(tmp_path: Path) -> None:
+    out = StringIO()
+    journal = RunJournal(tmp_path, Console(file=out, width=200))
+    journal.scores("baseline", scores(1))
+    journal.scores("round_09", scores(1))
+    journal.artifact("started", "demonstrations")
+    counts = {"questions": 3, "kept": 2, "dropped_wrong": 1}
+    journal.artifact("finished", "demonstrations", counts=counts, seconds=1.5)
+    journal.event("rolled_back", "because [it] fell", version="round_01")
+    journal.finish({"baseline": scores(1)})
+    assert json.loads((tmp_path / "scores.json").read_text()) == {
+        "baseline": scores_to_json(scores(1))
+    }
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == [
+        *("started", "finished", "rolled_back"),
+        "finished",
+    ]
+    assert "2 kept of 3 questions (1 dropped wrong)" in out.getvalue()
+    assert "because [it] fell" in out.getvalue()
+
+
+def test_seeds_are_shown_as_mean_and_standard_error_over_runs() -> None:
+    runs = [
+        {"baseline": scores(0), "round_00": scores(1), "round_01": scores(right)}
+        for right in (2, 4)
+    ]
+    lines = seeds_table(runs).splitlines()
+    assert lines[0] == "| stage | far, cot | near, cot | near, plain |"
+    assert lines[-2] == "| round_01 | 25.0 ± 0.0 | 75.0 ± 25.0 | 0.0 ± 0.0 |"
+    assert lines[-1] == "| round_01 - round_00 | +0.0 ± 0.0 | +50.0 ± 25.0 | +0.0 ± 0.0 |"
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=str(tmp_path)):
+        read_scores(tmp_path)
+
+
+def test_a_bar_shows_figures_and_a_log_stays_quiet_for_short_stages() -> None:
+    terminal, log = StringIO(), StringIO()
+    for progress in (
+        TerminalProgress(Console(file=terminal, force_terminal=True, width=160)),
+        LogProgress(Console(file=log)),
+    ):
+        with progress.stage("sampling", 10, "questions") as bar:
+            bar.update(5, loss=0.25)
+    assert "5/10" in terminal.getvalue() and "loss 0.25" in terminal.getvalue()
+    assert log.getvalue() == ""

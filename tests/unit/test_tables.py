@@ -1,0 +1,62 @@
+"""Records survive Parquet, and the ecosystem's libraries find their columns."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fakes import graded
+
+from sirt_ray import tables
+from sirt_ray.errors import DataError
+from sirt_ray.types import Demonstration, PreferencePair, Question
+
+QUESTION = Question("q1", "q1", "How many?", ("two", "four"), "B")
+GRADED = [graded("q1", 0), graded("q1", 1, verdict="unparseable", kind="plain")]
+PAIR = PreferencePair("q1", "q1", "dpo_cot", "q1 cot", (1, 5), GRADED[0], GRADED[1])
+
+
+def test_every_record_comes_back_as_it_went(tmp_path: Path) -> None:
+    demonstration = Demonstration(
+        Question("q1", "q1", "How many?", ("two", "four"), "4"), graded("q1", 0)
+    )
+    cases = [
+        (QUESTION, tables.question_row, tables.to_question, tables.QUESTION),
+        (GRADED[1], tables.graded_row, tables.to_graded, tables.GRADED),
+        (demonstration, tables.demonstration_row, tables.to_demonstration, tables.DEMONSTRATION),
+        (PAIR, tables.pair_row, tables.to_pair, tables.PAIR),
+    ]
+    for number, (record, to_row, from_row, schema) in enumerate(cases):
+        path = tmp_path / f"{number}.parquet"
+        tables.write(path, [to_row(record)], schema)
+        assert [from_row(row) for row in tables.read(path)] == [record]
+
+
+def test_the_columns_are_the_ecosystems(tmp_path: Path) -> None:
+    tables.write(tmp_path / "pairs.parquet", [tables.pair_row(PAIR)], tables.PAIR)
+    row = pq.read_table(tmp_path / "pairs.parquet").to_pylist()[0]
+    assert (row["prompt"], row["chosen"], row["rejected"]) == (
+        "q1 cot",
+        GRADED[0].completion.text,
+        GRADED[1].completion.text,
+    )
+    assert {"prompt", "completion"} <= set(tables.DEMONSTRATION.names)
+
+
+def test_counts_travel_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    tables.write(path, [], tables.GRADED, {"questions": 3, "dropped": {"too_long": 1}})
+    assert tables.counts(path) == {"questions": 3, "dropped": {"too_long": 1}}
+    assert tables.read(path) == []
+
+
+def test_an_empty_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=str(tmp_path)):
+        tables.read(tmp_path)
+
+
+def test_a_broken_write_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    with pytest.raises(pa.ArrowInvalid):
+        tables.write(path, [{"sample_index": "no number"}], tables.GRADED)
+    assert not path.exists()
