@@ -124,7 +124,7 @@ def test_a_split_without_rows(
     path = rows / "gsm8k" / "train.parquet"
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     told = refused(tmp_path, capsys, job(tmp_path, rows))
-    assert "gsm8k" in told and "empty" in told
+    assert "gsm8k, split train" in told and "has no rows" in told
 
 
 def test_a_model_that_is_not_there(
