@@ -9,6 +9,7 @@ from ray._private.state import state as cluster_state
 
 from sirt_ray.config import EngineConfig
 from sirt_ray.errors import ResourceError
+from sirt_ray.on_ray import vllm_worker
 
 _CPU_KV_CACHE_GIB = 0.25
 _CPU_BLOCK_TOKENS = 32
@@ -51,6 +52,7 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "max_num_seqs": engine.max_num_seqs,
         "disable_log_stats": True,
+        "worker_extension_cls": vllm_worker.EXTENSION,
     }
     if engine.max_model_len is not None:
         kwargs["max_model_len"] = engine.max_model_len

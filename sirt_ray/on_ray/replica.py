@@ -195,7 +195,7 @@ class Replica:
             if self._policy != policy:
                 await self._server.pause(mode="wait")
                 await self._server.collective_rpc(
-                    "reload_weights", kwargs={"weights_path": _weights_folder(policy)}
+                    "load_weights_from", args=(_weights_folder(policy),)
                 )
                 await self._server.reset_prefix_cache()
                 self._policy = policy

@@ -5,7 +5,6 @@ and what is said when they cannot start. The model has random weights, so nothin
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +38,7 @@ PLAN = SamplingPlan(
 )
 
 
-def build_model(path: Path, seed: int) -> Path:
+def build_model(path: Path, seed: int, tied: bool = False) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=259,
@@ -53,6 +52,7 @@ def build_model(path: Path, seed: int) -> Path:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).save_pretrained(path)
     special = ["<pad>", "<s>", "</s>"]
@@ -101,8 +101,12 @@ class Bars:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two tied and two untied models: an engine keeps the output head apart in one case only."""
     folder = tmp_path_factory.mktemp("models")
-    return {name: build_model(folder / name, seed) for seed, name in enumerate(("one", "two"))}
+    return {
+        name: build_model(folder / name, seed, tied=not name.startswith("untied"))
+        for seed, name in enumerate(("one", "two", "untied_one", "untied_two"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -275,24 +279,40 @@ def greedy_reference(checkpoint: Path, prompt: tuple[int, ...]) -> tuple[int, ..
     return tuple(ids[0, len(prompt) :].tolist())
 
 
+def there_and_back(server: ModelServer, checkpoints: dict[str, Path], names: list[str]) -> None:
+    """The second visit to a path must not find stale weights either."""
+    prompts = [(1, *range(first, first + 20)) for first in (40, 90, 140)]
+    expected = {
+        name: [greedy_reference(checkpoints[name], prompt) for prompt in prompts] for name in names
+    }
+    assert expected[names[0]] != expected[names[1]]
+    assert [greedy(server, prompt) for prompt in prompts] == expected[names[0]]
+    processes = server.handle.facts.remote().result(timeout_s=60).process_ids
+    for name in reversed(names):
+        server.load(Policy(name, str(checkpoints[name])))
+        assert server.version == name
+        assert [greedy(server, prompt) for prompt in prompts] == expected[name]
+    assert server.handle.facts.remote().result(timeout_s=60).process_ids == processes
+
+
 def test_weights_change_on_the_running_engine(
     server: ModelServer, checkpoints: dict[str, Path]
 ) -> None:
-    """There and back again: the second visit to a path must not find stale weights either."""
-    prompt = (1, *range(40, 60))
-    expected = {name: greedy_reference(path, prompt) for name, path in checkpoints.items()}
-    assert expected["one"] != expected["two"]
-    assert greedy(server, prompt) == expected["one"]
-    processes = server.handle.facts.remote().result(timeout_s=60).process_ids
+    there_and_back(server, checkpoints, ["one", "two"])
 
-    for name in ("two", "one"):
-        began = time.monotonic()
-        server.load(Policy(name, str(checkpoints[name])))
-        assert time.monotonic() - began < 2
-        assert server.version == name
-        assert greedy(server, prompt) == expected[name]
 
-    assert server.handle.facts.remote().result(timeout_s=60).process_ids == processes
+def test_weights_with_a_head_of_their_own_change_too(
+    ray_cluster: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    names = ["untied_one", "untied_two"]
+    policy = Policy(names[0], str(checkpoints[names[0]]))
+    server = ModelServer.start(
+        "teacher", policy, EngineConfig(num_cpus=0.5), run="test", pointers=tmp_path
+    )
+    try:
+        there_and_back(server, checkpoints, names)
+    finally:
+        server.stop()
 
 
 def test_a_model_that_cannot_be_served_is_said_with_the_engines_reason(
