@@ -76,7 +76,7 @@ class Stages(Protocol):
         """Graded completions -> preference pairs, by the job's rule."""
         ...
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact) -> Counts:
+    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
         """Log-probabilities of every pair under the student that the round started from."""
         ...
 

@@ -112,7 +112,7 @@ class Loop:
         reference = once(
             f"{at}/reference",
             identity.reference(job, weights, pairs),
-            lambda out: stages.reference(out, student, pairs),
+            lambda out: stages.reference(out, student, pairs, round),
         )
         return once(
             f"{at}/student",

@@ -108,7 +108,7 @@ class RayStages:
             config=job.tune,
             resources=job.resources.trainer,
             seed=job.seed,
-            run_name=f"{job.name}-tune",
+            name="round_00/student",
             progress=self._progress,
         )
 
@@ -154,7 +154,7 @@ class RayStages:
         tables.write(out / "pairs.parquet", map(tables.pair_row, pairs), tables.PAIR, counts)
         return counts
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact) -> Counts:
+    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
         self._engines.make_room_for_training()
         return trainer.reference_logps(
             out,
@@ -162,7 +162,7 @@ class RayStages:
             pairs=pairs.path,
             config=self._job.refine,
             resources=self._job.resources.trainer,
-            run_name=f"{self._job.name}-{student.version}-reference",
+            name=f"round_{round:02d}/reference",
             progress=self._progress,
         )
 
@@ -178,7 +178,7 @@ class RayStages:
             config=self._job.refine,
             resources=self._job.resources.trainer,
             seed=self._job.seed + round,
-            run_name=f"{self._job.name}-round_{round:02d}",
+            name=f"round_{round:02d}/student",
             progress=self._progress,
         )
 

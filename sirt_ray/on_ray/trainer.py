@@ -33,7 +33,7 @@ def tune(
     config: TuneConfig,
     resources: TrainerResources,
     seed: int,
-    run_name: str,
+    name: str,
     progress: Progress,
 ) -> Counts:
     """Instruction-tune `base` on stored demonstrations; `out` becomes the student's folder."""
@@ -45,7 +45,7 @@ def tune(
         resources=resources,
         seed=seed,
     )
-    return _carry_out(task, run_name, progress)
+    return _carry_out(task, name, progress)
 
 
 def reference_logps(
@@ -55,7 +55,7 @@ def reference_logps(
     pairs: Path,
     config: RefineConfig,
     resources: TrainerResources,
-    run_name: str,
+    name: str,
     progress: Progress,
 ) -> Counts:
     """Write `out/reference.parquet`: the student's log-probabilities of every pair, in order."""
@@ -66,7 +66,7 @@ def reference_logps(
         config=config,
         resources=resources,
     )
-    return _carry_out(task, run_name, progress)
+    return _carry_out(task, name, progress)
 
 
 def refine(
@@ -78,7 +78,7 @@ def refine(
     config: RefineConfig,
     resources: TrainerResources,
     seed: int,
-    run_name: str,
+    name: str,
     progress: Progress,
 ) -> Counts:
     """Refine `student` by DPO on its own pairs; `out` becomes the next student's folder.
@@ -94,7 +94,7 @@ def refine(
         resources=resources,
         seed=seed,
     )
-    return _carry_out(task, run_name, progress)
+    return _carry_out(task, name, progress)
 
 
 def _absolute(model: str) -> str:
@@ -102,21 +102,21 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else model
 
 
-def _carry_out(task: Task, run_name: str, progress: Progress) -> Counts:
+def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
     """Run the workers to the end of the task, unless an earlier call has been there already."""
     work = WorkFolder(task.out)
     result = work.result()
     if result is None:
         attempt = work.claim(task.resources)
-        with _watched(work, run_name, progress):
-            _fit(task, work, attempt, run_name)
+        with _watched(work, name, progress):
+            _fit(task, work, attempt, name)
         result = work.result()
         assert result is not None, "the workers ended without a result"
     work.remove()
     return result
 
 
-def _fit(task: Task, work: WorkFolder, attempt: str, run_name: str) -> None:
+def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     """One Ray Train run. Raises the SirtError that a worker met, StageError where workers died."""
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -143,7 +143,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, run_name: str) -> None:
             },
         ),
         run_config=RunConfig(
-            name=f"{run_name}-{attempt}",
+            name=f"{name.replace('/', '-')}-{attempt}",
             storage_path=str(work.path / "ray"),
             failure_config=FailureConfig(max_failures=resources.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),

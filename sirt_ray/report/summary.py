@@ -61,8 +61,16 @@ def _pairs(counts: Counts) -> str:
     return (
         f"{counts['pairs']:,} pairs from {counts['questions_paired']:,} of"
         f" {counts['questions']:,} questions"
-        + _reasons({key: n for key, n in counts.items() if key not in kept})
+        + _reasons({_pair_reason(key): n for key, n in counts.items() if key not in kept})
     )
+
+
+def _pair_reason(key: str) -> str:
+    kind, _, reason = key.partition("_")
+    if kind == "completions":
+        return f"{reason} completions"
+    rule, _, missing = key.partition("_without_")
+    return f"questions without a {missing} answer for {rule}"
 
 
 def _reference(counts: Counts) -> str:
@@ -70,11 +78,12 @@ def _reference(counts: Counts) -> str:
 
 
 def _evaluation(counts: Counts) -> str:
-    return ", ".join(
-        f"{benchmark} {kind} {100 * score.accuracy:.1f}"
-        for benchmark, kinds in scores_from(counts["test"]).items()
-        for kind, score in kinds.items()
-    )
+    scores = scores_from(counts["test"])
+    by_kind = {
+        kind: [f"{name} {100 * found[kind].accuracy:.1f}" for name, found in scores.items()]
+        for kind in next(iter(scores.values()))
+    }
+    return "; ".join(f"{kind}: {', '.join(shown)}" for kind, shown in by_kind.items())
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -16,21 +16,29 @@ _STATES = {
 }
 
 
+_MOST_BENCHMARKS = 4
+"""In one table: what fits in a terminal of 80 columns."""
+
+
 def scores_tables(
     scores: Mapping[str, Scores], in_domain: Collection[str], rolled_back: Collection[str] = ()
 ) -> list[Table]:
-    """One table for each kind of prompt: stages down, benchmarks across, percent right ± one
-    standard error; in-domain benchmarks first."""
+    """Tables for each kind of prompt: stages down, benchmarks across, percent right ± one standard
+    error; in-domain benchmarks first."""
+    named = dict.fromkeys(name for found in scores.values() for name in found)
+    benchmarks = sorted(named, key=lambda name: name not in in_domain)
     return [
-        _table(kind, scores, in_domain, rolled_back)
+        _table(kind, scores, benchmarks[first : first + _MOST_BENCHMARKS], in_domain, rolled_back)
         for kind in _PROMPTS
         if any(kind in kinds for found in scores.values() for kinds in found.values())
+        for first in range(0, len(benchmarks), _MOST_BENCHMARKS)
     ]
 
 
 def _table(
     kind: PromptKind,
     scores: Mapping[str, Scores],
+    benchmarks: Sequence[str],
     in_domain: Collection[str],
     rolled_back: Collection[str],
 ) -> Table:
@@ -39,13 +47,13 @@ def _table(
         title_justify="left",
     )
     table.add_column("stage", no_wrap=True)
-    named = dict.fromkeys(name for found in scores.values() for name in found)
-    benchmarks = sorted(named, key=lambda name: name not in in_domain)
     for name in benchmarks:
         domain = "in-domain" if name in in_domain else "out-domain"
-        table.add_column(f"{name}\n{domain}", justify="right", no_wrap=True)
+        # Names break at their underscores: a column is as wide as its figures.
+        broken = name.replace("_", "_\n")
+        table.add_column(f"{broken}\n[dim]{domain}[/]", justify="right", vertical="bottom")
     for stage, found in scores.items():
-        label = f"{stage} (rolled back)" if stage in rolled_back else stage
+        label = f"{stage}\n[dim](rolled back)[/]" if stage in rolled_back else stage
         table.add_row(label, *[_cell(found, name, kind) for name in benchmarks])
     return table
 

@@ -85,7 +85,7 @@ def tune(room: Path, out: Path, resources: TrainerResources, **changed: Any) -> 
         config=TUNE.model_copy(update=changed),
         resources=resources,
         seed=0,
-        run_name="tune",
+        name="tune",
         progress=Shown(),
     )
 
@@ -254,7 +254,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
         pairs=pairs,
         config=REFINE,
         resources=resources,
-        run_name="reference",
+        name="reference",
         progress=shown,
     )
     assert counts["pairs"] == 14
@@ -267,7 +267,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
         config=REFINE,
         resources=resources,
         seed=0,
-        run_name="refine",
+        name="refine",
         progress=shown,
     )
     assert shown.updates[-1][0] == 9

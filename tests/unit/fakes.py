@@ -99,7 +99,7 @@ class FakeStages:
     def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
         return self._make(out, f"pair {round}")
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact) -> Counts:
+    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
         return self._make(out, f"reference of {student.version}")
 
     def refine(

@@ -34,8 +34,17 @@ def test_the_tables_put_in_domain_first_and_mark_what_was_rolled_back() -> None:
     stages = {"baseline": scores(1), "round_01": scores(2)}
     with_trigger, without = map(shown, scores_tables(stages, ["near"], ["round_01"]))
     assert with_trigger.index("near") < with_trigger.index("far")
-    assert "50.0 ± 25.0" in with_trigger and "round_01 (rolled back)" in with_trigger
+    assert "50.0 ± 25.0" in with_trigger and "(rolled back)" in with_trigger
     assert "0.0 ± 0.0" in without and "-" in without
+
+
+def test_tables_fit_in_a_terminal_whole() -> None:
+    names = ["commonsense_qa", "openbookqa", "word_problems_ood", "social_i_qa", "multiarith"]
+    stage: Scores = {name: {"cot": score_of(9, 9)} for name in names}
+    tables = scores_tables({"baseline": stage, "round_10": stage}, names[:2], ["round_10"])
+    text = "".join(map(shown, tables))
+    assert len(tables) == 2 and "…" not in text
+    assert text.count("100.0 ± 0.0") == 2 * len(names)
 
 
 def test_a_summary_shows_every_reason_and_no_zero() -> None:
@@ -50,7 +59,7 @@ def test_a_summary_shows_every_reason_and_no_zero() -> None:
             "correctness_without_right": 0,
         },
     )
-    assert text == "4 pairs from 3 of 9 questions (2 completions truncated)"
+    assert text == "4 pairs from 3 of 9 questions (2 truncated completions)"
 
 
 def test_the_journal_leaves_scores_and_events(tmp_path: Path) -> None:
