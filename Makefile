@@ -38,10 +38,11 @@ quickstart: setup ## the whole method on this machine, in minutes
 	$(BIN)/sirt run jobs/quickstart.yaml
 
 SEEDS ?= 0 1 2
-quickstart-seeds: setup ## the quickstart under three seeds, as one table (the README's numbers)
+JOB ?= quickstart
+quickstart-seeds: setup ## a quickstart job under three seeds, as one table (the README's numbers)
 	@for seed in $(SEEDS); do \
-	  $(BIN)/sirt run jobs/quickstart.yaml --set name=quickstart-seed$$seed --set seed=$$seed || exit 1; done
-	@$(BIN)/python -m sirt_ray.report.seeds $(SEEDS:%=runs/quickstart-seed%)
+	  $(BIN)/sirt run jobs/$(JOB).yaml --set name=$(JOB)-seed$$seed --set seed=$$seed || exit 1; done
+	@$(BIN)/python -m sirt_ray.report.seeds $(SEEDS:%=runs/$(JOB)-seed%)
 
 test: check test-unit test-integration ## everything that can be tested without a GPU
 

@@ -181,26 +181,29 @@ class RefineConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RefineConfig":
+        problems: list[str] = []
         if self.pairs.rule != "correctness" and self.num_plain == 0:
-            raise ValueError(
+            problems.append(
                 f"pairs.rule '{self.pairs.rule}' rejects Answers to the plain prompt, but num_plain"
                 " is 0. Set num_plain to 1 or more, or pairs.rule to 'correctness'"
             )
         if self.pairs.rule == "correctness" and self.num_cot < 2:
-            raise ValueError(
+            problems.append(
                 "pairs.rule 'correctness' needs a right and a wrong CoT-Answer to one question,"
                 " but num_cot is 1. Set num_cot to 2 or more (4 to 8 are usual)"
             )
         if self.sampling.temperature == 0 and self.num_cot > 1:
-            raise ValueError(
+            problems.append(
                 "sampling.temperature is 0, so all num_cot CoT-Answers of a question would be the"
                 " same. Raise the temperature (0.7 to 1.0 are usual) or set num_cot to 1"
             )
         if self.lora is not None and self.lora.dropout > 0:
-            raise ValueError(
+            problems.append(
                 "lora.dropout is above 0: the policy would differ from its reference before the"
                 " first step. Set it to 0"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

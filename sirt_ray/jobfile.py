@@ -30,7 +30,7 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> J
         document = yaml.safe_load(text)
         lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}. Mend it there") from error
+        raise ConfigError(f"{_where(path, error)}. Mend it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
     sources: dict[Position, str] = {position: f"{path}:{line}" for position, line in lines.items()}
@@ -80,6 +80,13 @@ def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:
             found[(*at, index)] = value.start_mark.line + 1
             found |= _lines(value, (*at, index))
     return found
+
+
+def _where(path: Path, error: yaml.YAMLError) -> str:
+    """Where a file stops being YAML, and why."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{path}:{error.problem_mark.line + 1} is no valid YAML: {error.problem}"
+    return f"{path} is no valid YAML: {error}"
 
 
 def _message(error: ValidationError, sources: dict[Position, str], path: Path) -> str:

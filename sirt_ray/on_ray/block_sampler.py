@@ -70,8 +70,8 @@ class BlockJob:
     handle: Any
     plan: SamplingPlan
     grade: Grade
-    tokenizer_path: str
-    tokenizer_revision: str | None
+    tokenizer: Any
+    """Loaded by the driver: to unpickle it takes a second, to find and load it five."""
     out: str
     version: str
     max_model_len: int
@@ -130,13 +130,8 @@ class BlockSampler:
     """
 
     def __init__(self, job: BlockJob) -> None:
-        from transformers import AutoTokenizer
-
         self._job = job
         self._free = asyncio.Semaphore(job.in_flight)
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            job.tokenizer_path, revision=job.tokenizer_revision
-        )
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         try:
@@ -191,7 +186,7 @@ class BlockSampler:
     ) -> tuple[list[Graded], int, int]:
         """One request: its graded completions, its prompt's tokens, how often it was retried."""
         job, sampling = self._job, self._job.plan.sampling
-        prompt, prompt_ids = encode_prompt(question, kind, self._tokenizer)
+        prompt, prompt_ids = encode_prompt(question, kind, job.tokenizer)
         if len(prompt_ids) + sampling.max_tokens > job.max_model_len:
             raise _Refused(
                 "prompt_too_long",
@@ -253,7 +248,7 @@ class BlockSampler:
         reply: SampleReply,
     ) -> list[Graded]:
         all_ids = [choice.completion_ids for choice in reply.choices]
-        texts = completion_texts(self._tokenizer, request.prompt_ids, all_ids)
+        texts = completion_texts(self._job.tokenizer, request.prompt_ids, all_ids)
         graded: list[Graded] = []
         for index, (choice, text) in enumerate(zip(reply.choices, texts, strict=True)):
             completion = Completion(

@@ -98,13 +98,13 @@ class Replica:
         self._role = role
         self._loading = asyncio.Lock()
         self._policy = read_pointer(pointer)
-        logged = _LogMark()
+        self._logged = _LogMark()
         try:
             await self._start(llm_config)
         except Exception as error:
             # Untrusted edge: the engine fails in many ways, in other processes too. The first
             # reason has to reach the user through Serve's status text.
-            reason = failure_reason(str(error), logged.text_since())
+            reason = failure_reason(str(error), self._logged.text_since())
             raise StageError(f"{ENGINE_FAILED}{json.dumps(reason)}") from None
         await self._follow_pointer()
 
@@ -181,11 +181,10 @@ class Replica:
         to it by being idle: the process ends, a moment later so that the reason gets out."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        logged = _LogMark()
         try:
             return await anext(aiter(await self._server.completions(request)))
         except EngineDeadError as error:
-            reason = failure_reason(str(error), logged.text_since())
+            reason = failure_reason(str(error), self._logged.text_since())
             asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, os._exit, 1)
             raise RuntimeError(f"the {self._role} engine died: {reason}") from None
 

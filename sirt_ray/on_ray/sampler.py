@@ -45,7 +45,7 @@ def sample(
     questions: Sequence[Question],
     plan: SamplingPlan,
     server: ModelServer,
-    tokenizer_path: str,
+    tokenizer: Any,
     out: Path,
     resources: ResourcesConfig,
     progress: Progress,
@@ -73,8 +73,7 @@ def sample(
             server.handle,
             plan,
             grade,
-            tokenizer_path,
-            server.policy.revision if tokenizer_path == server.policy.path else None,
+            tokenizer,
             str(out.absolute()),
             server.policy.version,
             server.max_model_len,
@@ -135,6 +134,7 @@ def _run(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
+    context.memory_usage_poll_interval_s = None
     actors = min(len(blocks), num_replicas)
     blocks_per_actor = max(1, resources.blocks_in_flight // actors)
     results = ray.data.from_arrow([_block_table(questions, block) for block in blocks]).map_batches(

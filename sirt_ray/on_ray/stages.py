@@ -20,6 +20,7 @@ from sirt_ray.on_ray import data, trainer
 from sirt_ray.on_ray.engines import Engines, Role
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
+from sirt_ray.training.tasks import Source
 from sirt_ray.types import PromptKind, Question, Split, Verdict
 
 Requests = tuple[tuple[PromptKind, int], ...]
@@ -238,11 +239,14 @@ class RayStages:
         sampling: SamplingConfig,
         name: str,
     ) -> Counts:
+        # Brings torch with it, which planning a run does not need.
+        from sirt_ray.training.models import load_tokenizer
+
         return sample(
             questions,
             SamplingPlan(requests, sampling, self._job.seed),
             self._engines.serve(role, policy),
-            tokenizer_path=str(assets.resolve(policy.path)),
+            tokenizer=load_tokenizer(Source(str(assets.resolve(policy.path)), policy.revision)),
             out=out,
             resources=self._job.resources,
             progress=self._progress,

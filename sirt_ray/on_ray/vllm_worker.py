@@ -1,6 +1,6 @@
 """What is added to vLLM's own worker process (`worker_extension_cls`): taking new weights whole.
 
-    collective_rpc("load_weights_from", args=(folder,))
+collective_rpc("load_weights_from", args=(folder,))
 """
 
 from typing import Any

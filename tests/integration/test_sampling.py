@@ -134,7 +134,7 @@ def sampled(
         questions,
         PLAN,
         server,
-        str(checkpoint),
+        AutoTokenizer.from_pretrained(checkpoint),
         out,
         ResourcesConfig(block_size=block_size, blocks_in_flight=2),
         bars or Bars(),
