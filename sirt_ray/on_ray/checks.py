@@ -46,8 +46,32 @@ def _check_model(section: str, model: str, revision: str | None) -> None:
             f"{section}.model: {model} cannot be loaded: {str(error).splitlines()[0]}"
             " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"
         ) from error
+    if path.is_dir():
+        _check_weights(section, path)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{section}.model: the tokenizer of {model} has no end-of-sequence token, so answers"
             " would never end. Set `eos_token` in its tokenizer_config.json"
         )
+
+
+def _check_weights(section: str, folder: Path) -> None:
+    """Read the headers of the weights: a download that was cut off, or a pointer of Git LFS in the
+    place of a file, would otherwise be noticed when the engines start."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{section}.model: there are no weights (*.safetensors) in {folder}. Download them, or"
+            " convert older ones with `save_pretrained`"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{section}.model: {file} holds no whole weights: {error}. Download the file again;"
+                " if it is a text of a few lines, fetch the real one with `git lfs pull`"
+            ) from error

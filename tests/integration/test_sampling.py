@@ -324,7 +324,7 @@ def test_a_model_that_cannot_be_served_is_said_with_the_engines_reason(
     config = json.loads((unknown / "config.json").read_text())
     config |= {"architectures": ["NoSuchForCausalLM"], "model_type": "no_such"}
     (unknown / "config.json").write_text(json.dumps(config))
-    shutil.copytree(checkpoints["one"], broken)
+    shutil.copytree(checkpoints["untied_one"], broken)
     (broken / "model.safetensors").write_bytes(b"these are no weights")
 
     def deploy(role: str, path: Path) -> ModelServer:

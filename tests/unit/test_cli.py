@@ -146,6 +146,20 @@ def test_a_tokenizer_that_cannot_end(
     assert "end-of-sequence" in told
 
 
+def test_weights_that_are_cut_off_or_not_there(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(assets.resolve("quickstart:student"), model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    told = refused(tmp_path, capsys, job(tmp_path, rows), "--set", f"teacher.model={model}")
+    assert "teacher.model" in told and "model.safetensors" in told
+    weights.unlink()
+    told = refused(tmp_path, capsys, job(tmp_path, rows), "--set", f"teacher.model={model}")
+    assert "no weights" in told
+
+
 def test_rows_and_models_are_complained_about_together(
     tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
