@@ -40,7 +40,7 @@ SUMMED = (
 _ATTEMPTS = 4
 _FIRST_BACKOFF_SECONDS = 1.0
 _DEADLINE_SECONDS = 1800.0
-"""For one request with all its attempts; a lost engine is replaced well within it."""
+"""For one question with all its attempts; a lost engine is replaced well within it."""
 _CONTEXT_TOKENS = 4
 
 
@@ -59,8 +59,8 @@ class SamplingPlan:
     seed: int
 
     @property
-    def samples_per_request(self) -> int:
-        return max(n for _, n in self.requests)
+    def samples_per_question(self) -> int:
+        return sum(n for _, n in self.requests)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class BlockJob:
     version: str
     max_model_len: int
     in_flight: int
-    """Requests that one actor has under way; it is as many as one replica takes."""
+    """Questions that one actor has under way; it is as many as one replica takes."""
 
 
 class _Refused(Exception):
@@ -125,7 +125,7 @@ class BlockSampler:
     """Samples one block of questions at a time, several blocks at once (Ray Data runs it).
 
     Consumes blocks of question rows with their position. Produces the block's part file, then one
-    row with its counts. Waits for: the engines, at most 30 minutes for one request. On failure: an
+    row with its counts. Waits for: the engines, at most 30 minutes for one question. On failure: an
     error that passes (a replica was lost) is tried again; any other ends the stage.
     """
 
@@ -170,21 +170,33 @@ class BlockSampler:
         return counts
 
     async def _question(self, question: Question) -> tuple[list[Graded], dict[str, int]] | _Refused:
-        asked = (self._ask(question, kind, n) for kind, n in self._job.plan.requests)
+        """The graded completions of all requests, and what they took; one call to the engine."""
+        job = self._job
         try:
-            answers = await asyncio.gather(*asked)
+            asked = [self._request(question, kind, n) for kind, n in job.plan.requests]
         except _Refused as refused:
             return refused
-        used = {
-            "prompt_tokens": sum(prompt_tokens for _, prompt_tokens, _ in answers),
-            "retries": sum(retries for _, _, retries in answers),
-        }
-        return [graded for some, _, _ in answers for graded in some], used
+        async with self._free:
+            replies, retries = await self._send(tuple(request for _, request in asked), question.id)
+        graded: list[Graded] = []
+        for (kind, _), (prompt, request), reply in zip(
+            job.plan.requests, asked, replies, strict=True
+        ):
+            if reply.refused is not None:
+                return _Refused("refused_by_engine", reply.refused)
+            if reply.version != job.version or len(reply.choices) != request.n:
+                raise StageError(
+                    f"the engine answered question {question.id} with {len(reply.choices)}"
+                    f" completions of '{reply.version}'; {request.n} of '{job.version}' were asked"
+                    " for"
+                )
+            graded += self._graded(question, kind, prompt, request, reply)
+        prompt_tokens = sum(len(request.prompt_ids) for _, request in asked)
+        return graded, {"prompt_tokens": prompt_tokens, "retries": retries}
 
-    async def _ask(
-        self, question: Question, kind: PromptKind, n: int
-    ) -> tuple[list[Graded], int, int]:
-        """One request: its graded completions, its prompt's tokens, how often it was retried."""
+    def _request(self, question: Question, kind: PromptKind, n: int) -> tuple[str, SampleRequest]:
+        """The prompt as text, and what the engine is asked. Raises _Refused where it is too
+        long."""
         job, sampling = self._job, self._job.plan.sampling
         prompt, prompt_ids = encode_prompt(question, kind, job.tokenizer)
         if len(prompt_ids) + sampling.max_tokens > job.max_model_len:
@@ -194,7 +206,7 @@ class BlockSampler:
                 f" ({sampling.max_tokens}) that is above the engine's {job.max_model_len}."
                 " Lower max_tokens or raise max_model_len under resources",
             )
-        request = SampleRequest(
+        return prompt, SampleRequest(
             prompt_ids=tuple(prompt_ids),
             n=n,
             seed=request_seed(job.plan.seed, question.id, kind),
@@ -203,25 +215,17 @@ class BlockSampler:
             max_tokens=sampling.max_tokens,
             version=job.version,
         )
-        async with self._free:
-            reply, retries = await self._send(request, question.id)
-        if reply.refused is not None:
-            raise _Refused("refused_by_engine", reply.refused)
-        if reply.version != job.version or len(reply.choices) != n:
-            raise StageError(
-                f"the engine answered question {question.id} with {len(reply.choices)} completions"
-                f" of '{reply.version}'; {n} of '{job.version}' were asked for"
-            )
-        return self._graded(question, kind, prompt, request, reply), len(prompt_ids), retries
 
-    async def _send(self, request: SampleRequest, question_id: str) -> tuple[SampleReply, int]:
-        """The engine's reply and how often it had to be asked again."""
+    async def _send(
+        self, requests: tuple[SampleRequest, ...], question_id: str
+    ) -> tuple[tuple[SampleReply, ...], int]:
+        """The engine's replies and how often it had to be asked again."""
         failures: list[Exception] = []
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 while len(failures) < _ATTEMPTS:
                     try:
-                        return await self._job.handle.sample.remote(request), len(failures)
+                        return await self._job.handle.sample.remote(requests), len(failures)
                     except SirtError:
                         raise
                     except Exception as error:

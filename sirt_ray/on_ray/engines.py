@@ -78,10 +78,10 @@ class Engines:
             resources.teacher if role == "teacher" else resources.student,
             run=self._job.name,
             pointers=self._pointers,
-            samples_per_request=(
+            samples_per_question=(
                 self._job.demonstrations.samples_per_question
                 if role == "teacher"
-                else refine.num_cot
+                else refine.num_cot + refine.num_plain
             ),
         )
 

@@ -82,23 +82,23 @@ def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
     return env
 
 
-def target_requests(engine: EngineConfig, samples_per_request: int) -> int:
-    """Ongoing requests of one replica, of `samples_per_request` sequences each, above which another
-    replica is worth starting."""
-    return max(1, math.floor(engine.max_num_seqs / samples_per_request * _BUSY_SHARE))
+def target_questions(engine: EngineConfig, samples_per_question: int) -> int:
+    """Ongoing questions of one replica, of `samples_per_question` sequences each, above which
+    another replica is worth starting."""
+    return max(1, math.floor(engine.max_num_seqs / samples_per_question * _BUSY_SHARE))
 
 
-def most_requests(engine: EngineConfig) -> int:
-    """Ongoing requests that one replica takes. It turns further ones away, and Serve brings those
+def most_questions(engine: EngineConfig) -> int:
+    """Ongoing questions that one replica takes. It turns further ones away, and Serve brings those
     back only after pauses that grow: the engine would run dry meanwhile."""
     return 2 * engine.max_num_seqs
 
 
-def requests_in_flight(engine: EngineConfig, samples_per_request: int) -> int:
-    """Requests to have under way for each replica: more sequences than decode together, so that
-    the engine never waits, and never more requests than the replica takes."""
-    queued = math.ceil(engine.max_num_seqs / samples_per_request * _QUEUE_SHARE)
-    return max(1, min(queued, most_requests(engine)))
+def questions_in_flight(engine: EngineConfig, samples_per_question: int) -> int:
+    """Questions to have under way for each replica: more sequences than decode together, so that
+    the engine never waits, and never more questions than the replica takes."""
+    queued = math.ceil(engine.max_num_seqs / samples_per_question * _QUEUE_SHARE)
+    return max(1, min(queued, most_questions(engine)))
 
 
 def check_resources(engines: Mapping[str, EngineConfig]) -> None:

@@ -3,7 +3,7 @@
 The replica wraps Ray's `LLMServer`. Callers exchange the small records below with it, so that only
 the replica, and neither the driver nor the sampling actors, has to import vLLM (7 s, 0.6 GB).
 
-    SampleRequest --Replica.sample--> SampleReply
+    SampleRequests of a question --Replica.sample--> SampleReplies
     Policy --Replica.load--> version          weights change on the running engine
 """
 
@@ -137,7 +137,12 @@ class Replica:
     async def check_health(self) -> None:
         await self._server.check_health()
 
-    async def sample(self, request: SampleRequest) -> SampleReply:
+    async def sample(self, requests: tuple[SampleRequest, ...]) -> tuple[SampleReply, ...]:
+        """The replies to all requests of a question, in their order. They come in one call: each
+        call has its cost."""
+        return tuple(await asyncio.gather(*map(self._sample, requests)))
+
+    async def _sample(self, request: SampleRequest) -> SampleReply:
         """Completions of one prompt; a reply with `refused` where the engine will not have it."""
         from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 

@@ -23,7 +23,7 @@ from sirt_ray.config import ResourcesConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.on_ray.block_sampler import SUMMED, BlockJob, BlockSampler, Grade, SamplingPlan
-from sirt_ray.on_ray.placement import requests_in_flight
+from sirt_ray.on_ray.placement import questions_in_flight
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.types import Question
 
@@ -77,7 +77,7 @@ def sample(
             str(out.absolute()),
             server.policy.version,
             server.max_model_len,
-            requests_in_flight(server.engine, plan.samples_per_request),
+            questions_in_flight(server.engine, plan.samples_per_question),
         )
         for made in _run(questions, blocks, job, server.engine.max_replicas, resources):
             done += made["questions"]

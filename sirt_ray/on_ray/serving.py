@@ -30,9 +30,9 @@ from sirt_ray.on_ray.placement import (
     describe,
     engine_kwargs,
     environment,
-    most_requests,
+    most_questions,
     on_gpu,
-    target_requests,
+    target_questions,
 )
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, ReplicaFacts, write_pointer
 
@@ -79,7 +79,7 @@ class ModelServer:
         *,
         run: str,
         pointers: Path,
-        samples_per_request: int = 1,
+        samples_per_question: int = 1,
         say: Say | None = None,
     ) -> "ModelServer":
         """`deploy`, then `wait_until_ready`."""
@@ -89,7 +89,7 @@ class ModelServer:
             engine,
             run=run,
             pointers=pointers,
-            samples_per_request=samples_per_request,
+            samples_per_question=samples_per_question,
         )
         server.wait_until_ready(say)
         return server
@@ -103,7 +103,7 @@ class ModelServer:
         *,
         run: str,
         pointers: Path,
-        samples_per_request: int = 1,
+        samples_per_question: int = 1,
     ) -> "ModelServer":
         """Begin to start the engines and return at once. `pointers` is a folder that every node
         sees. An application that a killed job of the same run left behind is replaced."""
@@ -114,7 +114,7 @@ class ModelServer:
             serve.delete(app)
         write_pointer(pointer, policy)
         target = serve.RunTarget(
-            target=_application(role, engine, pointer, samples_per_request),
+            target=_application(role, engine, pointer, samples_per_question),
             name=app,
             route_prefix=None,
         )
@@ -196,7 +196,7 @@ class ModelServer:
 
 
 def _application(
-    role: str, engine: EngineConfig, pointer: Path, samples_per_request: int
+    role: str, engine: EngineConfig, pointer: Path, samples_per_question: int
 ) -> serve.Application:
     gpu = on_gpu(engine)
     group = bundles(engine, gpu)
@@ -207,14 +207,14 @@ def _application(
                 "min_replicas": engine.min_replicas,
                 "initial_replicas": max(1, engine.min_replicas),
                 "max_replicas": engine.max_replicas,
-                "target_ongoing_requests": target_requests(engine, samples_per_request),
+                "target_ongoing_requests": target_questions(engine, samples_per_question),
                 "upscale_delay_s": 10.0,
                 "downscale_delay_s": 120.0,
             }
         }
     deployment = serve.deployment(
         name=f"{role}-engine",
-        max_ongoing_requests=most_requests(engine),
+        max_ongoing_requests=most_questions(engine),
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=10.0,

@@ -116,7 +116,7 @@ def server(
     policy = Policy("one", str(checkpoints["one"]))
     pointers = tmp_path_factory.mktemp("pointers")
     server = ModelServer.start(
-        "student", policy, EngineConfig(), run="test", pointers=pointers, samples_per_request=8
+        "student", policy, EngineConfig(), run="test", pointers=pointers, samples_per_question=8
     )
     yield server
     server.stop()
@@ -264,12 +264,13 @@ class TestRefusals:
     def test_a_version_that_nobody_serves_is_an_error(self, server: ModelServer) -> None:
         request = SampleRequest((1, 9), 1, 0, 0.0, 1.0, 4, version="round_07")
         with pytest.raises(StageError, match="round_07"):
-            server.handle.sample.remote(request).result(timeout_s=60)
+            server.handle.sample.remote((request,)).result(timeout_s=60)
 
 
 def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
     request = SampleRequest(prompt, 1, 0, 0.0, 1.0, MAX_TOKENS, server.version)
-    (choice,) = server.handle.sample.remote(request).result(timeout_s=60).choices
+    (reply,) = server.handle.sample.remote((request,)).result(timeout_s=60)
+    (choice,) = reply.choices
     return choice.completion_ids
 
 

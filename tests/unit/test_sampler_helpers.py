@@ -9,9 +9,9 @@ from sirt_ray.on_ray.placement import (
     bundles,
     engine_kwargs,
     environment,
-    most_requests,
-    requests_in_flight,
-    target_requests,
+    most_questions,
+    questions_in_flight,
+    target_questions,
 )
 from sirt_ray.on_ray.replica import failure_reason
 from sirt_ray.on_ray.sampler import uncovered
@@ -86,8 +86,10 @@ class TestEngine:
         self, seqs: int, n: int
     ) -> None:
         engine = EngineConfig(max_num_seqs=seqs)
-        assert target_requests(engine, n) <= requests_in_flight(engine, n) <= most_requests(engine)
-        assert requests_in_flight(engine, n) * n >= seqs
+        assert (
+            target_questions(engine, n) <= questions_in_flight(engine, n) <= most_questions(engine)
+        )
+        assert questions_in_flight(engine, n) * n >= seqs
 
 
 class TestFailureReason:
