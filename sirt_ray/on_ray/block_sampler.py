@@ -57,6 +57,12 @@ class SamplingPlan:
     """(prompt kind, completions): one request of so many completions each."""
     sampling: SamplingConfig
     seed: int
+    cot_only: frozenset[str] = frozenset()
+    """Ids of questions that are asked with the trigger only."""
+
+    def requests_about(self, question: Question) -> tuple[tuple[PromptKind, int], ...]:
+        only = question.id in self.cot_only
+        return tuple((kind, n) for kind, n in self.requests if kind == "cot" or not only)
 
     @property
     def samples_per_question(self) -> int:
@@ -172,16 +178,15 @@ class BlockSampler:
     async def _question(self, question: Question) -> tuple[list[Graded], dict[str, int]] | _Refused:
         """The graded completions of all requests, and what they took; one call to the engine."""
         job = self._job
+        requests = job.plan.requests_about(question)
         try:
-            asked = [self._request(question, kind, n) for kind, n in job.plan.requests]
+            asked = [self._request(question, kind, n) for kind, n in requests]
         except _Refused as refused:
             return refused
         async with self._free:
             replies, retries = await self._send(tuple(request for _, request in asked), question.id)
         graded: list[Graded] = []
-        for (kind, _), (prompt, request), reply in zip(
-            job.plan.requests, asked, replies, strict=True
-        ):
+        for (kind, _), (prompt, request), reply in zip(requests, asked, replies, strict=True):
             if reply.refused is not None:
                 return _Refused("refused_by_engine", reply.refused)
             if reply.version != job.version or len(reply.choices) != request.n:

@@ -203,6 +203,7 @@ class RayStages:
             requests,
             self._job.evaluation.sampling,
             f"{policy.version}/evaluation",
+            cot_only=frozenset(question.id for question in splits.get("validation", [])),
         )
         right = {
             (row["question_id"], row["prompt_kind"])
@@ -238,13 +239,14 @@ class RayStages:
         requests: Requests,
         sampling: SamplingConfig,
         name: str,
+        cot_only: frozenset[str] = frozenset(),
     ) -> Counts:
         # Brings torch with it, which planning a run does not need.
         from sirt_ray.training.models import load_tokenizer
 
         return sample(
             questions,
-            SamplingPlan(requests, sampling, self._job.seed),
+            SamplingPlan(requests, sampling, self._job.seed, cot_only),
             self._engines.serve(role, policy),
             tokenizer=load_tokenizer(Source(str(assets.resolve(policy.path)), policy.revision)),
             out=out,

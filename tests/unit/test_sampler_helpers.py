@@ -2,9 +2,14 @@
 
 import pytest
 
-from sirt_ray.config import EngineConfig
+from sirt_ray.config import EngineConfig, SamplingConfig
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.block_sampler import completion_texts, request_seed, stop_reason
+from sirt_ray.on_ray.block_sampler import (
+    SamplingPlan,
+    completion_texts,
+    request_seed,
+    stop_reason,
+)
 from sirt_ray.on_ray.placement import (
     bundles,
     engine_kwargs,
@@ -15,6 +20,16 @@ from sirt_ray.on_ray.placement import (
 )
 from sirt_ray.on_ray.replica import failure_reason
 from sirt_ray.on_ray.sampler import uncovered
+from sirt_ray.types import Question
+
+
+def test_some_questions_are_asked_with_the_trigger_only() -> None:
+    held_out, other = (Question(id, "gsm8k", "How many?", (), "1") for id in ("a/train/1", "b"))
+    plan = SamplingPlan(
+        (("cot", 1), ("plain", 2)), SamplingConfig(), seed=0, cot_only=frozenset([held_out.id])
+    )
+    assert plan.requests_about(held_out) == (("cot", 1),)
+    assert plan.requests_about(other) == plan.requests
 
 
 class TestSeeds:
