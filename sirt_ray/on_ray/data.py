@@ -42,7 +42,7 @@ _ROWS_PER_BLOCK = 1000
 """Of rows that the driver hands over. Files are cut into blocks by Ray Data."""
 _TEST_SEED = 2405
 """A generator's test questions are the same for every job: runs with different seeds can be
-compared. No setting was chosen on them; `quickstart/tasks.py` has a validation split for that."""
+compared. To choose settings, `quickstart/tasks.py` has a validation split."""
 
 _CONVERTED = pa.schema(
     [*tables.QUESTION, pa.field("label", pa.string()), pa.field("reason", pa.string())]
