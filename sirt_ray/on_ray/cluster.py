@@ -11,8 +11,8 @@ from pathlib import Path
 import ray
 from ray.data import DataContext
 
-from sirt_ray.config import ResourcesConfig
 from sirt_ray.errors import ResourceError
+from sirt_ray.resources import ResourcesConfig
 
 _SAMPLER_CPUS = 1
 """What Ray Data's tasks and the samplers need beside engines and trainers."""

@@ -7,9 +7,9 @@ from typing import Any
 import ray
 from ray._private.state import state as cluster_state
 
-from sirt_ray.config import EngineConfig
 from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray import vllm_worker
+from sirt_ray.resources import EngineConfig
 
 _CPU_KV_CACHE_GIB = 0.25
 _CPU_BLOCK_TOKENS = 32

@@ -19,12 +19,12 @@ import pyarrow as pa
 import ray
 
 from sirt_ray import tables
-from sirt_ray.config import ResourcesConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.on_ray.block_sampler import SUMMED, BlockJob, BlockSampler, Grade, SamplingPlan
 from sirt_ray.on_ray.placement import questions_in_flight
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Question
 
 SAMPLER_CPUS = 0.1

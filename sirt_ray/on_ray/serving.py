@@ -21,7 +21,6 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from sirt_ray.config import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, StageError
 from sirt_ray.on_ray.placement import (
@@ -35,6 +34,7 @@ from sirt_ray.on_ray.placement import (
     target_questions,
 )
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, ReplicaFacts, write_pointer
+from sirt_ray.resources import EngineConfig
 
 Say = Callable[[str], None]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sirt_ray import errors
-from sirt_ray.config import RefineConfig, TrainerResources, TuneConfig
+from sirt_ray.config import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import SirtError, StageError
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workfolder import WorkFolder, last_line
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sirt_ray.config import TrainerResources, TrainingConfig
+from sirt_ray.config import TrainingConfig
 from sirt_ray.errors import ArtifactError
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training import zero
 from sirt_ray.training.models import Model
 

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sirt_ray.config import TrainerResources, TrainingConfig
+from sirt_ray.config import TrainingConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training import checkpoint
 from sirt_ray.training.batching import BatchPlan, micro_batches
 from sirt_ray.training.data import TrainingData, shapes

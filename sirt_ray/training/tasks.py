@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.config import RefineConfig, TrainerResources, TuneConfig
+from sirt_ray.config import RefineConfig, TuneConfig
+from sirt_ray.resources import TrainerResources
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.config import TrainerResources
 from sirt_ray.errors import ArtifactError, StageError
+from sirt_ray.resources import TrainerResources
 
 RESULT = "training.json"
 """Beside the student, written last: the counts of a training that is done."""

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sirt_ray.config import TrainerResources, TrainingConfig
+from sirt_ray.config import TrainingConfig
+from sirt_ray.resources import TrainerResources
 
 _NEVER = 2**31
 """Steps between DeepSpeed's own progress lines."""

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sirt_ray import tables
-from sirt_ray.config import EngineConfig, ResourcesConfig, SamplingConfig
+from sirt_ray.config import SamplingConfig
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.errors import ArtifactError, ModelError, ResourceError, StageError
@@ -28,6 +28,7 @@ from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
 from sirt_ray.on_ray.replica import SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question, Verdict
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]

@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sirt_ray import tables
-from sirt_ray.config import LoraConfig, RefineConfig, TrainerResources, TuneConfig
+from sirt_ray.config import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.core.encoding import encode_demonstration
 from sirt_ray.errors import ArtifactError, DataError
 from sirt_ray.on_ray import trainer
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training.forward import completion_logps
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask

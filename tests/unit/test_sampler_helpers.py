@@ -2,7 +2,7 @@
 
 import pytest
 
-from sirt_ray.config import EngineConfig, SamplingConfig
+from sirt_ray.config import SamplingConfig
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.block_sampler import (
     SamplingPlan,
@@ -20,6 +20,7 @@ from sirt_ray.on_ray.placement import (
 )
 from sirt_ray.on_ray.replica import failure_reason
 from sirt_ray.on_ray.sampler import uncovered
+from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 
 

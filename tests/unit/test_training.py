@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sirt_ray import tables
-from sirt_ray.config import LoraConfig, RefineConfig, TrainerResources, TuneConfig
+from sirt_ray.config import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_demonstration, encode_pair
 from sirt_ray.errors import ArtifactError, DataError, StageError
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training.data import held_out_questions, refinement_data
 from sirt_ray.training.engine import PlainEngine
 from sirt_ray.training.fit import Fit, Settings

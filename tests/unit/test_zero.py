@@ -2,7 +2,8 @@
 
 import pytest
 
-from sirt_ray.config import TrainerResources, TuneConfig
+from sirt_ray.config import TuneConfig
+from sirt_ray.resources import TrainerResources
 from sirt_ray.training.zero import deepspeed_config
 
 

@@ -1,0 +1,69 @@
+"""The `resources` of a job file: where and how fast it runs. Changing them never makes a finished
+artifact untrue."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sirt_ray.settings import Count, NonNegative, Positive, Section
+
+
+class EngineConfig(Section):
+    """One vLLM engine, i.e. one Serve replica."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on CPU, the checkpoint's own on GPU."""
+    min_replicas: NonNegative = 1
+    max_replicas: Count = 1
+    num_cpus: Positive = 1
+    tensor_parallel_size: Count = 1
+    max_model_len: Count | None = None
+    """Longest prompt plus completion, in tokens; None: what the model allows."""
+    max_num_seqs: Count = 256
+    """Sequences that decode together."""
+    kv_cache_gib: Positive | None = None
+    """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
+    custom_resources: dict[str, float] = Field(default={})
+    """Ray resources that a replica asks for, to place it on certain nodes."""
+
+    @model_validator(mode="after")
+    def _replica_range(self) -> "EngineConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class TrainerResources(Section):
+    num_workers: Count = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] | None = None
+    """None: 1 where the cluster has GPUs, else 0."""
+    custom_resources: dict[str, float] = Field(default={})
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards over the workers: 1 optimizer states, 2 gradients too, 3 parameters
+    too. 0: nothing."""
+    max_tokens_per_micro_batch: Count = 4096
+    """Padded tokens in one forward pass of one worker; bounds its memory, not the result."""
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: Count = 50
+    """A killed training continues at the last of these."""
+    max_failures: NonNegative = 3
+    """Worker failures after which training gives up; each one continues from a checkpoint."""
+
+
+class ResourcesConfig(Section):
+    """Where and how fast; changing it never makes a finished artifact untrue."""
+
+    teacher: EngineConfig = EngineConfig()
+    student: EngineConfig = EngineConfig()
+    trainer: TrainerResources = TrainerResources()
+    block_size: Count = 32
+    """Questions that are sampled, graded and written together; a killed run loses at most the
+    blocks in flight."""
+    blocks_in_flight: Count = 8
+    local_cpus: Count | None = None
+    """Logical CPUs of the Ray that is started when there is no cluster; None: as many as the job
+    needs, at least those of the machine."""
