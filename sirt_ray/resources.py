@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sirt_ray.settings import Count, NonNegative, Positive, Section
+from sirt_ray.settings import Count, NonNegative, NotNegative, Positive, Section
 
 
 class EngineConfig(Section):
@@ -26,6 +26,16 @@ class EngineConfig(Section):
     """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
     custom_resources: dict[str, float] = Field(default={})
     """Ray resources that a replica asks for, to place it on certain nodes."""
+    labels: dict[str, str] = Field(default={})
+    """Ray node labels that a replica's node must have, e.g. `ray.io/accelerator-type: H100`."""
+    upscale_delay_s: NotNegative = 10.0
+    """How long the work must be too much for the running replicas before one is added."""
+    downscale_delay_s: NotNegative = 120.0
+    """How long it must be too little before one is removed. With `min_replicas: 0` the last one
+    goes, too, and always before a training."""
+    request_timeout_s: Positive = 600.0
+    """For the answer to one request; it is then asked again. A replica that answers nothing at all
+    for so long is replaced."""
 
     @model_validator(mode="after")
     def _replica_range(self) -> "EngineConfig":
@@ -62,8 +72,7 @@ class ResourcesConfig(Section):
     trainer: TrainerResources = TrainerResources()
     block_size: Count = 32
     """Questions that are sampled, graded and written together; a killed run loses at most the
-    blocks in flight."""
-    blocks_in_flight: Count = 8
+    blocks under way, which are as many as fill the engines."""
     local_cpus: Count | None = None
     """Logical CPUs of the Ray that is started when there is no cluster; None: as many as the job
     needs, at least those of the machine."""

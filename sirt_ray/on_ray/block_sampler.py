@@ -1,12 +1,13 @@
 """Sampling one block of questions: what Ray Data's actors run.
 
-question --encode--> token ids --engine--> token ids --decode, grade--> Graded --> one part file
+question --encode--> requests --Asker--> replies --decode, grade--> Graded --> one part file
 """
 
 import asyncio
+import errno
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,19 @@ import pyarrow as pa
 
 from sirt_ray import tables
 from sirt_ray.config import SamplingConfig
-from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.errors import SirtError, StageError
-from sirt_ray.on_ray.replica import SampleReply, SampleRequest
+from sirt_ray.on_ray.asked import AskedQuestions
+from sirt_ray.on_ray.asking import Asked, Asker, Outcome, Unanswered
+from sirt_ray.on_ray.metrics import SamplingMetrics
+from sirt_ray.on_ray.prompting import Prompter
+from sirt_ray.on_ray.requests import Answered, SampleRequest
 from sirt_ray.types import Completion, Graded, PromptKind, Question, StopReason, Verdict
 
 Grade = Callable[[str, Question], tuple[Verdict, str | None]]
 """(completion's text, its question) -> (verdict, the final answer found in it)."""
+
+Used = defaultdict[str, Any]
+"""Counts by name, and the cost."""
 
 SUMMED = (
     "questions",
@@ -34,14 +41,9 @@ SUMMED = (
     "retries",
     "prompt_tokens",
     "completion_tokens",
+    "cost",
 )
 """The counts of a part that add up over parts."""
-
-_ATTEMPTS = 4
-_FIRST_BACKOFF_SECONDS = 1.0
-_DEADLINE_SECONDS = 1800.0
-"""For one question with all its attempts; a lost engine is replaced well within it."""
-_CONTEXT_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,17 @@ class BlockJob:
     handle: Any
     plan: SamplingPlan
     grade: Grade
-    tokenizer: Any
-    """Loaded by the driver: to unpickle it takes a second, to find and load it five."""
+    prompter: Prompter
     out: str
+    name: str
     version: str
     max_model_len: int
-    in_flight: int
-    """Questions that one actor has under way; it is as many as one replica takes."""
-
-
-class _Refused(Exception):
-    """The engine will never answer this question; the message is the reason's name."""
+    chunk: int
+    """Questions in one call to the engine."""
+    calls_in_flight: int
+    """Calls that one actor has under way; it is as many as one replica takes."""
+    timeout_s: float
+    """For the engine's answer to one call."""
 
 
 def request_seed(seed: int, question_id: str, kind: PromptKind) -> int:
@@ -107,170 +109,154 @@ def stop_reason(finish_reason: str) -> StopReason:
     )
 
 
-def completion_texts(
-    tokenizer: Any, prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]
-) -> list[str]:
-    """The completions of one prompt as text, without special tokens, leading spaces kept.
-
-    They are decoded behind the prompt's last tokens, because a tokenizer of the SentencePiece kind
-    drops the space in front of whatever it is given first.
-    """
-    context = list(prompt_ids[-_CONTEXT_TOKENS:])
-    before = tokenizer.decode(context, skip_special_tokens=True)
-    texts: list[str] = []
-    for ids in completions:
-        whole = tokenizer.decode([*context, *ids], skip_special_tokens=True)
-        alone = whole.startswith(before)
-        texts.append(
-            whole[len(before) :] if alone else tokenizer.decode(ids, skip_special_tokens=True)
-        )
-    return texts
-
-
 class BlockSampler:
     """Samples one block of questions at a time, several blocks at once (Ray Data runs it).
 
-    Consumes blocks of question rows with their position. Produces the block's part file, then one
-    row with its counts. Waits for: the engines, at most 30 minutes for one question. On failure: an
-    error that passes (a replica was lost) is tried again; any other ends the stage.
+    Consumes rows (first position, number of questions). Produces the block's part file, then one
+    row with its counts. Waits for the engines and, on failure, asks again (`Asker`); an error that
+    does not pass ends the stage.
     """
 
     def __init__(self, job: BlockJob) -> None:
         self._job = job
-        self._free = asyncio.Semaphore(job.in_flight)
+        self._questions = AskedQuestions(Path(job.out))
+        self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
+        self._metrics = SamplingMetrics(job.name)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
+        (row,) = block.to_pylist()
         try:
-            outcome = await self._block(block.to_pylist())
+            outcome = await self._block(row["first"], row["count"])
         except SirtError as error:
             # Ray would bury it in its own exceptions, and drop their causes on the way.
             outcome = {"failed": str(getattr(error, "cause", error))}
         return pa.table({"outcome": [json.dumps(outcome)]})
 
-    async def _block(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _block(self, first: int, count: int) -> dict[str, Any]:
         """Sample the questions, write the part, and return its counts."""
-        outcomes = await asyncio.gather(*(self._question(tables.to_question(row)) for row in rows))
+        questions = self._questions.read(first, count)
+        chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]
         made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
         graded: list[Graded] = []
         dropped: list[dict[str, str]] = []
-        for row, outcome in zip(rows, outcomes, strict=True):
-            if isinstance(outcome, _Refused):
-                reason, message = outcome.args
-                dropped.append({"id": row["id"], "reason": reason, "message": message})
-                continue
-            completions, used = outcome
-            graded += completions
+        for outcomes, used in await asyncio.gather(*map(self._chunk, chunks)):
             made.update(used)
+            for question_id, outcome in outcomes:
+                if isinstance(outcome, Unanswered):
+                    message, reason = outcome.message, outcome.reason
+                    dropped.append({"id": question_id, "reason": reason, "message": message})
+                else:
+                    graded += outcome
         for answer in graded:
-            done = answer.completion
             made.update([answer.verdict, "completions"])
-            made["truncated"] += done.stop_reason == "length"
-            made["completion_tokens"] += len(done.completion_ids)
-        made["questions"] = len(rows)
-        first, first_id = rows[0]["position"], rows[0]["id"]
-        counts = {**made, "first": first, "first_id": first_id, "dropped": dropped}
-        part = Path(self._job.out) / f"part-{first:06d}.parquet"
-        await asyncio.to_thread(
-            tables.write, part, map(tables.graded_row, graded), tables.GRADED, counts
-        )
+            made["truncated"] += answer.completion.stop_reason == "length"
+        made["questions"] = count
+        counts = {**made, "first": first, "first_id": questions[0].id, "dropped": dropped}
+        await asyncio.to_thread(self._write, graded, counts)
+        self._metrics.add(counts)
         return counts
 
-    async def _question(self, question: Question) -> tuple[list[Graded], dict[str, int]] | _Refused:
-        """The graded completions of all requests, and what they took; one call to the engine."""
-        job = self._job
-        requests = job.plan.requests_about(question)
+    def _write(self, graded: list[Graded], counts: dict[str, Any]) -> None:
+        part = Path(self._job.out) / f"part-{counts['first']:07d}.parquet"
         try:
-            asked = [self._request(question, kind, n) for kind, n in requests]
-        except _Refused as refused:
-            return refused
-        async with self._free:
-            replies, retries = await self._send(tuple(request for _, request in asked), question.id)
-        graded: list[Graded] = []
-        for (kind, _), (prompt, request), reply in zip(requests, asked, replies, strict=True):
-            if reply.refused is not None:
-                return _Refused("refused_by_engine", reply.refused)
-            if reply.version != job.version or len(reply.choices) != request.n:
-                raise StageError(
-                    f"the engine answered question {question.id} with {len(reply.choices)}"
-                    f" completions of '{reply.version}'; {request.n} of '{job.version}' were asked"
-                    " for"
-                )
-            graded += self._graded(question, kind, prompt, request, reply)
-        prompt_tokens = sum(len(request.prompt_ids) for _, request in asked)
-        return graded, {"prompt_tokens": prompt_tokens, "retries": retries}
-
-    def _request(self, question: Question, kind: PromptKind, n: int) -> tuple[str, SampleRequest]:
-        """The prompt as text, and what the engine is asked. Raises _Refused where it is too
-        long."""
-        job, sampling = self._job, self._job.plan.sampling
-        prompt, prompt_ids = encode_prompt(question, kind, job.tokenizer)
-        if len(prompt_ids) + sampling.max_tokens > job.max_model_len:
-            raise _Refused(
-                "prompt_too_long",
-                f"its {kind} prompt has {len(prompt_ids)} tokens, and with sampling.max_tokens"
-                f" ({sampling.max_tokens}) that is above the engine's {job.max_model_len}."
-                " Lower max_tokens or raise max_model_len under resources",
-            )
-        return prompt, SampleRequest(
-            prompt_ids=tuple(prompt_ids),
-            n=n,
-            seed=request_seed(job.plan.seed, question.id, kind),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            version=job.version,
-        )
-
-    async def _send(
-        self, requests: tuple[SampleRequest, ...], question_id: str
-    ) -> tuple[tuple[SampleReply, ...], int]:
-        """The engine's replies and how often it had to be asked again."""
-        failures: list[Exception] = []
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                while len(failures) < _ATTEMPTS:
-                    try:
-                        return await self._job.handle.sample.remote(requests), len(failures)
-                    except SirtError:
-                        raise
-                    except Exception as error:
-                        # Flaky edge: a replica may be lost or restarted at any moment, and Ray has
-                        # many names for that.
-                        await asyncio.sleep(_FIRST_BACKOFF_SECONDS * 2 ** len(failures))
-                        failures.append(error)
-        except TimeoutError:
+            tables.write(part, map(tables.graded_row, graded), tables.GRADED, counts)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise StageError(
-                f"the engine did not answer question {question_id} within"
-                f" {_DEADLINE_SECONDS:.0f} s. Its log is in Ray's session folder"
-            ) from None
-        reason = str(failures[0]).strip().splitlines()[-1]
-        raise StageError(
-            f"the engine failed {_ATTEMPTS} times on question {question_id}. First: {reason}"
-        )
+                f"{part} cannot be written: {error.strerror}."
+                f" {'Free some space' if full else 'Look at the folder'}, then run the same command"
+                " again: it continues behind what is finished"
+            ) from error
+
+    async def _chunk(
+        self, questions: Sequence[Question]
+    ) -> tuple[list[tuple[str, list[Graded] | Unanswered]], Used]:
+        """What became of each question, and what it took."""
+        ready: dict[str, Asked] = {}
+        found: dict[str, list[Graded] | Unanswered] = {}
+        for question in questions:
+            asked = self._asked(question)
+            if isinstance(asked, Unanswered):
+                found[question.id] = asked
+            else:
+                ready[question.id] = asked
+        used: Used = defaultdict(int)
+        if ready:
+            outcomes, used["retries"] = await self._asker.ask(list(ready.values()))
+            answers = dict(zip(ready, outcomes, strict=True))
+            for question in questions:
+                if question.id in answers:
+                    asked = ready[question.id]
+                    found[question.id] = self._answer(question, asked, answers[question.id], used)
+        return [(question.id, found[question.id]) for question in questions], used
+
+    def _asked(self, question: Question) -> Asked | Unanswered:
+        """What the engine is asked about the question, unless its prompt is too long."""
+        job, sampling = self._job, self._job.plan.sampling
+        requests: list[SampleRequest] = []
+        for kind, n in job.plan.requests_about(question):
+            prompt, prompt_ids = job.prompter.prompt(question, kind)
+            if len(prompt_ids) + sampling.max_tokens > job.max_model_len:
+                return Unanswered(
+                    "prompt_too_long",
+                    f"its {kind} prompt has {len(prompt_ids)} tokens, and with sampling.max_tokens"
+                    f" ({sampling.max_tokens}) that is above the engine's {job.max_model_len}."
+                    " Lower max_tokens or raise max_model_len under resources",
+                )
+            requests.append(
+                SampleRequest(
+                    prompt=prompt,
+                    prompt_ids=prompt_ids,
+                    n=n,
+                    seed=request_seed(job.plan.seed, question.id, kind),
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    version=job.version,
+                )
+            )
+        return Asked(question.id, tuple(requests))
+
+    def _answer(
+        self, question: Question, asked: Asked, outcome: Outcome, used: Used
+    ) -> list[Graded] | Unanswered:
+        """The graded completions of all the question's requests; adds what they took to `used`."""
+        if isinstance(outcome, Unanswered):
+            return outcome
+        graded: list[Graded] = []
+        requests = self._job.plan.requests_about(question)
+        for (kind, _), request, reply in zip(requests, asked.requests, outcome, strict=True):
+            answered = reply.answered
+            got = 0 if answered is None else len(answered.choices)
+            if answered is None or reply.version != self._job.version or got != request.n:
+                raise StageError(
+                    f"the engine answered question {question.id} with {got} completions of"
+                    f" '{reply.version}'; {request.n} of '{self._job.version}' were asked for"
+                )
+            used["prompt_tokens"] += answered.prompt_tokens
+            used["completion_tokens"] += answered.completion_tokens
+            used["retries"] += answered.retries
+            used["cost"] += answered.cost
+            graded += self._graded(question, kind, request, answered)
+        return graded
 
     def _graded(
-        self,
-        question: Question,
-        kind: PromptKind,
-        prompt: str,
-        request: SampleRequest,
-        reply: SampleReply,
+        self, question: Question, kind: PromptKind, request: SampleRequest, answered: Answered
     ) -> list[Graded]:
-        all_ids = [choice.completion_ids for choice in reply.choices]
-        texts = completion_texts(self._job.tokenizer, request.prompt_ids, all_ids)
+        texts = self._job.prompter.texts(request.prompt_ids, answered.choices)
         graded: list[Graded] = []
-        for index, (choice, text) in enumerate(zip(reply.choices, texts, strict=True)):
+        for index, (choice, text) in enumerate(zip(answered.choices, texts, strict=True)):
             completion = Completion(
                 question_id=question.id,
                 benchmark=question.benchmark,
                 prompt_kind=kind,
                 sample_index=index,
-                prompt=prompt,
+                prompt=request.prompt,
                 text=text,
                 prompt_ids=request.prompt_ids,
                 completion_ids=choice.completion_ids,
                 stop_reason=stop_reason(choice.finish_reason),
-                model_version=reply.version,
+                model_version=request.version,
                 seed=request.seed,
             )
             verdict, extracted = self._job.grade(text, question)

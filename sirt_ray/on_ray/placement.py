@@ -17,8 +17,9 @@ _CPU_BLOCK_TOKENS = 32
 vLLM's 128 on CPU is more than many prompts have."""
 _BUSY_SHARE = 0.7
 """Of `max_num_seqs`: above it another replica is worth starting."""
-_QUEUE_SHARE = 4.0
+_QUEUE_SHARE = 2.0
 """Of `max_num_seqs`: sequences under way for one engine."""
+_SEQUENCES_PER_CALL = 8
 
 Resources = dict[str, float]
 
@@ -51,7 +52,8 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
         "dtype": engine.dtype,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "max_num_seqs": engine.max_num_seqs,
-        "disable_log_stats": True,
+        # What the replica shows of its engine comes from there; vLLM's own loggers are taken away.
+        "disable_log_stats": False,
         "worker_extension_cls": vllm_worker.EXTENSION,
     }
     if engine.max_model_len is not None:
@@ -82,23 +84,34 @@ def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
     return env
 
 
-def target_questions(engine: EngineConfig, samples_per_question: int) -> int:
-    """Ongoing questions of one replica, of `samples_per_question` sequences each, above which
-    another replica is worth starting."""
-    return max(1, math.floor(engine.max_num_seqs / samples_per_question * _BUSY_SHARE))
+def questions_per_call(samples_per_question: int) -> int:
+    """Questions that travel to an engine in one call: a call costs as much as decoding a few dozen
+    tokens of a small model, and a lost one is asked again as a whole."""
+    return max(1, _SEQUENCES_PER_CALL // samples_per_question)
 
 
-def most_questions(engine: EngineConfig) -> int:
-    """Ongoing questions that one replica takes. It turns further ones away, and Serve brings those
-    back only after pauses that grow: the engine would run dry meanwhile."""
+def target_calls(engine: EngineConfig, samples_per_question: int) -> int:
+    """Ongoing calls of one replica above which another one is worth starting."""
+    return max(1, math.floor(_full(engine, samples_per_question) * _BUSY_SHARE))
+
+
+def most_calls(engine: EngineConfig) -> int:
+    """Ongoing calls that one replica takes. It turns further ones away, and Serve brings those back
+    only after pauses that grow: the engine would run dry meanwhile."""
     return 2 * engine.max_num_seqs
 
 
-def questions_in_flight(engine: EngineConfig, samples_per_question: int) -> int:
-    """Questions to have under way for each replica: more sequences than decode together, so that
-    the engine never waits, and never more questions than the replica takes."""
-    queued = math.ceil(engine.max_num_seqs / samples_per_question * _QUEUE_SHARE)
-    return max(1, min(queued, most_questions(engine)))
+def calls_in_flight(engine: EngineConfig, samples_per_question: int) -> int:
+    """Calls to have under way for each replica: more sequences than decode together, so that the
+    engine never waits, and never more calls than the replica takes."""
+    queued = math.ceil(_full(engine, samples_per_question) * _QUEUE_SHARE)
+    return max(1, min(queued, most_calls(engine)))
+
+
+def _full(engine: EngineConfig, samples_per_question: int) -> float:
+    """Calls whose sequences fill the engine."""
+    sequences = questions_per_call(samples_per_question) * samples_per_question
+    return engine.max_num_seqs / sequences
 
 
 def check_resources(engines: Mapping[str, EngineConfig]) -> None:

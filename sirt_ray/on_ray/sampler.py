@@ -9,7 +9,8 @@ killed run continues with exactly the questions that no part covers, also under 
 """
 
 import json
-import time
+import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,14 +22,21 @@ import ray
 from sirt_ray import tables
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
+from sirt_ray.on_ray.asked import AskedQuestions
 from sirt_ray.on_ray.block_sampler import SUMMED, BlockJob, BlockSampler, Grade, SamplingPlan
-from sirt_ray.on_ray.placement import questions_in_flight
+from sirt_ray.on_ray.placement import calls_in_flight, questions_per_call
+from sirt_ray.on_ray.prompting import Prompter
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.watch import Usage, watched
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Question
 
 SAMPLER_CPUS = 0.1
 """Logical CPUs of one sampling actor; there is one for each replica."""
+_SPARE_BLOCKS = 1.5
+"""Blocks under way for each that the calls in flight can fill."""
+_MOST_PARTS = 2000
+"""Of one sampling: each costs the driver a file to look at."""
 
 
 def uncovered(num_questions: int, covered: Sequence[tuple[int, int]], size: int) -> list[range]:
@@ -42,10 +50,10 @@ def uncovered(num_questions: int, covered: Sequence[tuple[int, int]], size: int)
 
 
 def sample(
-    questions: Sequence[Question],
+    questions: Iterable[Question],
     plan: SamplingPlan,
     server: ModelServer,
-    tokenizer: Any,
+    prompter: Prompter,
     out: Path,
     resources: ResourcesConfig,
     progress: Progress,
@@ -56,44 +64,63 @@ def sample(
 
     Consumes the questions' blocks that no part in `out` covers. Produces one part for each.
     Waits for the engines; the bar moves with every finished block. On failure: raises StageError,
-    the finished parts stay and the next call continues behind them.
+    the finished parts stay and the next call continues behind them. Memory does not grow with the
+    number of questions: they lie on disk, and every process reads what it has under way.
     """
-    if not questions:
-        raise DataError(f"there is no question to sample for {name}")
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.partial"):
         leftover.unlink()
-    covered = _covered(questions, out)
-    blocks = uncovered(len(questions), covered, resources.block_size)
-    with progress.stage(name, len(questions), "questions") as bar:
-        done = sum(count for _, count in covered)
-        bar.update(done)
-        began, tokens = time.monotonic(), 0
-        job = BlockJob(
-            server.handle,
-            plan,
-            grade,
-            tokenizer,
-            str(out.absolute()),
-            server.policy.version,
-            server.max_model_len,
-            questions_in_flight(server.engine, plan.samples_per_question),
-        )
-        for made in _run(questions, blocks, job, server.engine.max_replicas, resources):
-            done += made["questions"]
-            tokens += made["completion_tokens"]
-            bar.update(done, **{"tokens/s": round(tokens / (time.monotonic() - began))})
-    return _total(out, name)
+    total = AskedQuestions.write(out, questions)
+    if not total:
+        raise DataError(f"there is no question to sample for {name}")
+    covered = _covered(out)
+    done = sum(count for _, count in covered)
+    blocks = uncovered(total, covered, max(resources.block_size, math.ceil(total / _MOST_PARTS)))
+    if blocks:
+        job = _job(plan, server, prompter, out, name, grade)
+        with (
+            progress.stage(name, total, "questions") as bar,
+            watched(server, bar, done, out) as watch,
+        ):
+            for made in _run(blocks, job, server.engine.max_replicas):
+                watch.finished(made["questions"])
+    counts = _total(out, name)
+    shutil.rmtree(out / ".asked")
+    return {**counts, "usage": Usage.of(out).summary(counts["completion_tokens"])}
 
 
-def _covered(questions: Sequence[Question], out: Path) -> list[tuple[int, int]]:
+def _job(
+    plan: SamplingPlan,
+    server: ModelServer,
+    prompter: Prompter,
+    out: Path,
+    name: str,
+    grade: Grade,
+) -> BlockJob:
+    return BlockJob(
+        handle=server.handle,
+        plan=plan,
+        grade=grade,
+        prompter=prompter,
+        out=str(out.absolute()),
+        name=name,
+        version=server.policy.version,
+        max_model_len=server.max_model_len,
+        chunk=questions_per_call(plan.samples_per_question),
+        calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question),
+        timeout_s=server.engine.request_timeout_s,
+    )
+
+
+def _covered(out: Path) -> list[tuple[int, int]]:
     """(first, count) of the questions that the parts in `out` hold."""
+    asked = AskedQuestions(out)
     covered: list[tuple[int, int]] = []
     for part in tables.files(out):
         counts = tables.counts(part)
         first, count = int(counts["first"]), int(counts["questions"])
-        held = [question.id for question in questions[first : first + count]]
-        if len(held) != count or held[0] != counts["first_id"]:
+        held = asked.read(first, count)
+        if len(held) != count or held[0].id != counts["first_id"]:
             raise ArtifactError(
                 f"{part} was sampled from other questions than the ones to sample now. Move the"
                 " folder away, or give the run another name"
@@ -102,42 +129,42 @@ def _covered(questions: Sequence[Question], out: Path) -> list[tuple[int, int]]:
     return covered
 
 
-def _total(out: Path, name: str) -> Counts:
+def _total(out: Path, name: str) -> dict[str, Any]:
     """The parts' counts together. Where nothing could be sampled the parts are taken away again:
     they would keep a better setting from being tried."""
     parts = tables.files(out)
-    counts = [tables.counts(part) for part in parts]
-    total: dict[str, Any] = {key: sum(part[key] for part in counts) for key in SUMMED}
-    dropped = [drop for part in counts for drop in part["dropped"]]
-    total["dropped"] = dict(Counter(drop["reason"] for drop in dropped))
-    if len(dropped) == total["questions"]:
+    total: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
+    reasons: Counter[str] = Counter()
+    an_example = ""
+    for part in parts:
+        counts = tables.counts(part)
+        total.update({key: counts.get(key, 0) for key in SUMMED})
+        for drop in counts["dropped"]:
+            reasons[drop["reason"]] += 1
+            an_example = an_example or f"{drop['id']}: {drop['message']}"
+    if reasons.total() == total["questions"]:
         for part in parts:
             part.unlink()
         raise StageError(
-            f"{name}: none of the {len(dropped)} questions could be sampled. The first,"
-            f" {dropped[0]['id']}: {dropped[0]['message']}"
+            f"{name}: none of the {total['questions']} questions could be sampled. The first,"
+            f" {an_example}"
         )
-    return total
+    if not total["cost"]:
+        del total["cost"]
+    return {**total, "dropped": dict(reasons)}
 
 
-def _run(
-    questions: Sequence[Question],
-    blocks: Sequence[range],
-    job: BlockJob,
-    num_replicas: int,
-    resources: ResourcesConfig,
-) -> Iterator[dict[str, Any]]:
+def _run(blocks: Sequence[range], job: BlockJob, num_replicas: int) -> Iterator[dict[str, Any]]:
     """Sample the blocks; each one's counts as soon as its part is written."""
-    if not blocks:
-        return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
     context.memory_usage_poll_interval_s = None
     actors = min(len(blocks), num_replicas)
-    blocks_per_actor = max(1, resources.blocks_in_flight // actors)
-    results = ray.data.from_arrow([_block_table(questions, block) for block in blocks]).map_batches(
+    blocks_per_actor = _blocks_per_actor(blocks, job, actors)
+    tasks = [pa.table({"first": [block.start], "count": [len(block)]}) for block in blocks]
+    results = ray.data.from_arrow(tasks).map_batches(
         BlockSampler,
         fn_constructor_args=(job,),
         batch_size=None,
@@ -158,7 +185,8 @@ def _run(
             yield outcome
 
 
-def _block_table(questions: Sequence[Question], block: range) -> pa.Table:
-    rows = [tables.question_row(questions[position]) for position in block]
-    table = pa.Table.from_pylist(rows, schema=tables.QUESTION)
-    return table.append_column("position", pa.array(block, pa.int64()))
+def _blocks_per_actor(blocks: Sequence[range], job: BlockJob, actors: int) -> int:
+    """Blocks that one actor has under way: enough to fill its calls although old blocks wait for
+    their last answers. More would only be lost with the driver."""
+    filled = job.calls_in_flight * job.chunk / max(map(len, blocks))
+    return max(1, min(math.ceil(len(blocks) / actors), math.ceil(_SPARE_BLOCKS * filled)))

@@ -29,11 +29,13 @@ from sirt_ray.on_ray.placement import (
     describe,
     engine_kwargs,
     environment,
-    most_questions,
+    most_calls,
     on_gpu,
-    target_questions,
+    target_calls,
 )
-from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, ReplicaFacts, write_pointer
+from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
+from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
+from sirt_ray.on_ray.vllm_engine import VllmEngine
 from sirt_ray.resources import EngineConfig
 
 Say = Callable[[str], None]
@@ -71,30 +73,6 @@ class ModelServer:
         self._facts: ReplicaFacts | None = None
 
     @classmethod
-    def start(
-        cls,
-        role: str,
-        policy: Policy,
-        engine: EngineConfig,
-        *,
-        run: str,
-        pointers: Path,
-        samples_per_question: int = 1,
-        say: Say | None = None,
-    ) -> "ModelServer":
-        """`deploy`, then `wait_until_ready`."""
-        server = cls.deploy(
-            role,
-            policy,
-            engine,
-            run=run,
-            pointers=pointers,
-            samples_per_question=samples_per_question,
-        )
-        server.wait_until_ready(say)
-        return server
-
-    @classmethod
     def deploy(
         cls,
         role: str,
@@ -104,9 +82,11 @@ class ModelServer:
         run: str,
         pointers: Path,
         samples_per_question: int = 1,
+        serving: Engine | None = None,
     ) -> "ModelServer":
         """Begin to start the engines and return at once. `pointers` is a folder that every node
-        sees. An application that a killed job of the same run left behind is replaced."""
+        sees. `serving`: the engine of each replica; None: vLLM. An application that a killed job of
+        the same run left behind is replaced."""
         check_resources({role: engine})
         app, pointer = f"sirt-{run}-{role}", pointers.absolute() / f"{role}.json"
         serve.start(proxy_location="Disabled")
@@ -114,7 +94,7 @@ class ModelServer:
             serve.delete(app)
         write_pointer(pointer, policy)
         target = serve.RunTarget(
-            target=_application(role, engine, pointer, samples_per_question),
+            target=_application(role, engine, pointer, samples_per_question, serving),
             name=app,
             route_prefix=None,
         )
@@ -124,6 +104,13 @@ class ModelServer:
             wait_for_applications_running=False,
         )
         return cls(role, policy, engine, app, pointer, handle)
+
+    @classmethod
+    def start(cls, *args: Any, say: Say | None = None, **kwargs: Any) -> "ModelServer":
+        """`deploy`, then `wait_until_ready`."""
+        server = cls.deploy(*args, **kwargs)
+        server.wait_until_ready(say)
+        return server
 
     def wait_until_ready(self, say: Say | None = None) -> None:
         """Wait until an engine answers; every 30 s `say` what is waited for."""
@@ -147,12 +134,16 @@ class ModelServer:
         write_pointer(self._pointer, policy)
         response = self.handle.broadcast("load", policy)
         versions = response.results(timeout_s=_LOAD_TIMEOUT_SECONDS)
-        if not versions or any(version != policy.version for version in versions):
+        if any(version != policy.version for version in versions):
             raise StageError(
                 f"the {self.role} engines did not take the weights of '{policy.version}' from"
-                f" {policy.path}: they answer with {', '.join(map(str, versions)) or 'nothing'}"
+                f" {policy.path}: they answer with {', '.join(map(str, versions))}"
             )
         self.policy = policy
+
+    def loads(self, timeout_s: float) -> dict[str, ReplicaLoad]:
+        """How busy each running replica is, by its name."""
+        return dict(self.handle.broadcast("load_now").results(timeout_s=timeout_s))
 
     def stop(self) -> None:
         if self.app in serve.status().applications:
@@ -167,6 +158,10 @@ class ModelServer:
     def max_model_len(self) -> int:
         """Longest prompt plus completion, in tokens."""
         return self.facts.max_model_len
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.engine.tensor_parallel_size if on_gpu(self.engine) else 0
 
     @property
     def facts(self) -> ReplicaFacts:
@@ -196,25 +191,18 @@ class ModelServer:
 
 
 def _application(
-    role: str, engine: EngineConfig, pointer: Path, samples_per_question: int
+    role: str,
+    engine: EngineConfig,
+    pointer: Path,
+    samples_per_question: int,
+    serving: Engine | None,
 ) -> serve.Application:
     gpu = on_gpu(engine)
     group = bundles(engine, gpu)
-    scaling: dict[str, Any] = {"num_replicas": engine.max_replicas}
-    if engine.min_replicas < engine.max_replicas:
-        scaling = {
-            "autoscaling_config": {
-                "min_replicas": engine.min_replicas,
-                "initial_replicas": max(1, engine.min_replicas),
-                "max_replicas": engine.max_replicas,
-                "target_ongoing_requests": target_questions(engine, samples_per_question),
-                "upscale_delay_s": 10.0,
-                "downscale_delay_s": 120.0,
-            }
-        }
+    labels = {"placement_group_bundle_label_selector": [engine.labels] * len(group)}
     deployment = serve.deployment(
         name=f"{role}-engine",
-        max_ongoing_requests=most_questions(engine),
+        max_ongoing_requests=most_calls(engine),
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=10.0,
@@ -225,13 +213,33 @@ def _application(
             "num_cpus": engine.num_cpus,
             "runtime_env": {"env_vars": environment(engine, gpu)},
         },
-        **scaling,
+        **(labels if engine.labels else {}),
+        **_scaling(engine, samples_per_question),
     )(Replica)
-    llm_config = {
-        "engine_kwargs": engine_kwargs(engine, gpu),
-        "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
-        "placement_group_config": {"bundles": group},
-        "log_engine_metrics": False,
-        "runtime_env": {"env_vars": environment(engine, gpu)},
+    serving = serving or VllmEngine(
+        role,
+        {
+            "engine_kwargs": engine_kwargs(engine, gpu),
+            "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
+            "placement_group_config": {"bundles": group},
+            "log_engine_metrics": False,
+            "runtime_env": {"env_vars": environment(engine, gpu)},
+        },
+    )
+    return deployment.bind(role, str(pointer), serving, engine.request_timeout_s)
+
+
+def _scaling(engine: EngineConfig, samples_per_question: int) -> dict[str, Any]:
+    if engine.min_replicas == engine.max_replicas:
+        return {"num_replicas": engine.max_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": engine.min_replicas,
+            "initial_replicas": max(1, engine.min_replicas),
+            "max_replicas": engine.max_replicas,
+            "target_ongoing_requests": target_calls(engine, samples_per_question),
+            "upscale_delay_s": engine.upscale_delay_s,
+            "downscale_delay_s": engine.downscale_delay_s,
+            "downscale_to_zero_delay_s": engine.downscale_delay_s,
+        }
     }
-    return deployment.bind(role, str(pointer), llm_config)

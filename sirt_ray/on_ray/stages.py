@@ -18,6 +18,7 @@ from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import data, trainer
 from sirt_ray.on_ray.engines import Engines, Role
+from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source
@@ -244,11 +245,12 @@ class RayStages:
         # Brings torch with it, which planning a run does not need.
         from sirt_ray.training.models import load_tokenizer
 
+        source = Source(str(assets.resolve(policy.path)), policy.revision)
         return sample(
             questions,
             SamplingPlan(requests, sampling, self._job.seed, cot_only),
             self._engines.serve(role, policy),
-            tokenizer=load_tokenizer(Source(str(assets.resolve(policy.path)), policy.revision)),
+            TokenPrompter(load_tokenizer(source)),
             out=out,
             resources=self._job.resources,
             progress=self._progress,

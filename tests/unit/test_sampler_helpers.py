@@ -6,20 +6,21 @@ from sirt_ray.config import SamplingConfig
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.block_sampler import (
     SamplingPlan,
-    completion_texts,
     request_seed,
     stop_reason,
 )
 from sirt_ray.on_ray.placement import (
     bundles,
+    calls_in_flight,
     engine_kwargs,
     environment,
-    most_questions,
-    questions_in_flight,
-    target_questions,
+    most_calls,
+    questions_per_call,
+    target_calls,
 )
-from sirt_ray.on_ray.replica import failure_reason
+from sirt_ray.on_ray.prompting import completion_texts
 from sirt_ray.on_ray.sampler import uncovered
+from sirt_ray.on_ray.vllm_engine import failure_reason
 from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 
@@ -102,10 +103,12 @@ class TestEngine:
         self, seqs: int, n: int
     ) -> None:
         engine = EngineConfig(max_num_seqs=seqs)
-        assert (
-            target_questions(engine, n) <= questions_in_flight(engine, n) <= most_questions(engine)
-        )
-        assert questions_in_flight(engine, n) * n >= seqs
+        assert target_calls(engine, n) <= calls_in_flight(engine, n) <= most_calls(engine)
+        assert calls_in_flight(engine, n) * questions_per_call(n) * n >= seqs
+
+    @pytest.mark.parametrize(("n", "questions"), [(1, 8), (3, 2), (8, 1), (64, 1)])
+    def test_a_call_carries_about_eight_sequences(self, n: int, questions: int) -> None:
+        assert questions_per_call(n) == questions
 
 
 class TestFailureReason:
