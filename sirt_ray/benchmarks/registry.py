@@ -15,6 +15,7 @@ from sirt_ray.benchmarks.synthetic import (
     WORD_PROBLEMS,
     WORD_PROBLEMS_OOD,
 )
+from sirt_ray.types import Question, Verdict
 
 REGISTRY: dict[str, Benchmark] = {
     "gsm8k": GSM8K,
@@ -30,3 +31,8 @@ REGISTRY: dict[str, Benchmark] = {
     "letter_choices": LETTER_CHOICES,
     "letter_choices_ood": LETTER_CHOICES_OOD,
 }
+
+
+def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
+    """What the verifier of the question's benchmark says of a completion's text."""
+    return REGISTRY[question.benchmark].grade(text, question)

@@ -86,7 +86,7 @@ class BlockJob:
     chunk: int
     """Questions in one call to the engine."""
     calls_in_flight: int
-    """Calls that one actor has under way; it is as many as one replica takes."""
+    """Calls that one actor has under way: as many as fill the replicas that it feeds."""
     timeout_s: float
     """For the engine's answer to one call."""
 

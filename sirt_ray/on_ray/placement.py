@@ -19,7 +19,9 @@ _BUSY_SHARE = 0.7
 """Of `max_num_seqs`: above it another replica is worth starting."""
 _QUEUE_SHARE = 2.0
 """Of `max_num_seqs`: sequences under way for one engine."""
-_SEQUENCES_PER_CALL = 8
+_SEQUENCES_PER_CALL = 16
+_CALLS_PER_ENGINE = 8
+"""At least so many calls fill an engine."""
 
 Resources = dict[str, float]
 
@@ -84,10 +86,12 @@ def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
     return env
 
 
-def questions_per_call(samples_per_question: int) -> int:
-    """Questions that travel to an engine in one call: a call costs as much as decoding a few dozen
-    tokens of a small model, and a lost one is asked again as a whole."""
-    return max(1, _SEQUENCES_PER_CALL // samples_per_question)
+def questions_per_call(engine: EngineConfig, samples_per_question: int) -> int:
+    """Questions that travel to an engine in one call. A call costs as much as decoding a few dozen
+    tokens of a small model; but it ends with its slowest sequence and is lost as a whole, so an
+    engine must have many under way."""
+    sequences = min(_SEQUENCES_PER_CALL, engine.max_num_seqs // _CALLS_PER_ENGINE)
+    return max(1, sequences // samples_per_question)
 
 
 def target_calls(engine: EngineConfig, samples_per_question: int) -> int:
@@ -110,7 +114,7 @@ def calls_in_flight(engine: EngineConfig, samples_per_question: int) -> int:
 
 def _full(engine: EngineConfig, samples_per_question: int) -> float:
     """Calls whose sequences fill the engine."""
-    sequences = questions_per_call(samples_per_question) * samples_per_question
+    sequences = questions_per_call(engine, samples_per_question) * samples_per_question
     return engine.max_num_seqs / sequences
 
 

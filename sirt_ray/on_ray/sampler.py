@@ -32,7 +32,9 @@ from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Question
 
 SAMPLER_CPUS = 0.1
-"""Logical CPUs of one sampling actor; there is one for each replica."""
+"""Logical CPUs of one sampling actor."""
+_REPLICAS_PER_SAMPLER = 4
+"""An actor encodes, decodes and grades for so many; its start costs seconds of a CPU."""
 _SPARE_BLOCKS = 1.5
 """Blocks under way for each that the calls in flight can fill."""
 _MOST_PARTS = 2000
@@ -106,8 +108,9 @@ def _job(
         name=name,
         version=server.policy.version,
         max_model_len=server.max_model_len,
-        chunk=questions_per_call(plan.samples_per_question),
-        calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question),
+        chunk=questions_per_call(server.engine, plan.samples_per_question),
+        calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question)
+        * min(_REPLICAS_PER_SAMPLER, server.engine.max_replicas),
         timeout_s=server.engine.request_timeout_s,
     )
 
@@ -161,7 +164,7 @@ def _run(blocks: Sequence[range], job: BlockJob, num_replicas: int) -> Iterator[
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
     context.memory_usage_poll_interval_s = None
-    actors = min(len(blocks), num_replicas)
+    actors = min(len(blocks), math.ceil(num_replicas / _REPLICAS_PER_SAMPLER))
     blocks_per_actor = _blocks_per_actor(blocks, job, actors)
     tasks = [pa.table({"first": [block.start], "count": [len(block)]}) for block in blocks]
     results = ray.data.from_arrow(tasks).map_batches(

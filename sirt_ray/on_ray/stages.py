@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sirt_ray import tables
 from sirt_ray.artifacts import Artifact, content_key
-from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import JobConfig, SamplingConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
@@ -22,15 +22,10 @@ from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source
-from sirt_ray.types import PromptKind, Question, Split, Verdict
+from sirt_ray.types import PromptKind, Question, Split
 
 Requests = tuple[tuple[PromptKind, int], ...]
 """(prompt kind, completions) of each request that is made for a question."""
-
-
-def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
-    """The verifier of the question's benchmark."""
-    return REGISTRY[question.benchmark].grade(text, question)
 
 
 class RayStages:

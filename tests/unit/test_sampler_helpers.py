@@ -104,11 +104,16 @@ class TestEngine:
     ) -> None:
         engine = EngineConfig(max_num_seqs=seqs)
         assert target_calls(engine, n) <= calls_in_flight(engine, n) <= most_calls(engine)
-        assert calls_in_flight(engine, n) * questions_per_call(n) * n >= seqs
+        assert calls_in_flight(engine, n) * questions_per_call(engine, n) * n >= seqs
 
-    @pytest.mark.parametrize(("n", "questions"), [(1, 8), (3, 2), (8, 1), (64, 1)])
-    def test_a_call_carries_about_eight_sequences(self, n: int, questions: int) -> None:
-        assert questions_per_call(n) == questions
+    @pytest.mark.parametrize(
+        ("seqs", "n", "questions"),
+        [(256, 1, 16), (256, 3, 5), (256, 8, 2), (256, 64, 1), (8, 1, 1)],
+    )
+    def test_a_call_carries_some_sequences_and_many_calls_fill_the_engine(
+        self, seqs: int, n: int, questions: int
+    ) -> None:
+        assert questions_per_call(EngineConfig(max_num_seqs=seqs), n) == questions
 
 
 class TestFailureReason:

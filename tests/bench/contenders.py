@@ -1,0 +1,272 @@
+"""Four ways to sample the same completions. Each takes a `Work` and gives tokens and seconds."""
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sirt_ray.config import SamplingConfig
+from sirt_ray.core.encoding import encode_prompt
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray.block_sampler import SamplingPlan, request_seed
+from sirt_ray.on_ray.placement import engine_kwargs, environment
+from sirt_ray.on_ray.requests import SampleRequest
+from sirt_ray.quickstart import assets, tasks
+from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.types import Question
+
+MODEL = "quickstart:student"
+SAMPLING = SamplingConfig(temperature=0.9, max_tokens=96)
+ENGINE = EngineConfig(max_model_len=256, num_cpus=2)
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Rate:
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class Work:
+    """The questions to sample, `n` completions each, with their prompts as text and as ids."""
+
+    questions: list[Question]
+    prompts: list[tuple[str, tuple[int, ...]]]
+    n: int
+
+    @classmethod
+    def of(cls, count: int, n: int, tokenizer: Any) -> "Work":
+        rows = tasks.rows("word_problems", "train", count, seed=3)
+        questions = [
+            Question(
+                f"word_problems/train/{at}", "word_problems", row["question"], (), row["answer"]
+            )
+            for at, row in enumerate(rows)
+        ]
+        prompts = [encode_prompt(question, "cot", tokenizer) for question in questions]
+        return cls(questions, prompts, n)
+
+    def first(self, count: int) -> "Work":
+        return Work(self.questions[:count], self.prompts[:count], self.n)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [request_seed(SEED, question.id, "cot") for question in self.questions]
+
+
+class Offline:
+    """vLLM's `LLM.generate` in a process of its own, with the settings that our replicas give it.
+
+    vLLM would decode in a process beside the engine's on CPU; in one, as ours, it is faster."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._ours, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_answer_offline, args=(theirs,))
+        self._process.start()
+        self._ours.recv()
+
+    def run(self, work: Work) -> Rate:
+        self._ours.send(([ids for _, ids in work.prompts], work.seeds, work.n))
+        return self._ours.recv()
+
+    def stop(self) -> None:
+        self._ours.send(None)
+        self._process.join()
+
+
+def _answer_offline(connection: Connection) -> None:
+    os.environ |= environment(ENGINE, gpu=False)
+    from vllm import LLM, EngineArgs, SamplingParams, TokensPrompt
+
+    create = EngineArgs.create_engine_config
+
+    def in_one_process(self: EngineArgs, *args: Any, **kwargs: Any) -> Any:
+        config = create(self, *args, **kwargs)
+        config.parallel_config.distributed_executor_backend = "uni"
+        return config
+
+    EngineArgs.create_engine_config = in_one_process
+    kwargs = engine_kwargs(ENGINE, gpu=False) | {"disable_log_stats": True}
+    llm = LLM(str(assets.resolve(MODEL)), **kwargs)
+    connection.send("ready")
+    while (asked := connection.recv()) is not None:
+        prompts, seeds, n = asked
+        began = time.perf_counter()
+        outputs = llm.generate(
+            [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
+            [
+                SamplingParams(
+                    n=n,
+                    seed=seed,
+                    temperature=SAMPLING.temperature,
+                    max_tokens=SAMPLING.max_tokens,
+                    detokenize=False,
+                )
+                for seed in seeds
+            ],
+            use_tqdm=False,
+        )
+        tokens = sum(len(one.token_ids) for output in outputs for one in output.outputs)
+        connection.send(Rate(tokens, time.perf_counter() - began))
+
+
+class Ours:
+    """The whole path of a run's stage: questions in, graded and written completions out."""
+
+    def __init__(self, n: int, tokenizer: Any) -> None:
+        from sirt_ray.on_ray.prompting import TokenPrompter
+        from sirt_ray.on_ray.serving import ModelServer
+
+        self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
+        self._prompter = TokenPrompter(tokenizer)
+        self._runs = 0
+        policy = Policy("bench", str(assets.resolve(MODEL)))
+        self.server = ModelServer.start(
+            "student",
+            policy,
+            ENGINE,
+            run="bench",
+            pointers=self._folder,
+            samples_per_question=n,
+        )
+
+    def run(self, work: Work) -> Rate:
+        from sirt_ray.benchmarks.registry import grade
+        from sirt_ray.on_ray.sampler import sample
+
+        self._runs += 1
+        began = time.perf_counter()
+        counts = sample(
+            work.questions,
+            SamplingPlan((("cot", work.n),), SAMPLING, SEED),
+            self.server,
+            self._prompter,
+            self._folder / f"run_{self._runs}",
+            ResourcesConfig(),
+            NoProgress(),
+            "samples",
+            grade,
+        )
+        return Rate(counts["completion_tokens"], time.perf_counter() - began)
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+class NoProgress:
+    """Nobody watches a benchmark."""
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str) -> Generator["NoProgress"]:
+        yield self
+
+    def update(self, done: float, **shown: str | float) -> None: ...
+
+
+class N1Requests:
+    """A call of the replica's handle for each single completion, all awaited together."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def run(self, work: Work) -> Rate:
+        requests = [
+            SampleRequest(
+                text, ids, 1, seed + i, SAMPLING.temperature, 1.0, SAMPLING.max_tokens, "bench"
+            )
+            for (text, ids), seed in zip(work.prompts, work.seeds, strict=True)
+            for i in range(work.n)
+        ]
+
+        async def one(request: SampleRequest) -> int:
+            (reply,) = await self._server.handle.sample.remote((request,))
+            return reply.answered.completion_tokens
+
+        return asyncio.run(_rate(one, requests, 2 * ENGINE.max_num_seqs))
+
+
+class Http:
+    """The official client against `sirt serve`: a request of n completions for each question."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        default = EngineConfig()
+        settings = {
+            name: value
+            for name, value in ENGINE.model_dump().items()
+            if value != getattr(default, name)
+        }
+        overrides = [
+            part for item in settings.items() for part in ("--set", f"{item[0]}={item[1]}")
+        ]
+        self._url = f"http://127.0.0.1:{port}/v1"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sirt_ray", "serve", MODEL, "--port", str(port), *overrides],
+            stdout=subprocess.DEVNULL,
+        )
+        while True:
+            if self._process.poll() is not None:
+                raise RuntimeError("`sirt serve` ended before it answered")
+            with suppress(OSError), urllib.request.urlopen(f"{self._url}/models"):
+                return
+            time.sleep(0.5)
+
+    def run(self, work: Work) -> Rate:
+        return asyncio.run(self._run(work))
+
+    async def _run(self, work: Work) -> Rate:
+        from openai import AsyncOpenAI
+
+        async with AsyncOpenAI(base_url=self._url, api_key="none", timeout=600) as client:
+
+            async def one(asked: tuple[str, int]) -> int:
+                text, seed = asked
+                reply = await client.completions.create(
+                    model=MODEL,
+                    prompt=text,
+                    n=work.n,
+                    seed=seed,
+                    temperature=SAMPLING.temperature,
+                    max_tokens=SAMPLING.max_tokens,
+                )
+                assert reply.usage is not None
+                return reply.usage.completion_tokens
+
+            texts = [text for text, _ in work.prompts]
+            asked = list(zip(texts, work.seeds, strict=True))
+            return await _rate(one, asked, 2 * ENGINE.max_num_seqs // work.n)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=60)
+
+
+async def _rate(one: Callable[[Any], Awaitable[int]], asked: Iterable[Any], at_once: int) -> Rate:
+    free = asyncio.Semaphore(at_once)
+
+    async def bounded(item: Any) -> int:
+        async with free:
+            return await one(item)
+
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*map(bounded, asked)))
+    return Rate(tokens, time.perf_counter() - began)

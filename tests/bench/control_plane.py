@@ -1,0 +1,208 @@
+"""How fast our control plane is by itself, and how much memory its driver takes.
+
+    python -m tests.bench.control_plane [--rate 20000] [--busy 3000] [--memory 10000 1000000]
+
+The engine only sleeps: a stand-in for a remote one, so that nothing but the control plane is
+measured. Three figures, each from a run of `sirt_ray.on_ray.sampler.sample`:
+
+    rate    questions per second through one driver and one replica that answers at once
+    busy    share of the time that the places of 16 replicas, with delays as those of a large model,
+            are taken
+    memory  the driver's resident memory, for few and for many questions
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+
+from sirt_ray.benchmarks.registry import grade
+from sirt_ray.config import SamplingConfig
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray.block_sampler import SamplingPlan
+from sirt_ray.on_ray.prompting import TextPrompter
+from sirt_ray.on_ray.requests import Answered, Choice, ReplicaLoad, SampleRequest
+from sirt_ray.on_ray.sampler import sample
+from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.types import Question
+from tests.bench.contenders import NoProgress
+
+_TEXT = " Tom had 3 apples and got 4 more. The answer is 7."
+
+
+@dataclass
+class SleepingEngine:
+    """Answers every request after a pause, `places` of them at a time."""
+
+    places: int
+    shortest_s: float
+    longest_s: float
+    max_model_len: int = 4096
+
+    async def start(self, policy: Policy) -> None:
+        self._free = asyncio.Semaphore(self.places)
+        self._running = self._waiting = 0
+
+    async def load(self, policy: Policy) -> None: ...
+
+    async def check_health(self) -> None: ...
+
+    def load_now(self) -> ReplicaLoad:
+        return ReplicaLoad(running=self._running, waiting=self._waiting)
+
+    async def complete(self, request: SampleRequest) -> Answered:
+        self._waiting += 1
+        async with self._free:
+            self._waiting -= 1
+            self._running += 1
+            if self.longest_s:
+                delays = random.Random(request.seed)
+                await asyncio.sleep(delays.uniform(self.shortest_s, self.longest_s))
+            self._running -= 1
+        return Answered(tuple(Choice((), "stop", _TEXT) for _ in range(request.n)), 100, 20)
+
+
+def questions(count: int) -> Iterator[Question]:
+    for at in range(count):
+        text = f"Tom has {at} apples and gets {at % 7} more. How many apples does Tom have now?"
+        yield Question(f"word_problems/train/{at}", "word_problems", text, (), str(at + at % 7))
+
+
+class Plane:
+    """A server of sleeping engines, and the way to sample from it."""
+
+    def __init__(self, engine: SleepingEngine, replicas: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
+        self.server = ModelServer.start(
+            "student",
+            Policy("bench", "nowhere"),
+            EngineConfig(
+                num_cpus=0.1,
+                device="cpu",
+                min_replicas=replicas,
+                max_replicas=replicas,
+                max_num_seqs=engine.places,
+            ),
+            run="bench",
+            pointers=self._folder,
+            serving=engine,
+        )
+
+    def sample(self, count: int) -> float:
+        """Seconds that it took."""
+        out = self._folder / "out"
+        began = time.perf_counter()
+        counts = sample(
+            questions(count),
+            SamplingPlan((("cot", 1),), SamplingConfig(temperature=1.0), 0),
+            self.server,
+            TextPrompter(chat=True),
+            out,
+            ResourcesConfig(),
+            NoProgress(),
+            "samples",
+            grade,
+        )
+        seconds = time.perf_counter() - began
+        if (counts["completions"], counts["dropped"]) != (count, {}):
+            raise RuntimeError(f"{counts['completions']} of {count} completions were made")
+        shutil.rmtree(out)
+        return seconds
+
+    def close(self) -> None:
+        self.server.stop()
+        shutil.rmtree(self._folder)
+
+
+def rate(count: int) -> float:
+    plane = Plane(SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    plane.sample(256)
+    seconds = plane.sample(count)
+    plane.close()
+    print(f"rate: {count:,} questions in {seconds:.1f} s", flush=True)
+    return count / seconds
+
+
+def busy(count: int, replicas: int = 16) -> float:
+    """Measured while there is work for all: from the first answers to the last full queue."""
+    engine = SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
+    plane = Plane(engine, replicas)
+    taken: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            running = [load.running for load in plane.server.loads(10).values()]
+            taken.append(sum(running) / (replicas * engine.places))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    seconds = plane.sample(count)
+    over.set()
+    thread.join()
+    plane.close()
+    at_work = [share for share in taken if share > 0]
+    mean = sum(at_work) / len(at_work)
+    ideal = count * (engine.shortest_s + engine.longest_s) / 2 / (replicas * engine.places)
+    print(
+        f"busy: {count:,} questions on {replicas} replicas in {seconds:.1f} s (never less than"
+        f" {ideal:.1f}); places taken {mean:.0%}, start and end counted",
+        flush=True,
+    )
+    return mean
+
+
+def memory(counts: list[int]) -> list[float]:
+    plane = Plane(SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    process, peaks = psutil.Process(), []
+    for count in counts:
+        over, seen = threading.Event(), [0]
+
+        def watch(over: threading.Event = over, seen: list[int] = seen) -> None:
+            while not over.wait(0.2):
+                seen.append(process.memory_info().rss)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        seconds = plane.sample(count)
+        over.set()
+        thread.join()
+        peaks.append(max(seen) / 2**20)
+        print(f"memory: {count:,} questions, {seconds:.0f} s, {peaks[-1]:.0f} MiB", flush=True)
+    plane.close()
+    return peaks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--busy", type=int, default=3000)
+    parser.add_argument("--memory", type=int, nargs="*", default=[10_000, 1_000_000])
+    arguments = parser.parse_args()
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    try:
+        result: dict[str, float | list[float]] = {}
+        if arguments.rate:
+            result["questions_per_second"] = round(rate(arguments.rate))
+        if arguments.busy:
+            result["busy"] = round(busy(arguments.busy), 3)
+        if arguments.memory:
+            result["driver_mib"] = [round(peak) for peak in memory(arguments.memory)]
+    finally:
+        ray.shutdown()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

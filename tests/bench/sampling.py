@@ -1,0 +1,134 @@
+"""Tokens per second of our sampling, against the bare engine and against what one would script.
+
+    python -m tests.bench.sampling [--questions 1000] [--n 8] [--repeats 3]
+
+All sample the same questions with the quickstart's student, the same prompts, sampling and engine
+settings, one engine each, one after the other in every repeat:
+
+    offline      vLLM's `LLM.generate` in a process of its own: the limit
+    ours         `sirt_ray.on_ray.sampler.sample`: Ray Data and Serve, graded and written
+    n1_requests  a call of a Serve handle for each completion, as many at once as the replica takes
+    http         the official client against `sirt serve`, a request of n for each question
+
+Engines are started and warmed up before, which is not counted; everything else is. A ratio is the
+median over the repeats; each repeat compares neighbours in time, since a machine's speed drifts.
+"""
+
+import argparse
+import json
+import statistics
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+import psutil
+import ray
+
+from sirt_ray.quickstart import assets
+from sirt_ray.training.models import load_tokenizer
+from sirt_ray.training.tasks import Source
+from tests.bench.contenders import ENGINE, MODEL, Http, N1Requests, Offline, Ours, Rate, Work
+
+_WARM_UP = 64
+"""Questions that are sampled and thrown away, so that nothing is done for the first time."""
+_PROCESSES = {
+    "VLLM::EngineCore": "engine",
+    "ray::ServeReplica": "replica",
+    "ray::MapWorker": "sampling actor",
+    "tests.bench.sampling": "driver",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    tokenizer = load_tokenizer(Source(str(assets.resolve(MODEL))))
+    work = Work.of(arguments.questions, arguments.n, tokenizer)
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    http, offline = Http(), Offline()
+    ours = Ours(arguments.n, tokenizer)
+    contenders = {
+        "offline": offline,
+        "ours": ours,
+        "n1_requests": N1Requests(ours.server),
+        "http": http,
+    }
+    try:
+        for contender in contenders.values():
+            contender.run(work.first(_WARM_UP))
+        repeats = [
+            {name: _timed(name, contender, work) for name, contender in contenders.items()}
+            for _ in range(arguments.repeats)
+        ]
+        _explain(ours, work)
+    finally:
+        for stopped in (ours, offline, http):
+            stopped.stop()
+        ray.shutdown()
+    print(json.dumps(_ratios(repeats)))
+
+
+def _timed(name: str, contender: Offline | Ours | N1Requests | Http, work: Work) -> Rate:
+    rate = contender.run(work)
+    print(
+        f"{name:12} {rate.tokens:8,} tokens in {rate.seconds:6.1f} s:"
+        f" {rate.tokens_per_second:7,.0f} tokens/s",
+        flush=True,
+    )
+    return rate
+
+
+def _ratios(repeats: list[Mapping[str, Rate]]) -> dict[str, float]:
+    def ours_against(name: str) -> float:
+        ratios = [r["ours"].tokens_per_second / r[name].tokens_per_second for r in repeats]
+        return round(statistics.median(ratios), 3)
+
+    return {
+        "serve_vs_offline": ours_against("offline"),
+        "vs_n1_requests": ours_against("n1_requests"),
+        "vs_http": ours_against("http"),
+    }
+
+
+def _explain(ours: Ours, work: Work) -> None:
+    """One more run of ours, watched: how long the engine was full, and who used the CPUs."""
+    decoding: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            decoding.extend(load.running for load in ours.server.loads(10).values())
+
+    thread, before = threading.Thread(target=watch), _cpu_seconds()
+    thread.start()
+    rate = ours.run(work)
+    over.set()
+    thread.join()
+    used = _cpu_seconds() - before
+    full = sum(count >= 0.9 * ENGINE.max_num_seqs for count in decoding) / len(decoding)
+    idle = sum(count == 0 for count in decoding) / len(decoding)
+    print(
+        f"Where ours spends {rate.seconds:.1f} s: engine full (90 % of {ENGINE.max_num_seqs}"
+        f" sequences) {full:.0%}, partly full {1 - full - idle:.0%}, idle {idle:.0%} (Ray Data"
+        " starts its actors, the last parts are written)"
+    )
+    shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in used.most_common())
+    print(f"CPU seconds: {shares}")
+
+
+def _cpu_seconds() -> Counter[str]:
+    """User and system time so far, by kind of process."""
+    used: Counter[str] = Counter()
+    for process in psutil.process_iter(["cmdline", "cpu_times", "pid"]):
+        name = " ".join(process.info["cmdline"] or ())
+        kind = next((kind for part, kind in _PROCESSES.items() if part in name), None)
+        if kind is not None and process.info["cpu_times"] is not None:
+            used[kind] += process.info["cpu_times"].user + process.info["cpu_times"].system
+    return used
+
+
+if __name__ == "__main__":
+    main()
