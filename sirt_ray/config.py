@@ -7,7 +7,7 @@ problems into one message with file and line.
 
 Two kinds of settings are kept apart. What decides the result (data, models, seeds, sampling,
 training) is part of an artifact's identity. Where and how fast it runs (`resources`, `output`,
-`data.root`, `sampling.block_size`) never is.
+`data.root`, an endpoint's URL, pace and budget) never is.
 """
 
 from typing import Annotated, Literal, cast
@@ -15,7 +15,8 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sirt_ray.resources import ResourcesConfig
-from sirt_ray.settings import Count, Fraction, NonNegative, Positive, Section
+from sirt_ray.settings import Count, Fraction, NonNegative, Positive, SamplingConfig, Section
+from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
 
 
@@ -52,21 +53,6 @@ class DataConfig(Section):
         return self
 
 
-class SamplingConfig(Section):
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """0 is greedy."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    max_tokens: Count = 512
-    """Longest completion, in tokens. One that reaches it is marked `length` and never chosen."""
-
-
-class TeacherConfig(Section):
-    model: str
-    """Path or hub name, `quickstart:teacher` for the one that is shipped."""
-    revision: str | None = None
-    sampling: SamplingConfig = SamplingConfig(temperature=0.1)
-
-
 class DemonstrationsConfig(Section):
     """Stage 1: the teacher answers the training questions, zero-shot with the trigger."""
 
@@ -74,7 +60,8 @@ class DemonstrationsConfig(Section):
     """`right`: keep demonstrations whose final answer matches the gold answer. `all`: keep every
     finished one (the paper does not say that it filters)."""
     samples_per_question: Count = 1
-    """Completions asked of the teacher for each question; the first that is kept is used."""
+    """Completions asked of the teacher for each question; the first that is kept is used. Of
+    `teacher.demonstrations` all are tried."""
 
 
 class LoraConfig(Section):
@@ -210,7 +197,7 @@ class EvaluationConfig(Section):
     prompts: list[PromptKind] = Field(default=["cot", "plain"], min_length=1)
     sampling: SamplingConfig = SamplingConfig()
     teacher: bool = True
-    """Also score the teacher on the test questions."""
+    """Also score the teacher on the test questions, where there is one that can be asked."""
 
 
 class JobConfig(Section):

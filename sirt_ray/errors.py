@@ -42,3 +42,7 @@ class ResourceError(SirtError, RuntimeError):
 
 class StageError(SirtError, RuntimeError):
     """A stage failed while running. What was finished before it is kept."""
+
+
+class BudgetSpentError(SirtError, RuntimeError):
+    """What the job may spend is spent: it stops, and can be continued with a larger budget."""

@@ -1,0 +1,91 @@
+"""A stand-in for the boundary that `sirt_ray.endpoint` is written against: somebody's HTTP server
+with the OpenAI API. It is a real server on this machine, and what it says is scripted.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]
+
+
+def choice(text: str | None = "It is 4.", finish: str | None = "stop", index: int = 0) -> Json:
+    """One choice in the shape of both APIs."""
+    message = {"role": "assistant", "content": text}
+    return {"index": index, "finish_reason": finish, "message": message, "text": text}
+
+
+def reply(*choices: Json, usage: object = None) -> Json:
+    counted = {"prompt_tokens": 10, "completion_tokens": 5 * len(choices)}
+    return {"object": "completion", "choices": list(choices), "usage": usage or counted}
+
+
+def as_many_as_asked(body: Json) -> Json:
+    return reply(*(choice(f"{body['seed'] + i}", index=i) for i in range(body.get("n", 1))))
+
+
+@dataclass
+class FakeEndpoint:
+    """`script`: what is said to each request in turn: a reply, a status, (status, headers, body),
+    raw bytes, or a function of the request's body. After its end, `answer`."""
+
+    script: list[Any] = field(default_factory=list)
+    answer: Callable[[Json], Any] = as_many_as_asked
+    delay_seconds: float = 0.0
+    bodies: list[Json] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    most_at_once: int = 0
+    url: str = ""
+    _now: int = 0
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        self.times.append(asyncio.get_running_loop().time())
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            body = await request.json()
+            self.bodies.append(body)
+            self.paths.append(request.path)
+            self.keys.append(request.headers.get("Authorization"))
+            said = self.script.pop(0) if self.script else self.answer
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
+            return _response(said(body) if callable(said) else said)
+        finally:
+            self._now -= 1
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator["FakeEndpoint"]:
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}/v1"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+def _response(said: Any) -> web.Response:
+    if isinstance(said, bytes):
+        return web.Response(body=said, content_type="application/json")
+    if isinstance(said, int):
+        said = (said, {}, {"error": {"message": f"said {said}", "code": None}})
+    status, headers, body = said if isinstance(said, tuple) else (200, {}, said)
+    return web.Response(
+        status=status,
+        headers=headers,
+        body=json.dumps(body).encode(),
+        content_type="application/json",
+    )
