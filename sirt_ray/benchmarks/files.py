@@ -79,6 +79,33 @@ def read_columns(path: Path) -> Sequence[str]:
     return list(cast(dict[str, Any], record))
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of one file. DataError where it cannot be read, or one of them is no row."""
+    try:
+        if path.suffix == ".parquet":
+            return cast(Any, pq.ParquetFile(path)).read().to_pylist()
+        with path.open(encoding="utf-8", newline="") as lines:
+            if path.suffix == ".csv":
+                return list(csv.DictReader(lines))
+            records = _records(lines.read())
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's and JSON's are ValueErrors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {reason}") from error
+    for number, record in records:
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, row {number}: {str(record)[:40]} is no record of columns")
+    return [cast("dict[str, Any]", record) for _, record in records]
+
+
+def _records(text: str) -> list[tuple[int, Any]]:
+    """What a list holds, or what stands in each line that is not blank; numbered from 1."""
+    if text.lstrip().startswith("["):
+        listed: list[Any] = json.loads(text)
+        return list(enumerate(listed, start=1))
+    lines = enumerate(text.split("\n"), start=1)
+    return [(number, json.loads(line)) for number, line in lines if line.strip()]
+
+
 def _in_folder(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     suffixes = {path.suffix for path in files}

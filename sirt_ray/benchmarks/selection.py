@@ -24,7 +24,12 @@ class Selection:
 
 def text_key(question: Question) -> str:
     """What makes two questions the same text, whatever their options are."""
-    return " ".join(question.text.casefold().split())
+    return normalised(question.text)
+
+
+def normalised(text: str) -> str:
+    """A text without regard to case and spacing."""
+    return " ".join(text.casefold().split())
 
 
 def select_training(

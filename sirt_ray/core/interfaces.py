@@ -24,7 +24,8 @@ class Policy:
     version: str
     """`teacher`, `baseline`, `round_00`, `round_01`, ..."""
     path: str
-    """Folder or hub name of a complete Hugging Face model."""
+    """Folder or hub name of a complete Hugging Face model. Of a teacher that is none: what stands
+    for it, `TeacherConfig.source`."""
     revision: str | None = None
 
 
@@ -48,6 +49,11 @@ class Stages(Protocol):
 
     def identity(self, model: str, revision: str | None) -> str:
         """The content of a model, wherever it lies."""
+        ...
+
+    def teacher_identity(self) -> str:
+        """What the demonstrations come from: the content of a model or a file, or what answers
+        behind an endpoint."""
         ...
 
     def rows_identity(self) -> Mapping[str, str]:

@@ -46,9 +46,9 @@ class Loop:
     def run(self) -> Outcome:
         """Run the job, or what is left of it."""
         job, stages, store = self.job, self.stages, self.store
-        teacher = Policy("teacher", job.teacher.model, job.teacher.revision)
+        teacher = Policy("teacher", job.teacher.source, job.teacher.revision)
         base = Policy("baseline", job.student.model, job.student.revision)
-        teacher_id = stages.identity(teacher.path, teacher.revision)
+        teacher_id = stages.teacher_identity()
         base_id = stages.identity(base.path, base.revision)
 
         questions = store.once(
@@ -60,8 +60,10 @@ class Loop:
             lambda out: stages.demonstrate(out, teacher, questions),
         )
         scores: dict[str, Scores] = {}
-        if job.evaluation.teacher:
+        if job.evaluation.teacher and job.teacher.answers:
             scores["teacher"] = self._evaluate(teacher, teacher_id, questions).test
+        elif job.evaluation.teacher:
+            self._say_teacher_absent()
         scores["baseline"] = self._evaluate(base, base_id, questions).test
 
         weights = store.once(
@@ -130,6 +132,14 @@ class Loop:
         )
         self.journal.scores(policy.version, evaluation.test)
         return evaluation
+
+    def _say_teacher_absent(self) -> None:
+        self.journal.event(
+            "teacher_not_evaluated",
+            "the teacher is a file of demonstrations, which cannot be asked the test questions:"
+            " there will be no scores of a teacher. `evaluation.teacher: false` says the same"
+            " without this line",
+        )
 
     def _say_rolled_back(
         self, candidate: Policy, student: Policy, before: Evaluation, after: Evaluation

@@ -1,26 +1,30 @@
 """What can be known to be wrong before anything is started."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
-from sirt_ray.errors import ConfigError, DataError, InputError, ModelError
+from sirt_ray.endpoint.request import api_key
+from sirt_ray.errors import ConfigError, InputError, ModelError
 from sirt_ray.on_ray.data import check_rows_available
 from sirt_ray.quickstart import assets
+from sirt_ray.teachers import TeacherConfig
 
 
 def check_inputs(job: JobConfig) -> None:
-    """Rows and models of a job, all problems in one error; only schemas and configurations are
-    read."""
+    """Rows, models and teacher of a job, all problems in one error; only schemas and configurations
+    are read, and no endpoint is asked."""
     problems: list[InputError] = []
-    try:
-        check_rows_available(job.data)
-    except DataError as error:
-        problems.append(error)
-    models = {"teacher": job.teacher, "student": job.student}
-    for section, model in models.items():
+    checks: list[Callable[[], object]] = [
+        lambda: check_rows_available(job.data),
+        lambda: _check_teacher(job.teacher),
+        lambda: _check_model("student", job.student.model, job.student.revision),
+    ]
+    for check in checks:
         try:
-            _check_model(section, str(assets.resolve(model.model)), model.revision)
-        except ModelError as error:
+            check()
+        except InputError as error:
             problems.append(error)
     if len(problems) == 1:
         raise problems[0]
@@ -28,9 +32,19 @@ def check_inputs(job: JobConfig) -> None:
         raise ConfigError("\n".join(str(problem) for problem in problems))
 
 
-def _check_model(section: str, model: str, revision: str | None) -> None:
+def _check_teacher(teacher: TeacherConfig) -> None:
+    if teacher.endpoint is not None:
+        api_key(teacher.endpoint)
+    elif teacher.demonstrations is not None:
+        answered.check(teacher.demonstrations)
+    else:
+        _check_model("teacher", teacher.source, teacher.revision)
+
+
+def _check_model(section: str, name: str, revision: str | None) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
+    model = str(assets.resolve(name))
     path = Path(model)
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not path.is_dir():

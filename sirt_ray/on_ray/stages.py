@@ -4,11 +4,12 @@ The student's engine stays up from the baseline to the last round and takes new 
 runs; the teacher's ends with its last stage.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sirt_ray import tables
 from sirt_ray.artifacts import Artifact, content_key
+from sirt_ray.benchmarks import answered
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import JobConfig, SamplingConfig
 from sirt_ray.core import demonstrations as demonstrating
@@ -21,8 +22,9 @@ from sirt_ray.on_ray.engines import Engines, Role
 from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
+from sirt_ray.teachers import DemonstrationFileConfig
 from sirt_ray.training.tasks import Source
-from sirt_ray.types import PromptKind, Question, Split
+from sirt_ray.types import Graded, PromptKind, Question, Split
 
 Requests = tuple[tuple[PromptKind, int], ...]
 """(prompt kind, completions) of each request that is made for a question."""
@@ -48,6 +50,14 @@ class RayStages:
         path = str(assets.resolve(model))
         return content_key(Path(path)) if Path(path).exists() else f"{model}@{revision or 'main'}"
 
+    def teacher_identity(self) -> str:
+        teacher = self._job.teacher
+        if teacher.endpoint is not None:
+            return teacher.endpoint.identity
+        if teacher.demonstrations is not None:
+            return answered.identity(teacher.demonstrations)
+        return self.identity(teacher.source, teacher.revision)
+
     def rows_identity(self) -> Mapping[str, str]:
         return data.rows_identity(self._job.data)
 
@@ -57,6 +67,8 @@ class RayStages:
         return data.prepare_questions(out, self._job.data, self._job.seed, self._progress)
 
     def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
+        if self._job.teacher.demonstrations is not None:
+            return self._demonstrate_from_file(out, self._job.teacher.demonstrations, questions)
         config, student = self._job.demonstrations, self._job.student
         asked = self._questions(questions, "train")
         # Both engines start at the same time: a start is mostly waiting for imports.
@@ -72,10 +84,30 @@ class RayStages:
             "demonstrations",
         )
         graded = map(tables.to_graded, tables.read(out / "completions"))
-        kept, fates = demonstrating.keep_demonstrations(asked, graded, config)
+        return {**self._keep(out, asked, graded), "sampling": sampled}
+
+    def _demonstrate_from_file(
+        self, out: Path, config: DemonstrationFileConfig, questions: Artifact
+    ) -> Counts:
+        asked, held_out = (self._questions(questions, split) for split in ("train", "validation"))
+        found = answered.read_answers(config, asked, held_out)
+        # In the place and the columns of a teacher's completions: all of them, kept or not.
+        tables.write(
+            out / "completions" / "part-000000.parquet",
+            map(tables.graded_row, found.graded),
+            tables.GRADED,
+            found.counts,
+        )
+        return {**self._keep(out, asked, found.graded), "file": found.counts}
+
+    def _keep(
+        self, out: Path, asked: Sequence[Question], graded: Iterable[Graded]
+    ) -> Mapping[str, int]:
+        """Write the demonstrations that may be learned from; what became of each question."""
+        kept, fates = demonstrating.keep_demonstrations(asked, graded, self._job.demonstrations)
         if not kept:
             raise StageError(
-                f"none of the teacher's {len(asked)} answers can be learned from"
+                f"none of the teacher's answers to {len(asked)} questions can be learned from"
                 f" ({', '.join(f'{fate} {n}' for fate, n in fates.items() if n)}). Look at the"
                 f" texts in {out / 'completions'}. A larger teacher.sampling.max_tokens helps"
                 " against truncated ones, demonstrations.keep: all keeps the wrong ones"
@@ -86,7 +118,7 @@ class RayStages:
             tables.DEMONSTRATION,
             fates,
         )
-        return {**fates, "sampling": sampled}
+        return fates
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job

@@ -79,6 +79,9 @@ class FakeStages:
     def identity(self, model: str, revision: str | None) -> str:
         return f"content of {model}"
 
+    def teacher_identity(self) -> str:
+        return "content of teacher"
+
     def rows_identity(self) -> Mapping[str, str]:
         return {"gsm8k/train": "rows"}
 

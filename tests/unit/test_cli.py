@@ -168,6 +168,39 @@ def test_rows_and_models_are_complained_about_together(
     assert "train.parquet" in told and "teacher.model" in told
 
 
+def with_teacher(path: Path, teacher: str) -> Path:
+    path.write_text(path.read_text().replace('{model: "quickstart:teacher"}', teacher))
+    return path
+
+
+def test_an_endpoint_without_its_key(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens there: planning asks nothing."""
+    monkeypatch.delenv("MY_KEY", raising=False)
+    endpoint = '{endpoint: {url: "http://127.0.0.1:9/v1", model: m, api_key_env: MY_KEY}}'
+    path = with_teacher(job(tmp_path, rows), endpoint)
+    told = refused(tmp_path, capsys, path, "--set", "student.model=./nowhere")
+    assert "MY_KEY" in told and "student.model" in told
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    assert main(["plan", str(path)]) == 0
+    assert "sk-very-secret" not in capsys.readouterr().out
+
+
+def test_a_file_of_demonstrations(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = tmp_path / "answers.jsonl"
+    path = with_teacher(job(tmp_path, rows), f'{{demonstrations: {{path: "{answers}"}}}}')
+    told = refused(tmp_path, capsys, path, "--set", "data.root=./elsewhere")
+    assert "teacher.demonstrations.path" in told and "elsewhere" in told
+    answers.write_text(json.dumps({"question": ROW["question"], "response": "4"}))
+    assert "completion_column" in refused(tmp_path, capsys, path)
+    column = "teacher.demonstrations.completion_column=response"
+    assert main(["plan", str(path), "--set", column]) == 0
+    assert "teacher/evaluation" not in capsys.readouterr().out
+
+
 def test_unknown_commands_and_missing_arguments_exit_with_2() -> None:
     for arguments in (["fly"], ["run"], []):
         with pytest.raises(SystemExit) as caught:

@@ -60,6 +60,18 @@ def test_a_second_run_builds_nothing_and_says_the_same(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+def test_a_file_of_demonstrations_is_no_teacher_to_evaluate(tmp_path: Path) -> None:
+    stages, heard = FakeStages(), Heard()
+    teacher = {"demonstrations": {"path": "answers.jsonl"}}
+    outcome = run(tmp_path, stages, heard, teacher=teacher)
+    assert stages.calls == [call for call in WHOLE if call != "evaluate teacher"]
+    assert list(outcome.scores) == ["baseline", "round_00", "round_01", "round_02"]
+    assert [kind for kind, _ in heard.events] == ["teacher_not_evaluated"]
+    quiet = Heard()
+    run(tmp_path, FakeStages(), quiet, teacher=teacher, evaluation={"teacher": False})
+    assert quiet.events == []
+
+
 @pytest.mark.parametrize("stage", WHOLE)
 def test_a_run_killed_in_a_stage_resumes_in_that_stage(tmp_path: Path, stage: str) -> None:
     dying = FakeStages(kill_in=stage)
