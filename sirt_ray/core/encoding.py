@@ -104,11 +104,17 @@ def encode_demonstration(
 ) -> TokenSequence:
     """The prompt of the demonstrated question and the teacher's text as it was written, then EOS.
 
+    Only a space is put between a plain prompt and a text that does not start with one: a teacher
+    with a chat template, or a file, writes none, and the student has to learn to continue its own
+    prompt.
+
     Raises ModelError for a tokenizer without EOS, DataError for a text with EOS in its middle.
     """
     eos = end_of_sequence(tokenizer)
     _, prompt_ids = encode_prompt(demonstration.question, kind, tokenizer)
     text = demonstration.graded.completion.text
+    if not tokenizer.chat_template and not text[:1].isspace():
+        text = f" {text}"
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     while ids and ids[-1] == eos:
         ids.pop()

@@ -69,6 +69,14 @@ def test_demonstration_is_prompt_then_the_teachers_text_then_eos(kind: Any) -> N
     assert len(sequence) == len(sequence.prompt_ids) + len(" six. \n") + 1
 
 
+def test_a_text_without_a_space_gets_one_behind_a_plain_prompt_only() -> None:
+    plain, chat = tiny.byte_tokenizer(), chat_tokenizer()
+    with_space = encode_demonstration(demonstrated(" six"), "cot", plain)
+    assert encode_demonstration(demonstrated("six"), "cot", plain) == with_space
+    ids = encode_demonstration(demonstrated("six"), "cot", chat).completion_ids
+    assert chat.decode(ids[:-1]) == "six"
+
+
 def test_eos_that_the_teacher_wrote_at_the_end_is_not_doubled() -> None:
     sequence = encode_demonstration(demonstrated(" six</s>"), "cot", tiny.byte_tokenizer())
     assert sequence.completion_ids.count(2) == 1
