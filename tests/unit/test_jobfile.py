@@ -61,6 +61,11 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (GOOD.replace("teacher: {model: big}\n", ""), "teacher: is required"),
+        (GOOD.replace("{model: big}", "{}"), "exactly one of model"),
+        (
+            GOOD.replace("{model: big}", "{endpoint: {url: 'http://a/v1'}}"),
+            "teacher.endpoint.model: is required",
+        ),
         (GOOD + "  num_plain: 0\n", "num_plain to 1 or more"),
         (GOOD + "  pairs: {rule: correctness}\n  num_cot: 1\n", "num_cot to 2 or more"),
         (GOOD + "  sampling: {temperature: 0}\n", "Raise the temperature"),
@@ -95,16 +100,21 @@ def test_every_job_parses_and_shows_only_what_it_changes(path: Path) -> None:
     from sirt_ray.benchmarks.registry import REGISTRY
 
     job = jobfile.load(path, [], REGISTRY)
+    written = yaml.safe_load(path.read_text())
+    teacher: dict[str, object] = {"model": job.teacher.model}
+    if job.teacher.endpoint is not None:
+        required = {name: written["teacher"]["endpoint"].pop(name) for name in ("url", "model")}
+        teacher = {"endpoint": required}
     defaults = JobConfig.model_validate(
         {
             "name": job.name,
             "data": {"train": job.data.train, "evaluate": job.data.evaluate},
-            "teacher": {"model": job.teacher.model},
+            "teacher": teacher,
             "student": {"model": job.student.model},
         }
     ).model_dump(mode="json")
-    written = yaml.safe_load(path.read_text())
-    for required in ("name", "teacher", "student"):
+    written["teacher"].pop("model", None)
+    for required in ("name", "student"):
         written.pop(required)
     for section in ("train", "evaluate"):
         written["data"].pop(section)
