@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sirt_ray.endpoint.replies import Use
+from sirt_ray.core import prompts
+from sirt_ray.endpoint.replies import Api, Use
 from sirt_ray.errors import ConfigError
 from sirt_ray.teachers import EndpointConfig
+from sirt_ray.types import PromptKind, Question
 
 Json = dict[str, Any]
 
@@ -58,6 +60,12 @@ def api_key(config: EndpointConfig) -> str | None:
             " server without keys"
         )
     return key
+
+
+def prompt_of(api: Api, question: Question, kind: PromptKind) -> str:
+    """The text that asks a question: a user's message, or a prompt to be continued."""
+    form = prompts.chat_message if api == "chat" else prompts.render
+    return form(question, kind)
 
 
 def request_body(config: EndpointConfig, ask: Ask) -> Json:

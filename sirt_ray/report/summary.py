@@ -26,9 +26,14 @@ def _questions(counts: Counts) -> str:
 
 
 def _demonstrations(counts: Counts) -> str:
-    return f"{counts['kept']:,} kept of {counts['questions']:,} questions" + _reasons(
+    kept = f"{counts['kept']:,} kept of {counts['questions']:,} questions" + _reasons(
         {key: n for key, n in counts.items() if key.startswith("dropped_")}
     )
+    if "file" not in counts:
+        return kept
+    file = counts["file"]
+    unused = {key: n for key, n in file.items() if key.endswith("_rows")}
+    return f"{kept}; {file['matched']:,} of the file's {file['rows']:,} rows used{_reasons(unused)}"
 
 
 def _student(counts: Counts) -> str:

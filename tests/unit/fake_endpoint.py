@@ -1,17 +1,39 @@
 """A stand-in for the boundary that `sirt_ray.endpoint` is written against: somebody's HTTP server
-with the OpenAI API. It is a real server on this machine, and what it says is scripted.
+with the OpenAI API. It is a real server on this machine, and what it says is scripted. `ask` puts a
+question to it through the real engine.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+import pickle
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray.endpoint_engine import EndpointEngine
+from sirt_ray.on_ray.requests import Answered, SampleRequest
+from sirt_ray.teachers import EndpointConfig
+
 Json = dict[str, Any]
+
+TEACHER = Policy("teacher", "endpoint:chat:big")
+ASKED = SampleRequest(
+    prompt="What is 2 + 2?",
+    prompt_ids=(),
+    n=1,
+    seed=7,
+    temperature=0.5,
+    top_p=1.0,
+    max_tokens=20,
+    version="teacher",
+)
+"""At most 14 + 64 tokens of prompt and 20 of completion."""
+MOST_TOKENS = 98
 
 
 def choice(text: str | None = "It is 4.", finish: str | None = "stop", index: int = 0) -> Json:
@@ -89,3 +111,40 @@ def _response(said: Any) -> web.Response:
         body=json.dumps(body).encode(),
         content_type="application/json",
     )
+
+
+def with_engine(
+    folder: Path,
+    endpoint: FakeEndpoint,
+    use: Callable[[EndpointEngine], Awaitable[Any]],
+    **settings: Any,
+) -> Any:
+    """What `use` returns, given a started engine whose pauses are of milliseconds."""
+
+    async def run() -> Any:
+        async with endpoint.running():
+            given = {"url": endpoint.url, "model": "big", "api_key_env": None} | settings
+            described = EndpointEngine(EndpointConfig.model_validate(given), folder, 0.002)
+            engine: EndpointEngine = pickle.loads(pickle.dumps(described))
+            await engine.start(TEACHER)
+            return await use(engine)
+
+    return asyncio.run(run())
+
+
+def ask(
+    folder: Path, endpoint: FakeEndpoint, request: SampleRequest = ASKED, **settings: Any
+) -> Answered:
+    return with_engine(folder, endpoint, lambda engine: engine.complete(request), **settings)
+
+
+def ask_many(folder: Path, endpoint: FakeEndpoint, number: int, **settings: Any) -> list[Answered]:
+    async def use(engine: EndpointEngine) -> list[Answered]:
+        requests = [replace(ASKED, seed=seed) for seed in range(number)]
+        return await asyncio.gather(*map(engine.complete, requests))
+
+    return with_engine(folder, endpoint, use, **settings)
+
+
+def texts(answered: Answered) -> list[str | None]:
+    return [choice.text for choice in answered.choices]

@@ -110,3 +110,12 @@ def test_a_bar_shows_figures_and_a_log_stays_quiet_for_short_stages() -> None:
             bar.update(5, loss=0.25)
     assert "5/10" in terminal.getvalue() and "loss 0.25" in terminal.getvalue()
     assert log.getvalue() == ""
+
+
+def test_rows_of_a_file_that_are_not_used_are_told() -> None:
+    file = {"rows": 9, "matched": 5, "unmatched_rows": 4, "duplicate_rows": 0, "right": 3}
+    counts = {"questions": 6, "kept": 3, "dropped_wrong": 2, "dropped_not_answered": 1}
+    assert summary("demonstrations", {**counts, "file": file}) == (
+        "3 kept of 6 questions (2 dropped wrong, 1 dropped not answered);"
+        " 5 of the file's 9 rows used (4 unmatched rows)"
+    )
