@@ -18,11 +18,13 @@ from sirt_ray.on_ray.requests import (
     ReplicaLoad,
     SampleRequest,
 )
+from sirt_ray.resources import EngineConfig
 from sirt_ray.teachers import EndpointConfig
 
 if TYPE_CHECKING:
     from sirt_ray.endpoint.client import Answer, EndpointClient
 
+_LONGEST_PAUSE_SECONDS = 60.0
 _ANY_LENGTH = 2**31 - 1
 """How long a prompt may be only the endpoint knows; it refuses what is longer."""
 
@@ -35,6 +37,20 @@ def endpoint_engine(job: JobConfig, run_dir: Path) -> "EndpointEngine | None":
         return None
     folder = Path(config.cache).expanduser() if config.cache else run_dir / "endpoint"
     return EndpointEngine(config, folder.absolute())
+
+
+def endpoint_resources(endpoint: EndpointConfig, samples_per_question: int) -> EngineConfig:
+    """Of the one replica that asks the endpoint. Its requests may wait there for the pace, and then
+    for every attempt and pause that the settings allow."""
+    pace = endpoint.requests_per_minute
+    queued_s = 0.0 if pace is None else 2 * endpoint.max_in_flight * 60 / pace
+    attempts = endpoint.max_retries + 1
+    return EngineConfig(
+        device="cpu",
+        num_cpus=0.1,
+        max_num_seqs=endpoint.max_in_flight * samples_per_question,
+        request_timeout_s=queued_s + attempts * (endpoint.timeout_s + _LONGEST_PAUSE_SECONDS),
+    )
 
 
 class EndpointEngine:
@@ -115,7 +131,7 @@ class EndpointEngine:
 
     def load_now(self) -> ReplicaLoad:
         client = self._client
-        return ReplicaLoad(client.running, client.accepted - client.running, 0, 0)
+        return ReplicaLoad(client.running, client.accepted - client.running)
 
     @property
     def max_model_len(self) -> int:

@@ -10,8 +10,11 @@ import ray
 
 from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray.endpoint_engine import endpoint_engine, endpoint_resources
+from sirt_ray.on_ray.placement import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.quickstart import assets
+from sirt_ray.resources import EngineConfig
 
 Role = Literal["teacher", "student"]
 
@@ -19,9 +22,9 @@ Role = Literal["teacher", "student"]
 class Engines:
     """The teacher's and the student's server of one run."""
 
-    def __init__(self, job: JobConfig, pointers: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, job: JobConfig, run_dir: Path, say: Callable[[str], None]) -> None:
         self._job = job
-        self._pointers = pointers
+        self._run_dir = run_dir
         self._say = say
         self._up: dict[Role, ModelServer] = {}
 
@@ -47,7 +50,8 @@ class Engines:
         return server
 
     def make_room_for_training(self) -> None:
-        """Stop the engines if the trainer does not fit beside them; a later stage starts them."""
+        """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
+        a later stage starts them."""
         self.stop("teacher")
         trainer = self._job.resources.trainer
         gpus = trainer.gpus_per_worker
@@ -58,7 +62,7 @@ class Engines:
             free.get("CPU", 0) >= trainer.num_workers * trainer.cpus_per_worker
             and free.get("GPU", 0) >= trainer.num_workers * gpus
         )
-        if not fits:
+        if not fits or self._job.resources.student.min_replicas == 0:
             self.stop("student")
 
     def stop(self, role: Role) -> None:
@@ -71,25 +75,36 @@ class Engines:
             self.stop(role)
 
     def _deploy(self, role: Role, policy: Policy) -> ModelServer:
-        resources, refine = self._job.resources, self._job.refine
+        endpoint = endpoint_engine(self._job, self._run_dir) if role == "teacher" else None
         return ModelServer.deploy(
             role,
             replace(policy, path=str(assets.resolve(policy.path))),
-            resources.teacher if role == "teacher" else resources.student,
+            self._resources(role),
             run=self._job.name,
-            pointers=self._pointers,
-            samples_per_question=(
-                self._job.demonstrations.samples_per_question
-                if role == "teacher"
-                else refine.num_cot + refine.num_plain
-            ),
+            pointers=self._run_dir / "serving",
+            samples_per_question=self._samples_per_question(role),
+            serving=endpoint,
         )
+
+    def _samples_per_question(self, role: Role) -> int:
+        refine = self._job.refine
+        if role == "teacher":
+            return self._job.demonstrations.samples_per_question
+        return refine.num_cot + refine.num_plain
+
+    def _resources(self, role: Role) -> EngineConfig:
+        """What each engine of the role gets of the cluster."""
+        endpoint = self._job.teacher.endpoint
+        if role == "student":
+            return self._job.resources.student
+        if endpoint is None:
+            return self._job.resources.teacher
+        return endpoint_resources(endpoint, self._samples_per_question(role))
 
     def _fits(self, role: Role) -> bool:
         """Whether the role's engines and, after them, the first training find free resources."""
-        resources = self._job.resources
-        engine = resources.teacher if role == "teacher" else resources.student
+        engine = self._resources(role)
         free = ray.available_resources()
         return free.get("CPU", 0) >= engine.num_cpus * engine.max_replicas + 1 and (
-            free.get("GPU", 0) == 0 or free["GPU"] > engine.tensor_parallel_size
+            not on_gpu(engine) or free.get("GPU", 0) > engine.tensor_parallel_size
         )

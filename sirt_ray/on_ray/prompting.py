@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sirt_ray.core import prompts
 from sirt_ray.core.encoding import encode_prompt
+from sirt_ray.endpoint.replies import Api
+from sirt_ray.endpoint.request import prompt_of
 from sirt_ray.on_ray.requests import Choice
 from sirt_ray.types import PromptKind, Question
 
@@ -42,12 +43,10 @@ class TokenPrompter:
 class TextPrompter:
     """For an engine that tokenises by itself, as one behind an endpoint does."""
 
-    chat: bool
-    """Whether it takes a user's message; otherwise it continues a text."""
+    api: Api
 
     def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
-        render = prompts.chat_message if self.chat else prompts.render
-        return render(question, kind), ()
+        return prompt_of(self.api, question, kind), ()
 
     def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
         return [choice.text or "" for choice in choices]

@@ -19,7 +19,7 @@ from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import data, trainer
 from sirt_ray.on_ray.engines import Engines, Role
-from sirt_ray.on_ray.prompting import TokenPrompter
+from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import DemonstrationFileConfig
@@ -38,7 +38,7 @@ class RayStages:
     ) -> None:
         self._job = job
         self._progress = progress
-        self._engines = Engines(job, run_dir / "serving", say)
+        self._engines = Engines(job, run_dir, say)
 
     def close(self) -> None:
         """Stop the engines."""
@@ -269,18 +269,24 @@ class RayStages:
         name: str,
         cot_only: frozenset[str] = frozenset(),
     ) -> Counts:
-        # Brings torch with it, which planning a run does not need.
-        from sirt_ray.training.models import load_tokenizer
-
-        source = Source(str(assets.resolve(policy.path)), policy.revision)
         return sample(
             questions,
             SamplingPlan(requests, sampling, self._job.seed, cot_only),
             self._engines.serve(role, policy),
-            TokenPrompter(load_tokenizer(source)),
+            self._prompter(role, policy),
             out=out,
             resources=self._job.resources,
             progress=self._progress,
             name=name,
             grade=grade,
         )
+
+    def _prompter(self, role: Role, policy: Policy) -> Prompter:
+        endpoint = self._job.teacher.endpoint
+        if role == "teacher" and endpoint is not None:
+            return TextPrompter(endpoint.api)
+        # Brings torch with it, which planning a run does not need.
+        from sirt_ray.training.models import load_tokenizer
+
+        source = Source(str(assets.resolve(policy.path)), policy.revision)
+        return TokenPrompter(load_tokenizer(source))

@@ -107,7 +107,7 @@ class Plane:
             questions(count),
             SamplingPlan((("cot", 1),), SamplingConfig(temperature=1.0), 0),
             self.server,
-            TextPrompter(chat=True),
+            TextPrompter("chat"),
             out,
             ResourcesConfig(),
             NoProgress(),
