@@ -52,8 +52,8 @@ class Replica:
     a replica that serves another one (it started between two loads, or missed a broadcast) reads
     the pointer and loads what stands there first.
     Waits for: requests under way, before weights change; the engine, at most `timeout_s` for one
-    request. On failure: a start fails with the engine's own reason; a dead engine ends the process,
-    and one that finished nothing in `timeout_s` fails the health check: Serve starts a new replica.
+    request. On failure: a start fails with the engine's own reason; an engine that died, or that
+    finished nothing in `timeout_s`, ends the replica's process, and Serve starts a new one.
     """
 
     async def __init__(self, role: str, pointer: str, engine: Engine, timeout_s: float) -> None:
@@ -65,7 +65,6 @@ class Replica:
         self._loading = asyncio.Lock()
         self._name = uuid.uuid4().hex
         self._last_answer = time.monotonic()
-        self._stuck: str | None = None
         self._policy = read_pointer(pointer)
         self._metrics = EngineMetrics(role)
         try:
@@ -92,8 +91,6 @@ class Replica:
     async def check_health(self) -> None:
         """Called by Serve every few seconds; it replaces the replica where this raises."""
         self._metrics.set(self._engine.load_now())
-        if self._stuck is not None:
-            raise RuntimeError(self._stuck)
         await self._engine.check_health()
 
     async def sample(self, requests: tuple[SampleRequest, ...]) -> tuple[SampleReply, ...]:
@@ -137,14 +134,25 @@ class Replica:
                 answered = await self._engine.complete(request)
         except TimeoutError:
             if self._last_answer < began:
-                self._stuck = (
-                    f"the {self._role} engine has finished no request for {self._timeout_s:g} s"
-                )
-            raise
+                self._end_process()
+            raise TimeoutError(
+                f"the {self._role} engine did not finish a request within {self._timeout_s:g} s"
+            ) from None
         except EngineDeadError as error:
-            # It cannot come back, and its replica would draw requests to it by being idle: the
-            # process ends, a moment later so that the reason gets out.
-            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, os._exit, 1)
+            self._end_process()
             raise RuntimeError(f"the {self._role} engine died: {error}") from None
         self._last_answer = time.monotonic()
         return answered
+
+    def _end_process(self) -> None:
+        """This engine will not come back, and its replica would draw requests to it by being idle.
+        The process ends a moment later, so that the reason gets out."""
+
+        def end() -> None:
+            import psutil
+
+            for child in psutil.Process().children(recursive=True):
+                child.kill()  # A stopped process would outlive its parent.
+            os._exit(1)
+
+        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, end)

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from sirt_ray.core.interfaces import Policy
@@ -43,6 +44,7 @@ Say = Callable[[str], None]
 _POLL_SECONDS = 0.2
 _SAY_EVERY_SECONDS = 30.0
 _LOAD_TIMEOUT_SECONDS = 1800.0
+_DEAD_UNTIL_NOTICED_SECONDS = 60.0
 _FACTS_TIMEOUT_SECONDS = 60.0
 _MEMORY = re.compile(r"memory|KV cache|kv cache", re.IGNORECASE)
 """A failed start whose reason says so lacks memory; any other has a model it cannot serve."""
@@ -132,14 +134,26 @@ class ModelServer:
     def load(self, policy: Policy) -> None:
         """New weights in every running engine; later replicas read the pointer."""
         write_pointer(self._pointer, policy)
-        response = self.handle.broadcast("load", policy)
-        versions = response.results(timeout_s=_LOAD_TIMEOUT_SECONDS)
+        versions = self._broadcast_load(policy)
         if any(version != policy.version for version in versions):
             raise StageError(
                 f"the {self.role} engines did not take the weights of '{policy.version}' from"
                 f" {policy.path}: they answer with {', '.join(map(str, versions))}"
             )
         self.policy = policy
+
+    def _broadcast_load(self, policy: Policy) -> list[str]:
+        """Each running replica's version afterwards. One that dies meanwhile fails the broadcast
+        until Serve has noticed; the one that takes its place reads the pointer."""
+        deadline = time.monotonic() + _DEAD_UNTIL_NOTICED_SECONDS
+        while True:
+            try:
+                response = self.handle.broadcast("load", policy)
+                return response.results(timeout_s=_LOAD_TIMEOUT_SECONDS)
+            except RayError as error:
+                if isinstance(error, RayTaskError) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
 
     def loads(self, timeout_s: float) -> dict[str, ReplicaLoad]:
         """How busy each running replica is, by its name."""

@@ -12,15 +12,11 @@ measured. Three figures, each from a run of `sirt_ray.on_ray.sampler.sample`:
 """
 
 import argparse
-import asyncio
 import json
-import random
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -31,58 +27,19 @@ from sirt_ray.config import SamplingConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.block_sampler import SamplingPlan
 from sirt_ray.on_ray.prompting import TextPrompter
-from sirt_ray.on_ray.requests import Answered, Choice, ReplicaLoad, SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
-from sirt_ray.types import Question
+from tests import sleeping
 from tests.bench.contenders import NoProgress
 
-_TEXT = " Tom had 3 apples and got 4 more. The answer is 7."
-
-
-@dataclass
-class SleepingEngine:
-    """Answers every request after a pause, `places` of them at a time."""
-
-    places: int
-    shortest_s: float
-    longest_s: float
-    max_model_len: int = 4096
-
-    async def start(self, policy: Policy) -> None:
-        self._free = asyncio.Semaphore(self.places)
-        self._running = self._waiting = 0
-
-    async def load(self, policy: Policy) -> None: ...
-
-    async def check_health(self) -> None: ...
-
-    def load_now(self) -> ReplicaLoad:
-        return ReplicaLoad(running=self._running, waiting=self._waiting)
-
-    async def complete(self, request: SampleRequest) -> Answered:
-        self._waiting += 1
-        async with self._free:
-            self._waiting -= 1
-            self._running += 1
-            if self.longest_s:
-                delays = random.Random(request.seed)
-                await asyncio.sleep(delays.uniform(self.shortest_s, self.longest_s))
-            self._running -= 1
-        return Answered(tuple(Choice((), "stop", _TEXT) for _ in range(request.n)), 100, 20)
-
-
-def questions(count: int) -> Iterator[Question]:
-    for at in range(count):
-        text = f"Tom has {at} apples and gets {at % 7} more. How many apples does Tom have now?"
-        yield Question(f"word_problems/train/{at}", "word_problems", text, (), str(at + at % 7))
+ray.cloudpickle.register_pickle_by_value(sleeping)
 
 
 class Plane:
     """A server of sleeping engines, and the way to sample from it."""
 
-    def __init__(self, engine: SleepingEngine, replicas: int) -> None:
+    def __init__(self, engine: sleeping.SleepingEngine, replicas: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
         self.server = ModelServer.start(
             "student",
@@ -104,7 +61,7 @@ class Plane:
         out = self._folder / "out"
         began = time.perf_counter()
         counts = sample(
-            questions(count),
+            sleeping.apple_questions(count),
             SamplingPlan((("cot", 1),), SamplingConfig(temperature=1.0), 0),
             self.server,
             TextPrompter("chat"),
@@ -126,7 +83,7 @@ class Plane:
 
 
 def rate(count: int) -> float:
-    plane = Plane(SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    plane = Plane(sleeping.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
     plane.sample(256)
     seconds = plane.sample(count)
     plane.close()
@@ -136,7 +93,7 @@ def rate(count: int) -> float:
 
 def busy(count: int, replicas: int = 16) -> float:
     """Measured while there is work for all: from the first answers to the last full queue."""
-    engine = SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
+    engine = sleeping.SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
     plane = Plane(engine, replicas)
     taken: list[float] = []
     over = threading.Event()
@@ -164,7 +121,7 @@ def busy(count: int, replicas: int = 16) -> float:
 
 
 def memory(counts: list[int]) -> list[float]:
-    plane = Plane(SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    plane = Plane(sleeping.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
     process, peaks = psutil.Process(), []
     for count in counts:
         over, seen = threading.Event(), [0]

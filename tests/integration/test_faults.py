@@ -1,0 +1,241 @@
+"""Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
+
+Most faults are set off in an engine that sleeps (`tests/sleeping.py` says what it stands for),
+behind real Serve and Ray Data. The last test kills real engines.
+"""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from transformers import AutoTokenizer
+
+from sirt_ray import tables
+from sirt_ray.benchmarks.registry import grade
+from sirt_ray.config import SamplingConfig
+from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.errors import StageError
+from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
+from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
+from sirt_ray.on_ray.sampler import sample
+from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.types import Question
+from tests import sleeping
+from tests.integration.test_sampling import Bars, build_model, grader, question
+from tests.sleeping import SleepingEngine, apple_questions, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+ray.cloudpickle.register_pickle_by_value(sleeping)
+
+BLOCK = 8
+
+
+class Sampling:
+    """A server and what is asked of it."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        plan: SamplingPlan,
+        prompter: Prompter,
+        questions: list[Question],
+        grade: Grade,
+    ) -> None:
+        self.server, self.plan, self.prompter = server, plan, prompter
+        self.questions, self.grade = questions, grade
+
+    def into(self, out: Path, questions: list[Question] | None = None) -> Counts:
+        return sample(
+            questions or self.questions,
+            self.plan,
+            self.server,
+            self.prompter,
+            out,
+            ResourcesConfig(block_size=BLOCK),
+            Bars(),
+            "samples",
+            self.grade,
+        )
+
+    def disturbed(self, out: Path, after: float, fault: Callable[[], None]) -> Counts:
+        """Sample, and call `fault` when this share of the parts is there."""
+        parts = int(after * len(self.questions) / BLOCK)
+
+        def wait_and_strike() -> None:
+            wait_until(lambda: len(tables.files(out)) >= parts, 60, f"part {parts}")
+            fault()
+
+        strike = threading.Thread(target=wait_and_strike)
+        strike.start()
+        try:
+            return self.into(out)
+        finally:
+            strike.join()
+
+
+@pytest.fixture(scope="module")
+def asleep(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sampling]:
+    """Two replicas that need about six seconds for all questions."""
+    folder = tmp_path_factory.mktemp("asleep")
+    server = ModelServer.start(
+        "student",
+        Policy("v", "nowhere"),
+        EngineConfig(
+            num_cpus=0.1, min_replicas=2, max_replicas=2, max_num_seqs=4, request_timeout_s=3
+        ),
+        run="faults",
+        pointers=folder,
+        samples_per_question=2,
+        serving=SleepingEngine(4, 0.3, 0.7, hangs=str(folder / "hangs")),
+    )
+    plan = SamplingPlan((("cot", 2),), SamplingConfig(temperature=1.0), 3)
+    yield Sampling(server, plan, TextPrompter("chat"), list(apple_questions(96)), grade)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(asleep: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[tables.Row]:
+    out = tmp_path_factory.mktemp("undisturbed") / "samples"
+    assert asleep.into(out)["retries"] == 0
+    return tables.read(out)
+
+
+def replicas(server: ModelServer) -> list[int]:
+    """Process ids of the running replicas; none while one of them is found to be dead."""
+    try:
+        facts = server.handle.broadcast("facts").results(timeout_s=60)
+    except ray.exceptions.RayError:
+        return []
+    return [one.process_ids[0] for one in facts]
+
+
+def test_a_killed_replica_costs_nothing_but_time(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    victim = replicas(asleep.server)[0]
+    counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: os.kill(victim, signal.SIGKILL))
+    assert tables.read(tmp_path / "out") == undisturbed
+    assert counts["retries"] > 0
+    assert counts["dropped"] == {}
+
+
+def test_a_replica_that_hangs_is_replaced(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    """The replica that takes the place of a killed one answers nothing, until the next does."""
+    wait_until(lambda: len(replicas(asleep.server)) == 2, 60, "the start of a second replica")
+    pointers = asleep.server._pointer.parent
+    (pointers / "hangs").touch()
+    victims = replicas(asleep.server)
+    os.kill(victims[0], signal.SIGKILL)
+    wait_until(lambda: len(set(replicas(asleep.server)) - set(victims)) == 1, 60, "another replica")
+    (pointers / "hangs").unlink()
+    (hanging,) = set(replicas(asleep.server)) - set(victims)
+    counts = asleep.into(tmp_path / "out")
+    assert tables.read(tmp_path / "out") == undisturbed
+    assert counts["retries"] > 0
+    wait_until(lambda: not psutil.pid_exists(hanging), 90, "the end of the hanging replica")
+
+
+def test_questions_that_break_the_engine_are_given_up_and_said(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    bad = {
+        "poison": Question("word_problems/train/p", "word_problems", "poison", (), "1"),
+        "forbidden": Question("word_problems/train/f", "word_problems", "forbidden", (), "1"),
+    }
+    questions = [*asleep.questions[:10], *bad.values(), *asleep.questions[10:]]
+    counts = asleep.into(tmp_path / "out", questions)
+    assert counts["dropped"] == {"engine_failed": 1, "refused_by_engine": 1}
+    assert tables.read(tmp_path / "out") == undisturbed
+    parts = [tables.counts(part) for part in tables.files(tmp_path / "out")]
+    said = {drop["id"]: drop["message"] for part in parts for drop in part["dropped"]}
+    assert "swallowed poison" in said[bad["poison"].id]
+    assert "not answered" in said[bad["forbidden"].id]
+
+
+def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def fill() -> None:
+        """The kernel's own full device stands in the place of the last part."""
+        (out / ".part-0000088.parquet.partial").symlink_to("/dev/full")
+
+    with pytest.raises(StageError, match=r"part-0000088\.parquet .*No space left.*Free some"):
+        asleep.disturbed(out, 0.0, fill)
+    finished = {part: part.stat().st_mtime_ns for part in tables.files(out)}
+    assert finished
+    asleep.into(out)
+    assert {part: part.stat().st_mtime_ns for part in finished} == finished
+    assert tables.read(out) == undisturbed
+
+
+def processes(server: ModelServer) -> tuple[int, ...]:
+    """The replica's process id, then those of its engine."""
+    return server.handle.facts.remote().result(timeout_s=60).process_ids
+
+
+def kill_engine(server: ModelServer) -> None:
+    os.kill(processes(server)[1], signal.SIGKILL)
+
+
+def kill_replica(server: ModelServer) -> None:
+    os.kill(processes(server)[0], signal.SIGKILL)
+
+
+def stop_engine(server: ModelServer) -> None:
+    """It neither ends nor answers."""
+    os.kill(processes(server)[1], signal.SIGSTOP)
+
+
+FAULTS = {"engine": kill_engine, "replica": kill_replica, "hang": stop_engine}
+
+
+@pytest.fixture(scope="module")
+def awake(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sampling]:
+    """A real engine that needs some seconds for all questions."""
+    folder = tmp_path_factory.mktemp("awake")
+    model = build_model(folder / "model", seed=7)
+    server = ModelServer.start(
+        "teacher",
+        Policy("one", str(model)),
+        EngineConfig(num_cpus=0.5, max_num_seqs=16, request_timeout_s=20),
+        run="faults",
+        pointers=folder,
+        samples_per_question=4,
+    )
+    plan = SamplingPlan((("cot", 4),), SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
+    prompter = TokenPrompter(AutoTokenizer.from_pretrained(model))
+    yield Sampling(server, plan, prompter, [question(row) for row in range(48)], grader())
+    server.stop()
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(["engine", "replica"], id="once each"),
+        pytest.param([*FAULTS] * 7, id="again and again", marks=pytest.mark.slow),
+    ],
+)
+def test_real_engines_are_lost_at_random_points(
+    awake: Sampling, tmp_path: Path, faults: list[str]
+) -> None:
+    awake.into(tmp_path / "undisturbed")
+    expected = tables.read(tmp_path / "undisturbed")
+    moment = random.Random(len(faults))
+    for at, fault in enumerate(faults):
+        out = tmp_path / str(at)
+        awake.disturbed(out, moment.random(), lambda name=fault: FAULTS[name](awake.server))
+        assert tables.read(out) == expected, f"run {at}, fault {fault}"
+        awake.server.wait_until_ready()
