@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
         (out / ".part-0000088.parquet.partial").symlink_to("/dev/full")
 
     with pytest.raises(StageError, match=r"part-0000088\.parquet .*No space left.*Free some"):
-        asleep.disturbed(out, 0.0, fill)
+        asleep.disturbed(out, 0.1, fill)
     finished = {part: part.stat().st_mtime_ns for part in tables.files(out)}
     assert finished
     asleep.into(out)
