@@ -99,6 +99,14 @@ def encode_prompt(
     return text, ids
 
 
+def missing_chat_template(tokenizer: Tokenizer) -> str | None:
+    """The template by which messages become the prompts that `encode_prompt` makes, for a tokenizer
+    that has none; None for one that brings its own."""
+    if tokenizer.chat_template:
+        return None
+    return prompts.chat_template(opens_with_bos=bool(_opening(tokenizer)))
+
+
 def encode_demonstration(
     demonstration: Demonstration, kind: PromptKind, tokenizer: Tokenizer
 ) -> TokenSequence:

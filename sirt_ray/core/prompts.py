@@ -13,7 +13,8 @@ With the trigger (x_CoT in the paper), for a model without a chat template::
 Without it (x) the prompt ends at ``Answer:``. The wording of the multiple-choice instruction is the
 one of the paper's predecessor; the paper's own template (its Table 6) was not published in a form
 that could be recovered. A model with a chat template gets the same text as a user's message, the
-trigger on a line of its own at the end, and no ``Answer:``.
+trigger on a line of its own at the end, and no ``Answer:``. The other way round, a model without
+one that is asked in messages gets them by `chat_template`, which makes the plain prompt of them.
 """
 
 from sirt_ray.types import PromptKind, Question
@@ -57,3 +58,37 @@ def render(question: Question, kind: PromptKind) -> str:
 def chat_message(question: Question, kind: PromptKind) -> str:
     """The user's message for a model with a chat template."""
     return f"{body(question)}\n{TRIGGER}" if kind == "cot" else body(question)
+
+
+def chat_template(opens_with_bos: bool) -> str:
+    """A Jinja template for a model without one: messages -> the plain prompt.
+
+    A user's message that `chat_message` made becomes exactly what `render` makes of the same
+    question; any other is followed by ``Answer:``, unless it ends so itself. `opens_with_bos`: put
+    BOS, which no one adds behind a template. An earlier answer ends with EOS, as it was learned.
+    """
+    opening = "{{- bos_token -}}" if opens_with_bos else ""
+    return opening + _CHAT_TEMPLATE
+
+
+# Line breaks stand as they are: what reads this may take a backslash for the start of an escape.
+_CHAT_TEMPLATE = (
+    '{%- set trigger = "' + TRIGGER + '" -%}'
+    """{%- set newline = "\n" -%}
+{%- for message in messages -%}
+  {%- set text = message["content"] -%}
+  {%- if message["role"] == "assistant" -%}
+    {{- text if text.startswith(" ") else " " + text -}}
+    {{- eos_token + newline -}}
+  {%- elif message["role"] != "user" -%}
+    {{- text + newline -}}
+  {%- elif text.endswith("Answer:") or text.endswith("Answer: " + trigger) -%}
+    {{- text -}}
+  {%- elif text.endswith(newline + trigger) -%}
+    {{- text[:-(trigger | length)] + "Answer: " + trigger -}}
+  {%- else -%}
+    {{- text + newline + "Answer:" -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+)

@@ -7,9 +7,14 @@ import pytest
 import tiny
 
 from sirt_ray.core import prompts
-from sirt_ray.core.encoding import encode_demonstration, encode_pair, encode_prompt
+from sirt_ray.core.encoding import (
+    encode_demonstration,
+    encode_pair,
+    encode_prompt,
+    missing_chat_template,
+)
 from sirt_ray.errors import DataError, ModelError
-from sirt_ray.types import Demonstration
+from sirt_ray.types import Demonstration, PromptKind
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
@@ -108,3 +113,50 @@ def test_pair_keeps_the_samplers_ids_after_the_pairs_prompt() -> None:
     assert rejected.completion_ids == pair.rejected.completion.completion_ids
     assert chosen.prompt_ids == rejected.prompt_ids == pair.prompt_ids
     assert example.reference_logps == (-1.0, -2.0)
+
+
+class TestMissingChatTemplate:
+    @pytest.mark.parametrize("kind", ["cot", "plain"])
+    @pytest.mark.parametrize("with_bos", [True, False])
+    def test_a_question_as_a_message_becomes_its_plain_prompt(
+        self, kind: PromptKind, with_bos: bool
+    ) -> None:
+        tokenizer = tiny.byte_tokenizer()
+        if not with_bos:
+            tokenizer.backend_tokenizer.post_processor = None
+        asked = replace(tiny.question(3), choices=("six", "seven"))
+        _, plain_ids = encode_prompt(asked, kind, tokenizer)
+        tokenizer.chat_template = missing_chat_template(tokenizer)
+        _, ids = encode_prompt(asked, kind, tokenizer)
+        assert ids == plain_ids
+
+    @pytest.mark.parametrize(
+        ("message", "prompt"),
+        [
+            ("2 + 2?", "2 + 2?\nAnswer:"),
+            ("2 + 2?\n" + prompts.TRIGGER, "2 + 2?\nAnswer: " + prompts.TRIGGER),
+            ("2 + 2?\nAnswer:", "2 + 2?\nAnswer:"),
+            ("2 + 2?\nAnswer: " + prompts.TRIGGER, "2 + 2?\nAnswer: " + prompts.TRIGGER),
+            ('a "quoted" \\n {{ word }}', 'a "quoted" \\n {{ word }}\nAnswer:'),
+        ],
+    )
+    def test_any_message_is_asked_for_an_answer_once(self, message: str, prompt: str) -> None:
+        assert rendered({"role": "user", "content": message}) == "<s>" + prompt
+
+    def test_earlier_turns_stand_before_it_and_end_as_answers_do(self) -> None:
+        text = rendered(
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "2 + 2?"},
+            {"role": "assistant", "content": "4"},
+            {"role": "user", "content": "3 + 3?"},
+        )
+        assert text == "<s>Be brief.\n2 + 2?\nAnswer: 4</s>\n3 + 3?\nAnswer:"
+
+    def test_a_tokenizer_that_has_a_template_keeps_it(self) -> None:
+        assert missing_chat_template(chat_tokenizer()) is None
+
+
+def rendered(*messages: dict[str, str]) -> str:
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = missing_chat_template(tokenizer)
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
