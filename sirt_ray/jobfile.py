@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
+from sirt_ray.settings import Section
 
+SectionType = TypeVar("SectionType", bound=Section)
 Position = tuple[str | int, ...]
 _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
 
@@ -39,7 +41,24 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> J
     try:
         return JobConfig.model_validate(document, context={"benchmarks": set(benchmarks)})
     except ValidationError as error:
-        raise ConfigError(_message(error, sources, path)) from error
+        raise ConfigError(_message(error, sources, str(path), "in the job file")) from error
+
+
+def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
+    """A section with `field=value` overrides. Raises ConfigError with every problem."""
+    document = section.model_dump()
+    sources = {_override(document, text): f"--set {text}" for text in overrides}
+    known = type(section).model_fields
+    unknown = [source for (field, *_), source in sources.items() if field not in known]
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)}: no such option. Check the spelling; there are"
+            f" {', '.join(known)}"
+        )
+    try:
+        return type(section).model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(_message(error, sources, "--set", "in the options")) from error
 
 
 def dump(job: JobConfig) -> str:
@@ -89,18 +108,21 @@ def _where(path: Path, error: yaml.YAMLError) -> str:
     return f"{path} is no valid YAML: {error}"
 
 
-def _message(error: ValidationError, sources: dict[Position, str], path: Path) -> str:
+def _message(
+    error: ValidationError, sources: dict[Position, str], elsewhere: str, place: str
+) -> str:
+    """One line for each problem. `elsewhere`: where a problem without a source lies."""
     problems: list[str] = []
     for problem in error.errors():
         position: Position = tuple(problem["loc"])
         where = next(
             (sources[position[:n]] for n in range(len(position), 0, -1) if position[:n] in sources),
-            str(path),
+            elsewhere,
         )
         field = ".".join(map(str, position)) or "job"
         problems.append(f"{where}: {field}: {_what(problem)}")
     count = len(problems)
-    head = f"{count} problem{'s' if count > 1 else ''} in the job file; nothing was started"
+    head = f"{count} problem{'s' if count > 1 else ''} {place}; nothing was started"
     return "\n".join([head, *(f"  {problem}" for problem in problems)])
 
 

@@ -19,7 +19,7 @@ def check_inputs(job: JobConfig) -> None:
     checks: list[Callable[[], object]] = [
         lambda: check_rows_available(job.data),
         lambda: _check_teacher(job.teacher),
-        lambda: _check_model("student", job.student.model, job.student.revision),
+        lambda: check_model("student.model", job.student.model, job.student.revision),
     ]
     for check in checks:
         try:
@@ -38,10 +38,14 @@ def _check_teacher(teacher: TeacherConfig) -> None:
     elif teacher.demonstrations is not None:
         answered.check(teacher.demonstrations)
     else:
-        _check_model("teacher", teacher.source, teacher.revision)
+        check_model("teacher.model", teacher.source, teacher.revision)
 
 
-def _check_model(section: str, name: str, revision: str | None) -> None:
+def check_model(asked_by: str, name: str, revision: str | None = None) -> None:
+    """Raise ModelError where the model, a folder or a name, cannot be sampled from.
+
+    `asked_by` is where the user named it: a setting, an argument.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     model = str(assets.resolve(name))
@@ -49,7 +53,7 @@ def _check_model(section: str, name: str, revision: str | None) -> None:
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(
-            f"{section}.model: there is no folder {model}. Give the folder of a Hugging Face model"
+            f"{asked_by}: there is no folder {model}. Give the folder of a Hugging Face model"
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     try:
@@ -57,19 +61,19 @@ def _check_model(section: str, name: str, revision: str | None) -> None:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{section}.model: {model} cannot be loaded: {str(error).splitlines()[0]}"
+            f"{asked_by}: {model} cannot be loaded: {str(error).splitlines()[0]}"
             " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"
         ) from error
     if path.is_dir():
-        _check_weights(section, path)
+        _check_weights(asked_by, path)
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{section}.model: the tokenizer of {model} has no end-of-sequence token, so answers"
+            f"{asked_by}: the tokenizer of {model} has no end-of-sequence token, so answers"
             " would never end. Set `eos_token` in its tokenizer_config.json"
         )
 
 
-def _check_weights(section: str, folder: Path) -> None:
+def _check_weights(asked_by: str, folder: Path) -> None:
     """Read the headers of the weights: a download that was cut off, or a pointer of Git LFS in the
     place of a file, would otherwise be noticed when the engines start."""
     from safetensors import SafetensorError, safe_open
@@ -77,7 +81,7 @@ def _check_weights(section: str, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"{section}.model: there are no weights (*.safetensors) in {folder}. Download them, or"
+            f"{asked_by}: there are no weights (*.safetensors) in {folder}. Download them, or"
             " convert older ones with `save_pretrained`"
         )
     for file in files:
@@ -86,6 +90,6 @@ def _check_weights(section: str, folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"{section}.model: {file} holds no whole weights: {error}. Download the file again;"
+                f"{asked_by}: {file} holds no whole weights: {error}. Download the file again;"
                 " if it is a text of a few lines, fetch the real one with `git lfs pull`"
             ) from error
