@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def connected(address: str | None, resources: ResourcesConfig, logs: Path) -> Ge
 
 @contextmanager
 def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -61,12 +63,19 @@ def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
             )
         else:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except SystemExit:
+        # What Ray makes of SIGTERM while it starts; for our callers that is a stop like any other.
+        raise KeyboardInterrupt from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise ResourceError(
             f"cannot reach {where}: {error}. Check the address and that Ray's version is the same"
             " on both sides"
         ) from error
+    # Ray puts a handler of its own in front of ours (2.60), and the process is aborted before
+    # engines and Serve are stopped.
+    if on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)
     node = ray.get_runtime_context().get_node_id()
     logging.getLogger("ray").info("joined %s from node %s", address or "a local Ray", node)
     data = DataContext.get_current()
