@@ -1,0 +1,146 @@
+"""The key that clients of an endpoint must show. It comes from the environment, is taken out of it,
+and is kept as a salted digest only: what goes to Ray's workers, where it can be seen, is no key.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import os
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from sirt_ray.errors import ConfigError
+
+DEFAULT_VARIABLE = "SIRT_API_KEY"
+
+OPEN_PATHS = frozenset({"/health"})
+"""What anyone may ask. Everything else wants the key, also what is added to the engine's own
+routes later."""
+
+Message = MutableMapping[str, Any]
+App = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
+"""An ASGI application."""
+
+_REFUSAL = {
+    "error": {
+        "message": "The API key is missing or wrong. Send it as `Authorization: Bearer KEY`.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_api_key",
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCheck:
+    """Tells the right key from wrong ones, in the same time for each."""
+
+    variable: str
+    """The environment variable that the key came from."""
+    salt: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, key: str, variable: str = DEFAULT_VARIABLE) -> "KeyCheck":
+        salt = secrets.token_bytes(16)
+        return cls(variable, salt, _digest(salt, key.encode()))
+
+    def matches(self, given: bytes) -> bool:
+        return hmac.compare_digest(_digest(self.salt, given), self.digest)
+
+
+def _digest(salt: bytes, key: bytes) -> bytes:
+    return hmac.digest(salt, key, hashlib.sha256)
+
+
+def take_key(variable: str | None) -> KeyCheck | None:
+    """The key in the environment variable, or None where there is none. It is removed from the
+    environment: the processes that are started next need not have it.
+
+    `variable` None: the default one, which may be missing. Raises ConfigError where a variable was
+    named and is missing, and for a key that no HTTP client could send.
+    """
+    name = variable or DEFAULT_VARIABLE
+    key = os.environ.pop(name, None)
+    if key is None:
+        if variable is None:
+            return None
+        raise ConfigError(
+            f"--api-key-env {variable}: there is no such environment variable. Export the key in"
+            f" it, or leave the option out to serve without a key"
+        )
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"the API key in {name} is empty, or has characters that an"
+            " HTTP header cannot carry. Use letters, digits and punctuation"
+        )
+    return KeyCheck.of(key, name)
+
+
+def open_host_warning(host: str, key: KeyCheck | None) -> str | None:
+    """What to say where an endpoint is open to other machines without a key."""
+    if key is not None or host == "localhost":
+        return None
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return None
+    except ValueError:
+        pass  # A host's name: taken for one that others can reach.
+    return (
+        f"ANYONE who reaches {host} over the network can use this model: there is no API key. Stop"
+        f" this, export one in {DEFAULT_VARIABLE} and start again, or serve on 127.0.0.1"
+    )
+
+
+class RequireKey:
+    """An ASGI application behind the check of the key, where there is one."""
+
+    def __init__(self, app: App, key: KeyCheck | None) -> None:
+        self._app = app
+        self._key = key
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if self._admits(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await _refuse(send)
+
+    def _admits(self, scope: Message) -> bool:
+        if self._key is None or scope["type"] not in ("http", "websocket"):
+            return True
+        if scope["type"] == "http" and scope["path"] in OPEN_PATHS:
+            return True
+        return self._key.matches(_bearer(scope["headers"]))
+
+
+def _bearer(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The token of the Authorization header; empty, which is no one's key, without one."""
+    for name, value in headers:
+        if name.lower() == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            return token.strip() if scheme.lower() == b"bearer" else b""
+    return b""
+
+
+async def _refuse(send: Callable[[Message], Awaitable[None]]) -> None:
+    body = json.dumps(_REFUSAL).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b"Bearer"),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

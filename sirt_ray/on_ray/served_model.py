@@ -1,0 +1,95 @@
+"""Which model `sirt serve` is to serve: a run's last kept student, a folder, or a name."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sirt_ray import jobfile
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.errors import ModelError
+from sirt_ray.quickstart import assets
+from sirt_ray.resources import EngineConfig
+
+Fate = Literal["undecided", "kept", "rolled_back"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """Example::
+
+    ServedModel("mine", "runs/mine/round_02/student", EngineConfig(max_model_len=1024))
+    """
+
+    name: str
+    """What clients call it."""
+    path: str
+    """Folder or hub name."""
+    engine: EngineConfig
+
+
+def find_model(target: str, name: str | None = None, options: Sequence[str] = ()) -> ServedModel:
+    """The model that `target` means: a run's folder, a model's folder, a name on the hub or one of
+    the quickstart's.
+
+    A run's student keeps the engine settings of the run's `resources.student`; `options` are
+    `field=value` over them. Raises ModelError for a run without a finished student, ConfigError for
+    options that do not exist.
+    """
+    folder = Path(target).expanduser()
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+        job = jobfile.load(folder / "config.yaml", (), REGISTRY)
+        student = last_kept_student(folder, job.refine.rounds)
+        engine = jobfile.override(job.resources.student, options)
+        return ServedModel(name or job.name, str(student.resolve()), engine)
+    engine = jobfile.override(EngineConfig(), options)
+    if folder.is_dir():
+        return ServedModel(name or folder.resolve().name, str(folder.resolve()), engine)
+    return ServedModel(name or target, str(assets.resolve(target)), engine)
+
+
+def last_kept_student(run_dir: Path, rounds: int) -> Path:
+    """The folder of the student that a run of `rounds` rounds has kept last, as far as it has come.
+
+    Left out are candidates that were rolled back or still wait for their evaluation, and rounds
+    above `rounds`, which an earlier job has left in the folder. A round that the run's events
+    do not mention was kept.
+    """
+    fates = _fates(run_dir)
+    for round in range(rounds, -1, -1):
+        version = f"round_{round:02d}"
+        student = run_dir / version / "student"
+        if (student / "config.json").is_file() and fates.get(version, "kept") == "kept":
+            return student
+    raise ModelError(
+        f"the run in {run_dir} has no finished student yet. Let `sirt run` finish at least the"
+        " instruction tuning (round_00/student), or give the folder of a model"
+    )
+
+
+def _fates(run_dir: Path) -> dict[str, Fate]:
+    """What has become of each round's candidate. Each pass of `sirt run` tells again what it finds,
+    so the last word counts. Round 0 has no one to be rolled back to."""
+    fates: dict[str, Fate] = {}
+    for event in _events(run_dir / "events.jsonl"):
+        version, _, stage = str(event.get("artifact", "")).partition("/")
+        match event.get("event"), stage:
+            case "finished", "student":
+                fates[version] = "kept" if version == "round_00" else "undecided"
+            case (("finished" | "reused"), "evaluation"):
+                fates[version] = "kept"
+            case "rolled_back", _:
+                fates[event["version"]] = "rolled_back"
+            case _:
+                pass
+    return fates
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    """The run's events; a line that a kill has cut off tells nothing."""
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
