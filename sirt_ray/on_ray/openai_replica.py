@@ -6,14 +6,9 @@ from typing import Any
 from sirt_ray.core.encoding import missing_chat_template
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.api_key import App, KeyCheck, RequireKey
-from sirt_ray.on_ray.replica import (
-    ENGINE_FAILED,
-    ReplicaFacts,
-    _engine_class,
-    _import_ray_llm,
-    _LogMark,
-    failure_reason,
-)
+from sirt_ray.on_ray.replica import ENGINE_FAILED
+from sirt_ray.on_ray.requests import ReplicaFacts
+from sirt_ray.on_ray.vllm_engine import LogMark, engine_class, failure_reason, import_ray_llm
 
 
 class OpenAIReplica:
@@ -28,7 +23,7 @@ class OpenAIReplica:
         self, name: str, path: str, llm_config: dict[str, Any], key: KeyCheck | None
     ) -> None:
         self._key = key
-        logged = _LogMark()
+        logged = LogMark()
         try:
             await self._start(name, path, llm_config)
         except Exception as error:
@@ -38,7 +33,7 @@ class OpenAIReplica:
             raise StageError(f"{ENGINE_FAILED}{json.dumps(reason)}") from None
 
     async def _start(self, name: str, path: str, llm_config: dict[str, Any]) -> None:
-        _import_ray_llm()
+        import_ray_llm()
         from ray.serve.llm import LLMConfig, LLMServer
         from transformers import AutoTokenizer
 
@@ -51,9 +46,9 @@ class OpenAIReplica:
         callback = config.get_or_create_callback()
         assert callback is not None
         callback.ctx.run_init_node = False
-        self._server: Any = LLMServer.sync_init(config, engine_cls=_engine_class())
+        self._server: Any = LLMServer.sync_init(config, engine_cls=engine_class())
         # Not `self._server.start()`: that would also start an actor which reports usage.
-        self._server.engine = _engine_class()(config)
+        self._server.engine = engine_class()(config)
         await self._server.engine.start()
 
     async def __serve_build_asgi_app__(self) -> App:

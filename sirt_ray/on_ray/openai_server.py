@@ -32,9 +32,9 @@ from sirt_ray.on_ray.placement import (
     check_resources,
     engine_kwargs,
     environment,
-    most_questions,
+    most_calls,
     on_gpu,
-    target_questions,
+    target_requests,
 )
 from sirt_ray.on_ray.served_model import ServedModel
 from sirt_ray.on_ray.serving import ModelServer
@@ -170,7 +170,7 @@ def _application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
     group, runtime_env = bundles(engine, gpu), {"env_vars": environment(engine, gpu)}
     deployment = serve.deployment(
         name="openai",
-        max_ongoing_requests=most_questions(engine),
+        max_ongoing_requests=most_calls(engine),
         max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=10.0,
@@ -182,7 +182,7 @@ def _application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
             # A client would wait for the minutes that a start from nothing takes.
             "min_replicas": max(1, engine.min_replicas),
             "max_replicas": engine.max_replicas,
-            "target_ongoing_requests": target_questions(engine, samples_per_question=1),
+            "target_ongoing_requests": target_requests(engine),
         },
     )(serve.ingress()(OpenAIReplica))
     llm_config = {

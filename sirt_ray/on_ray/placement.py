@@ -99,6 +99,11 @@ def target_calls(engine: EngineConfig, samples_per_question: int) -> int:
     return max(1, math.floor(_full(engine, samples_per_question) * _BUSY_SHARE))
 
 
+def target_requests(engine: EngineConfig) -> int:
+    """Likewise of requests for single completions, as clients send them."""
+    return max(1, math.floor(engine.max_num_seqs * _BUSY_SHARE))
+
+
 def most_calls(engine: EngineConfig) -> int:
     """Ongoing calls that one replica takes. It turns further ones away, and Serve brings those back
     only after pauses that grow: the engine would run dry meanwhile."""
