@@ -1,0 +1,161 @@
+"""Replicas come with the work and go after it, with the weights of the day; and are measured."""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import ray
+from transformers import AutoTokenizer
+
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.errors import ResourceError
+from sirt_ray.on_ray.prompting import TokenPrompter
+from sirt_ray.on_ray.requests import SampleRequest
+from sirt_ray.on_ray.sampler import sample
+from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import EngineConfig, ResourcesConfig
+from tests.integration.test_sampling import (
+    PLAN,
+    QUESTIONS,
+    Bars,
+    build_model,
+    grader,
+    greedy_reference,
+)
+from tests.sleeping import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+PROMPTS = [(1, *range(first, first + 20)) for first in (40, 90, 140)]
+ENGINE = EngineConfig(
+    num_cpus=0.5,
+    min_replicas=1,
+    max_replicas=2,
+    max_num_seqs=8,
+    upscale_delay_s=1,
+    downscale_delay_s=3,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: build_model(folder / name, seed) for seed, name in enumerate(("old", "new"))}
+
+
+@pytest.fixture(scope="module")
+def server(
+    ray_cluster: None, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    pointers = tmp_path_factory.mktemp("pointers")
+    policy = Policy("old", str(checkpoints["old"]))
+    server = ModelServer.start("student", policy, ENGINE, run="scaling", pointers=pointers)
+    yield server
+    server.stop()
+
+
+@contextmanager
+def load(server: ModelServer) -> Iterator[None]:
+    """Keep more requests under way than one replica should have."""
+    request = SampleRequest("", PROMPTS[0], 8, 0, 1.0, 1.0, 200, server.version)
+    over = threading.Event()
+
+    def keep_asking() -> None:
+        while not over.is_set():
+            server.handle.sample.remote((request,)).result(timeout_s=120)
+
+    threads = [threading.Thread(target=keep_asking) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def replicas(server: ModelServer) -> int:
+    return len(server.loads(60))
+
+
+def test_weights_change_in_a_moment_and_in_the_same_processes(
+    server: ModelServer, checkpoints: dict[str, Path]
+) -> None:
+    before = server.handle.facts.remote().result(timeout_s=60).process_ids
+    began = time.monotonic()
+    server.load(Policy("new", str(checkpoints["new"])))
+    assert time.monotonic() - began < 2.0
+    assert server.handle.facts.remote().result(timeout_s=60).process_ids == before
+
+
+def test_a_replica_is_added_under_load_with_the_new_weights_and_goes_afterwards(
+    server: ModelServer, checkpoints: dict[str, Path]
+) -> None:
+    expected = {
+        name: [greedy_reference(folder, prompt) for prompt in PROMPTS]
+        for name, folder in checkpoints.items()
+    }
+    assert expected["new"] != expected["old"]
+    assert replicas(server) == 1
+    with load(server):
+        wait_until(lambda: replicas(server) == 2, 120, "the start of a second replica")
+        requests = tuple(SampleRequest("", prompt, 1, 0, 0.0, 1.0, 24, "new") for prompt in PROMPTS)
+        answers = server.handle.broadcast("sample", requests).results(timeout_s=120)
+    assert len(answers) == 2
+    for replies in answers:
+        chosen = [reply.answered.choices[0].completion_ids for reply in replies]
+        assert chosen == expected["new"]
+    wait_until(lambda: replicas(server) == 1, 60, "the end of the second replica")
+
+
+def metrics() -> dict[str, float]:
+    """Our figures on the node's Prometheus port, summed over processes."""
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found: dict[str, float] = {}
+    for line in lines:
+        if "sirt_" in line and not line.startswith("#"):
+            name, _, value = line.partition(" ")
+            name = name.split("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def test_what_is_sampled_is_counted_for_prometheus(
+    server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    prompter = TokenPrompter(AutoTokenizer.from_pretrained(checkpoints["new"]))
+    counts = sample(
+        QUESTIONS,
+        PLAN,
+        server,
+        prompter,
+        tmp_path / "samples",
+        ResourcesConfig(block_size=4),
+        Bars(),
+        "counted",
+        grader(),
+    )
+    usage = counts["usage"]
+    assert usage["replica_seconds"] >= usage["seconds"] > 0
+    assert usage["gpu_seconds"] == 0
+    assert 0 < usage["prefix_hit_share"] < 1
+    wait_until(lambda: metrics().get("ray_sirt_questions_total", 0) == len(QUESTIONS), 60, "it")
+    found = metrics()
+    assert found["ray_sirt_completions_total"] == counts["completions"]
+    tokens = counts["prompt_tokens"] + counts["completion_tokens"]
+    assert found["ray_sirt_tokens_total"] == tokens
+    assert "ray_sirt_engine_running" in found
+
+
+def test_labels_that_no_node_has_are_refused(ray_cluster: None, tmp_path: Path) -> None:
+    engine = EngineConfig(labels={"zone": "moon"})
+    with pytest.raises(ResourceError, match="zone"):
+        ModelServer.deploy("teacher", Policy("v", "x"), engine, run="none", pointers=tmp_path)
