@@ -1,0 +1,26 @@
+"""The driver of one sampling, in a process of its own that a test can kill.
+
+python -m tests.integration.sampling_driver MODEL OUT
+"""
+
+import sys
+from pathlib import Path
+
+import ray
+
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray.serving import ModelServer
+from tests.integration.test_faults import ENGINE, Sampling
+
+
+def main(model: Path, out: Path) -> None:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    policy = Policy("one", str(model))
+    server = ModelServer.start("teacher", policy, ENGINE, run="driver", pointers=out.parent)
+    Sampling.of(server, model).into(out)
+    server.stop()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
