@@ -161,6 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
             outcome = loop.run()
         else:
             with connected(arguments.address, job.resources, run_dir / "logs"):
+                stages.check_cluster()
                 try:
                     outcome = loop.run()
                 finally:

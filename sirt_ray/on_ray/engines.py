@@ -10,6 +10,7 @@ import ray
 
 from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.endpoint_engine import endpoint_engine, endpoint_resources
 from sirt_ray.on_ray.placement import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
@@ -27,6 +28,14 @@ class Engines:
         self._run_dir = run_dir
         self._say = say
         self._up: dict[Role, ModelServer] = {}
+
+    def check_cluster(self) -> None:
+        """Raise one ResourceError for everything that the cluster can never give."""
+        roles: list[Role] = ["teacher", "student"] if self._job.teacher.answers else ["student"]
+        needs.check_resources(
+            *(needs.of_engine(role, self._resources(role)) for role in roles),
+            needs.of_trainer(self._job.resources.trainer),
+        )
 
     def expect(self, role: Role, policy: Policy) -> None:
         """Begin to start an engine that will be needed soon, where there is room for it."""
@@ -53,14 +62,11 @@ class Engines:
         """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
         a later stage starts them."""
         self.stop("teacher")
-        trainer = self._job.resources.trainer
-        gpus = trainer.gpus_per_worker
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        wanted = needs.of_trainer(self._job.resources.trainer)
         free = ray.available_resources()
-        fits = (
-            free.get("CPU", 0) >= trainer.num_workers * trainer.cpus_per_worker
-            and free.get("GPU", 0) >= trainer.num_workers * gpus
+        fits = all(
+            free.get(name, 0.0) >= sum(bundle.get(name, 0.0) for bundle in wanted.bundles)
+            for name in ("CPU", "GPU")
         )
         if not fits or self._job.resources.student.min_replicas == 0:
             self.stop("student")

@@ -24,12 +24,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
+from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.api_key import KeyCheck
 from sirt_ray.on_ray.door import Door
+from sirt_ray.on_ray.needs import check_resources
 from sirt_ray.on_ray.openai_replica import OpenAIReplica
 from sirt_ray.on_ray.placement import (
     bundles,
-    check_resources,
     engine_kwargs,
     environment,
     most_calls,
@@ -86,7 +87,7 @@ def opened(
     Waits for: the engine's start, telling `say` every 30 s. Raises ResourceError where the door or
     the cluster cannot be had, ModelError or StageError with the engine's reason.
     """
-    check_resources({"student": model.engine})
+    check_resources(needs.of_engine("student", model.engine))
     app = _app_name(model)
     _open_serve(app, door, address)
     try:

@@ -1,13 +1,10 @@
 """What an engine needs of the cluster, and what vLLM is told, as plain values."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray._private.state import state as cluster_state
 
-from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray import vllm_worker
 from sirt_ray.resources import EngineConfig
 
@@ -121,58 +118,3 @@ def _full(engine: EngineConfig, samples_per_question: int) -> float:
     """Calls whose sequences fill the engine."""
     sequences = questions_per_call(engine, samples_per_question) * samples_per_question
     return engine.max_num_seqs / sequences
-
-
-def check_resources(engines: Mapping[str, EngineConfig]) -> None:
-    """Refuse what the cluster can never give to these engines, all running at the same time."""
-    if cluster_state.get_max_resources_from_cluster_config() is not None:
-        return  # An autoscaling cluster: what it may still start is not known from its nodes.
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    total: Resources = {}
-    for role, engine in engines.items():
-        labelled = [node["Resources"] for node in nodes if _has_labels(node, engine.labels)]
-        for bundle in bundles(engine, on_gpu(engine)):
-            if not any(_fits(bundle, node) for node in labelled):
-                raise ResourceError(_no_node(role, engine, bundle, nodes))
-            for name, amount in bundle.items():
-                total[name] = total.get(name, 0.0) + amount * max(1, engine.min_replicas)
-    cluster = ray.cluster_resources()
-    missing = {n: a - cluster.get(n, 0.0) for n, a in total.items() if a > cluster.get(n, 0.0)}
-    if missing:
-        raise ResourceError(
-            f"the cluster cannot hold the engines ({', '.join(engines)}): it has"
-            f" {describe(cluster)}, they need {describe(total)}; missing: {describe(missing)}."
-            " Lower num_cpus, min_replicas or tensor_parallel_size under resources, or add nodes"
-        )
-
-
-def _no_node(role: str, engine: EngineConfig, bundle: Resources, nodes: list[Any]) -> str:
-    labels = ", ".join(f"{name}={value}" for name, value in engine.labels.items())
-    wanted = f" with the labels {labels}" if labels else ""
-    return (
-        f"no node of the cluster can hold the {role} engine: it needs {describe(bundle)} on one"
-        f" node{wanted}, and the nodes have"
-        f" {'; '.join(_described(node, bool(labels)) for node in nodes)}. Lower resources.{role},"
-        f"{' correct its labels,' if labels else ''} or add a node"
-    )
-
-
-def _described(node: Mapping[str, Any], with_labels: bool) -> str:
-    own = {n: v for n, v in node["Labels"].items() if not n.startswith("ray.io/node-id")}
-    labels = f" ({', '.join(f'{name}={value}' for name, value in own.items())})"
-    return describe(node["Resources"]) + (labels if with_labels and own else "")
-
-
-def _has_labels(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    return all(node["Labels"].get(name) == value for name, value in labels.items())
-
-
-def _fits(bundle: Resources, node: Mapping[str, float]) -> bool:
-    return all(node.get(name, 0.0) >= amount for name, amount in bundle.items())
-
-
-def describe(resources: Mapping[str, float]) -> str:
-    """Amounts and names, without what Ray counts for itself."""
-    internal = ("node:", "bundle_", "object_store_memory", "memory")
-    shown = {n: a for n, a in sorted(resources.items()) if not n.startswith(internal)}
-    return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"

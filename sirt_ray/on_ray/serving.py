@@ -24,10 +24,10 @@ from ray.serve.handle import DeploymentHandle
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, StageError
+from sirt_ray.on_ray import needs
+from sirt_ray.on_ray.needs import check_resources, describe
 from sirt_ray.on_ray.placement import (
     bundles,
-    check_resources,
-    describe,
     engine_kwargs,
     environment,
     most_calls,
@@ -89,7 +89,7 @@ class ModelServer:
         """Begin to start the engines and return at once. `pointers` is a folder that every node
         sees. `serving`: the engine of each replica; None: vLLM. An application that a killed job of
         the same run left behind is replaced."""
-        check_resources({role: engine})
+        check_resources(needs.of_engine(role, engine))
         app, pointer = f"sirt-{run}-{role}", pointers.absolute() / f"{role}.json"
         serve.start(proxy_location="Disabled")
         if app in serve.status().applications:

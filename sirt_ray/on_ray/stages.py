@@ -40,6 +40,10 @@ class RayStages:
         self._progress = progress
         self._engines = Engines(job, run_dir, say)
 
+    def check_cluster(self) -> None:
+        """Raise ResourceError for all that the job asks for and the cluster can never give."""
+        self._engines.check_cluster()
+
     def close(self) -> None:
         """Stop the engines."""
         self._engines.close()

@@ -124,13 +124,13 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from sirt_ray.on_ray.needs import gpus_per_worker
+
     if sum(node["Alive"] for node in ray.nodes()) == 1:
         # Nothing is drained from a single machine; the watcher would be one more process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     resources = task.resources
-    gpus = resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"task": task, "attempt": attempt},

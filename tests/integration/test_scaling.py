@@ -13,11 +13,12 @@ from transformers import AutoTokenizer
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
+from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.resources import EngineConfig, ResourcesConfig, TrainerResources
 from tests.integration.test_sampling import (
     PLAN,
     QUESTIONS,
@@ -159,3 +160,15 @@ def test_labels_that_no_node_has_are_refused(ray_cluster: None, tmp_path: Path) 
     engine = EngineConfig(labels={"zone": "moon"})
     with pytest.raises(ResourceError, match="zone"):
         ModelServer.deploy("teacher", Policy("v", "x"), engine, run="none", pointers=tmp_path)
+
+
+def test_all_that_the_cluster_can_never_give_is_said_at_once(ray_cluster: None) -> None:
+    wants = (
+        needs.of_engine("student", EngineConfig(num_cpus=64)),
+        needs.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2)),
+    )
+    with pytest.raises(ResourceError) as refused:
+        needs.check_resources(*wants)
+    engine, trainer = str(refused.value).splitlines()
+    assert "64 CPU on one node" in engine
+    assert "missing: 2 CPU" in trainer
