@@ -7,7 +7,7 @@ them. A file is written under a temporary name and renamed when it is whole.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sirt_ray.errors import DataError
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question
 
 _IDS = pa.list_(pa.int32())
+_ROWS_AT_A_TIME = 1024
 
 QUESTION = pa.schema(
     {
@@ -230,12 +231,20 @@ def files(path: Path) -> Sequence[Path]:
     return [path] if path.is_file() else sorted(path.glob("*.parquet"))
 
 
-def read(path: Path) -> list[Row]:
-    """All rows of a file or of a folder's files, in order."""
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a file or of a folder's files, in order, in the memory of a few at a time."""
     found = files(path)
     if not found:
         raise DataError(f"no Parquet file in {path}. Was the folder moved or emptied by hand?")
-    return [row for file in found for row in pq.read_table(file).to_pylist()]
+    for file in found:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME):
+                yield from batch.to_pylist()
+
+
+def read(path: Path) -> list[Row]:
+    """All rows of a file or of a folder's files, in order."""
+    return list(rows(path))
 
 
 def counts(path: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class RayStages:
             self._job.teacher.sampling,
             "demonstrations",
         )
-        graded = map(tables.to_graded, tables.read(out / "completions"))
+        graded = map(tables.to_graded, tables.rows(out / "completions"))
         return {**self._keep(out, asked, graded), "sampling": sampled}
 
     def _demonstrate_from_file(
@@ -127,7 +127,7 @@ class RayStages:
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
         kept = demonstrating.first_per_benchmark(
-            map(tables.to_demonstration, tables.read(demonstrations.path)),
+            map(tables.to_demonstration, tables.rows(demonstrations.path)),
             job.tune.max_demonstrations,
         )
         used = out / ".work" / "demonstrations.parquet"
@@ -153,7 +153,7 @@ class RayStages:
         refine = self._job.refine
         asked, fates = demonstrating.refinement_questions(
             self._questions(questions, "train"),
-            map(tables.to_demonstration, tables.read(demonstrations.path)),
+            map(tables.to_demonstration, tables.rows(demonstrations.path)),
             refine,
         )
         requests: Requests = (
@@ -173,7 +173,7 @@ class RayStages:
 
     def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
         pairs, counts = make_pairs(
-            map(tables.to_graded, tables.read(samples.path)),
+            map(tables.to_graded, tables.rows(samples.path)),
             self._job.refine.pairs,
             f"{self._job.seed}/{round}",
         )
@@ -239,7 +239,7 @@ class RayStages:
         )
         right = {
             (row["question_id"], row["prompt_kind"])
-            for row in tables.read(out)
+            for row in tables.rows(out)
             if row["verdict"] == "right"
         }
         counts: dict[str, object] = {"sampling": sampled}
@@ -259,7 +259,7 @@ class RayStages:
         names = self._job.data.evaluate if split == "test" else self._job.data.train
         files = [questions.path / name / f"{split}.parquet" for name in names]
         return [
-            tables.to_question(row) for file in files if file.exists() for row in tables.read(file)
+            tables.to_question(row) for file in files if file.exists() for row in tables.rows(file)
         ]
 
     def _sample(

@@ -39,7 +39,7 @@ def tuning_data(
     """Demonstrations as sequences. Raises DataError where none is left to train on."""
     left_out: Counter[str] = Counter()
     examples: list[TrainingExample] = []
-    for row in tables.read(demonstrations):
+    for row in tables.rows(demonstrations):
         demonstration = tables.to_demonstration(row)
         try:
             sequence = encode_demonstration(demonstration, config.prompt, tokenizer)
@@ -85,7 +85,7 @@ def refinement_data(
 
 def pair_examples(pairs: Path) -> list[TrainingExample]:
     """All stored pairs, in order, without reference log-probabilities."""
-    return [encode_pair(tables.to_pair(row)) for row in tables.read(pairs)]
+    return [encode_pair(tables.to_pair(row)) for row in tables.rows(pairs)]
 
 
 def ids_key(examples: Iterable[TrainingExample]) -> str:
