@@ -10,7 +10,8 @@ INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: help setup quickstart quickstart-seeds test test-unit test-integration check types format clean
+.PHONY: help setup quickstart quickstart-seeds test test-unit test-integration test-faults bench-sampling \
+  bench-control-plane check types format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +61,15 @@ test-unit: setup
 
 test-integration: setup
 	$(BIN)/python -m pytest tests/integration --timeout 600
+
+test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
+	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
+
+bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and HTTP
+	$(BIN)/python -m tests.bench.sampling
+
+bench-control-plane: setup ## questions per second, replicas kept busy, and memory, with engines that sleep
+	$(BIN)/python -m tests.bench.control_plane
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

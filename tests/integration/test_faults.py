@@ -1,7 +1,8 @@
 """Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
 
 Most faults are set off in an engine that sleeps (`tests/sleeping.py` says what it stands for),
-behind real Serve and Ray Data. The last test kills real engines.
+behind real Serve and Ray Data. The last tests, twenty runs that are not part of `make test`, kill
+real engines, replicas and drivers; `test_sampling.py` kills one.
 """
 
 import os
@@ -92,9 +93,14 @@ class Sampling:
 
 
 @pytest.fixture(scope="module")
-def asleep(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sampling]:
+def hangs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Engines that start while this file is there answer nothing."""
+    return tmp_path_factory.mktemp("asleep") / "hangs"
+
+
+@pytest.fixture(scope="module")
+def asleep(ray_cluster: None, hangs: Path) -> Iterator[Sampling]:
     """Two replicas that need about six seconds for all questions."""
-    folder = tmp_path_factory.mktemp("asleep")
     server = ModelServer.start(
         "student",
         Policy("v", "nowhere"),
@@ -102,9 +108,9 @@ def asleep(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
             num_cpus=0.1, min_replicas=2, max_replicas=2, max_num_seqs=4, request_timeout_s=3
         ),
         run="faults",
-        pointers=folder,
+        pointers=hangs.parent,
         samples_per_question=2,
-        serving=SleepingEngine(4, 0.3, 0.7, hangs=str(folder / "hangs")),
+        serving=SleepingEngine(4, 0.3, 0.7, hangs=str(hangs)),
     )
     plan = SamplingPlan((("cot", 2),), SamplingConfig(temperature=1.0), 3)
     yield Sampling(server, plan, TextPrompter("chat"), list(apple_questions(96)), grade)
@@ -138,16 +144,15 @@ def test_a_killed_replica_costs_nothing_but_time(
 
 
 def test_a_replica_that_hangs_is_replaced(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, hangs: Path, undisturbed: list[tables.Row], tmp_path: Path
 ) -> None:
     """The replica that takes the place of a killed one answers nothing, until the next does."""
     wait_until(lambda: len(replicas(asleep.server)) == 2, 60, "the start of a second replica")
-    pointers = asleep.server._pointer.parent
-    (pointers / "hangs").touch()
+    hangs.touch()
     victims = replicas(asleep.server)
     os.kill(victims[0], signal.SIGKILL)
     wait_until(lambda: len(set(replicas(asleep.server)) - set(victims)) == 1, 60, "another replica")
-    (pointers / "hangs").unlink()
+    hangs.unlink()
     (hanging,) = set(replicas(asleep.server)) - set(victims)
     counts = asleep.into(tmp_path / "out")
     assert tables.read(tmp_path / "out") == undisturbed
@@ -240,19 +245,13 @@ def expected(awake: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[
     return tables.read(out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param(["engine"], id="once"),
-        pytest.param([*FAULTS] * 5, id="again and again", marks=pytest.mark.slow),
-    ],
-)
 def test_real_engines_are_lost_at_random_points(
-    awake: Sampling, expected: list[tables.Row], tmp_path: Path, faults: list[str]
+    awake: Sampling, expected: list[tables.Row], tmp_path: Path
 ) -> None:
-    moment = random.Random(len(faults))
-    for at, fault in enumerate(faults):
+    moment = random.Random(0)
+    for at, fault in enumerate([*FAULTS] * 5):
         out = tmp_path / str(at)
         awake.disturbed(out, moment.random(), lambda name=fault: FAULTS[name](awake.server))
         assert tables.read(out) == expected, f"run {at}, fault {fault}"

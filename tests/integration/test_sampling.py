@@ -4,10 +4,14 @@ and what is said when they cannot start. The model has random weights, so nothin
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -31,6 +35,7 @@ from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question, Verdict
+from tests.sleeping import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -272,6 +277,29 @@ class TestRefusals:
         request = SampleRequest("", (1, 9), 1, 0, 0.0, 1.0, 4, version="round_07")
         with pytest.raises(StageError, match="round_07"):
             server.handle.sample.remote((request,)).result(timeout_s=60)
+
+
+def test_an_engine_that_is_killed_costs_nothing_but_time(
+    server: ModelServer,
+    whole: tuple[Path, Counts, Bars],
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    engine = server.handle.facts.remote().result(timeout_s=60).process_ids[1]
+    out = tmp_path / "samples"
+
+    def strike() -> None:
+        wait_until(lambda: bool(tables.files(out)), 60, "the first part")
+        os.kill(engine, signal.SIGKILL)
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    counts = sampled(server, out, checkpoints["one"], block_size=1)
+    striking.join()
+    assert tables.read(out) == tables.read(whole[0])
+    assert counts["retries"] > 0
+    assert not psutil.pid_exists(engine)
+    server.wait_until_ready()
 
 
 def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
