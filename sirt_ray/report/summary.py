@@ -30,7 +30,7 @@ def _demonstrations(counts: Counts) -> str:
         {key: n for key, n in counts.items() if key.startswith("dropped_")}
     )
     if "file" not in counts:
-        return kept
+        return kept + _effort(counts.get("sampling", {}))
     file = counts["file"]
     unused = {key: n for key, n in file.items() if key.endswith("_rows")}
     return f"{kept}; {file['matched']:,} of the file's {file['rows']:,} rows used{_reasons(unused)}"
@@ -52,12 +52,12 @@ def _samples(counts: Counts) -> str:
     )
     reasons = {
         "truncated completions": counts["truncated"],
-        "retries": counts["retries"],
         "questions without the teacher's answer": counts["without_teacher_answer"],
         **{f"questions dropped: {reason}": n for reason, n in counts["dropped"].items()},
     }
     return (
         f"{made:,} completions of {counts['questions']:,} questions: {verdicts}{_reasons(reasons)}"
+        f"{_effort(counts)}"
     )
 
 
@@ -66,7 +66,7 @@ def _pairs(counts: Counts) -> str:
     return (
         f"{counts['pairs']:,} pairs from {counts['questions_paired']:,} of"
         f" {counts['questions']:,} questions"
-        + _reasons({_pair_reason(key): n for key, n in counts.items() if key not in kept})
+        + _listed({_pair_reason(key): n for key, n in counts.items() if key not in kept})
     )
 
 
@@ -91,9 +91,23 @@ def _evaluation(counts: Counts) -> str:
     return "; ".join(f"{kind}: {', '.join(shown)}" for kind, shown in by_kind.items())
 
 
+def _effort(sampling: Counts) -> str:
+    """How fast it was sampled, and what an endpoint has asked for it; records of earlier versions
+    do not say."""
+    if "usage" not in sampling:
+        return ""
+    retries = f", {sampling['retries']:,} calls made again" if sampling["retries"] else ""
+    cost = f", cost {sampling['cost']:.2f}" if "cost" in sampling else ""
+    return f"; {sampling['usage']['tokens_per_second']:,} tokens/s{retries}{cost}"
+
+
 def _reasons(counts: Mapping[str, int]) -> str:
+    return _listed({reason.replace("_", " "): n for reason, n in counts.items()})
+
+
+def _listed(counts: Mapping[str, int]) -> str:
     """` (12 wrong, 3 truncated)`, or nothing where nothing was dropped."""
-    parts = [f"{n:,} {reason.replace('_', ' ')}" for reason, n in counts.items() if n]
+    parts = [f"{n:,} {reason}" for reason, n in counts.items() if n]
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -68,7 +68,8 @@ def test_the_journal_leaves_scores_and_events(tmp_path: Path) -> None:
     journal.scores("baseline", scores(1))
     journal.scores("round_09", scores(1))
     journal.artifact("started", "demonstrations")
-    counts = {"questions": 3, "kept": 2, "dropped_wrong": 1}
+    sampling = {"retries": 2, "cost": 0.5, "usage": {"tokens_per_second": 1234}}
+    counts = {"questions": 3, "kept": 2, "dropped_wrong": 1, "sampling": sampling}
     journal.artifact("finished", "demonstrations", counts=counts, seconds=1.5)
     journal.event("rolled_back", "because [it] fell", version="round_01")
     journal.finish({"baseline": scores(1)})
@@ -80,7 +81,8 @@ def test_the_journal_leaves_scores_and_events(tmp_path: Path) -> None:
         *("started", "finished", "rolled_back"),
         "finished",
     ]
-    assert "2 kept of 3 questions (1 dropped wrong)" in out.getvalue()
+    assert "2 kept of 3 questions (1 dropped wrong); 1,234 tokens/s" in out.getvalue()
+    assert "2 calls made again, cost 0.50" in out.getvalue()
     assert "because [it] fell" in out.getvalue()
 
 
