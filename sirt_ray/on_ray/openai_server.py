@@ -26,17 +26,11 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.api_key import KeyCheck
+from sirt_ray.on_ray.deployments import deployment, llm_config, replicas
 from sirt_ray.on_ray.door import Door
 from sirt_ray.on_ray.needs import check_resources
 from sirt_ray.on_ray.openai_replica import OpenAIReplica
-from sirt_ray.on_ray.placement import (
-    bundles,
-    engine_kwargs,
-    environment,
-    most_calls,
-    on_gpu,
-    target_requests,
-)
+from sirt_ray.on_ray.placement import target_requests
 from sirt_ray.on_ray.served_model import ServedModel
 from sirt_ray.on_ray.serving import ModelServer
 
@@ -167,30 +161,7 @@ def _on_head(ask: Callable[[Door], Result], door: Door) -> Result:
 
 def _application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
     engine = model.engine
-    gpu = on_gpu(engine)
-    group, runtime_env = bundles(engine, gpu), {"env_vars": environment(engine, gpu)}
-    deployment = serve.deployment(
-        name="openai",
-        max_ongoing_requests=most_calls(engine),
-        max_constructor_retry_count=1,
-        graceful_shutdown_timeout_s=5.0,
-        health_check_period_s=10.0,
-        health_check_timeout_s=60.0,
-        placement_group_bundles=group,
-        placement_group_strategy="PACK",
-        ray_actor_options={"num_cpus": engine.num_cpus, "runtime_env": runtime_env},
-        autoscaling_config={
-            # A client would wait for the minutes that a start from nothing takes.
-            "min_replicas": max(1, engine.min_replicas),
-            "max_replicas": engine.max_replicas,
-            "target_ongoing_requests": target_requests(engine),
-        },
-    )(serve.ingress()(OpenAIReplica))
-    llm_config = {
-        "engine_kwargs": engine_kwargs(engine, gpu) | {"allowed_origins": []},
-        "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
-        "placement_group_config": {"bundles": group},
-        "log_engine_metrics": False,
-        "runtime_env": runtime_env,
-    }
-    return deployment.bind(model.name, model.path, llm_config, key)
+    # One at least: a client would wait for the minutes that a start from nothing takes.
+    scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))
+    endpoint = deployment("openai", serve.ingress()(OpenAIReplica), engine, scaling)
+    return endpoint.bind(model.name, model.path, llm_config(engine, allowed_origins=[]), key)

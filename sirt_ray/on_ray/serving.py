@@ -25,15 +25,9 @@ from ray.serve.handle import DeploymentHandle
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, StageError
 from sirt_ray.on_ray import needs
+from sirt_ray.on_ray.deployments import deployment, llm_config, replicas
 from sirt_ray.on_ray.needs import check_resources, describe
-from sirt_ray.on_ray.placement import (
-    bundles,
-    engine_kwargs,
-    environment,
-    most_calls,
-    on_gpu,
-    target_calls,
-)
+from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.vllm_engine import VllmEngine
@@ -211,49 +205,9 @@ def _application(
     samples_per_question: int,
     serving: Engine | None,
 ) -> serve.Application:
-    gpu = on_gpu(engine)
-    group = bundles(engine, gpu)
-    labels = {"placement_group_bundle_label_selector": [engine.labels] * len(group)}
-    deployment = serve.deployment(
-        name=f"{role}-engine",
-        max_ongoing_requests=most_calls(engine),
-        max_constructor_retry_count=1,
-        graceful_shutdown_timeout_s=5.0,
-        health_check_period_s=10.0,
-        health_check_timeout_s=60.0,
-        placement_group_bundles=group,
-        placement_group_strategy="PACK",
-        ray_actor_options={
-            "num_cpus": engine.num_cpus,
-            "runtime_env": {"env_vars": environment(engine, gpu)},
-        },
-        **(labels if engine.labels else {}),
-        **_scaling(engine, samples_per_question),
-    )(Replica)
-    serving = serving or VllmEngine(
-        role,
-        {
-            "engine_kwargs": engine_kwargs(engine, gpu),
-            "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
-            "placement_group_config": {"bundles": group},
-            "log_engine_metrics": False,
-            "runtime_env": {"env_vars": environment(engine, gpu)},
-        },
+    target = target_calls(engine, samples_per_question)
+    scaling = replicas(engine, engine.min_replicas, target)
+    serving = serving or VllmEngine(role, llm_config(engine))
+    return deployment(f"{role}-engine", Replica, engine, scaling).bind(
+        role, str(pointer), serving, engine.request_timeout_s
     )
-    return deployment.bind(role, str(pointer), serving, engine.request_timeout_s)
-
-
-def _scaling(engine: EngineConfig, samples_per_question: int) -> dict[str, Any]:
-    if engine.min_replicas == engine.max_replicas:
-        return {"num_replicas": engine.max_replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": engine.min_replicas,
-            "initial_replicas": max(1, engine.min_replicas),
-            "max_replicas": engine.max_replicas,
-            "target_ongoing_requests": target_calls(engine, samples_per_question),
-            "upscale_delay_s": engine.upscale_delay_s,
-            "downscale_delay_s": engine.downscale_delay_s,
-            "downscale_to_zero_delay_s": engine.downscale_delay_s,
-        }
-    }
