@@ -270,7 +270,7 @@ def test_drivers_are_lost_at_random_points(
         command = [sys.executable, "-m", "tests.integration.sampling_driver", str(model), str(out)]
         parts = moment.randrange(len(expected) // (4 * BLOCK))
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
-            wait_until(lambda: len(tables.files(out)) >= parts, 180, f"part {parts}")  # noqa: B023
+            wait_until(lambda: len(tables.files(out)) >= parts, 300, f"part {parts}")  # noqa: B023
             time.sleep(moment.random())
             driver.kill()
         finished = {part: part.stat().st_mtime_ns for part in tables.files(out)}
