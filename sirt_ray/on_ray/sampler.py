@@ -37,8 +37,8 @@ _REPLICAS_PER_SAMPLER = 4
 """An actor encodes, decodes and grades for so many; its start costs seconds of a CPU."""
 _SPARE_BLOCKS = 1.5
 """Blocks under way for each that the calls in flight can fill."""
-_MOST_PARTS = 2000
-"""Of one sampling: each costs the driver a file to look at."""
+_MOST_PARTS = 1000
+"""Of one sampling: each costs the driver a task to hold and a file to look at."""
 
 
 def uncovered(num_questions: int, covered: Sequence[tuple[int, int]], size: int) -> list[range]:
