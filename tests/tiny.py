@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -30,28 +31,32 @@ def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
     )
 
 
-def save_student(folder: Path, seed: int = 0, tied: bool = False) -> Path:
+def save_student(folder: Path, seed: int = 0, tied: bool = False, **config: Any) -> Path:
     """A Llama of two layers with its tokenizer, as a Hugging Face folder."""
     tokenizer = byte_tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": tied,
+    }
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-            tie_word_embeddings=tied,
-        )
-    )
-    model.save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**settings | config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_talker(folder: Path, seed: int, tied: bool = False) -> Path:
+    """A student whose weights are large enough for its greedy tokens to differ from place to place,
+    as those of a trained model do."""
+    return save_student(folder, seed, tied, initializer_range=0.15, num_key_value_heads=1)
 
 
 def question(number: int) -> Question:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from tiny import save_talker
 from transformers import AutoTokenizer
 
 from sirt_ray import tables
@@ -32,7 +33,7 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
 from tests import sleeping
-from tests.integration.test_sampling import Bars, build_model, grader, question
+from tests.integration.test_sampling import Bars, grader, question
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -219,7 +220,7 @@ ENGINE = EngineConfig(num_cpus=0.5, max_num_seqs=16, request_timeout_s=20)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("awake") / "model", seed=7)
+    return save_talker(tmp_path_factory.mktemp("awake") / "model", seed=7)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tiny import save_talker
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sirt_ray import tables
 from sirt_ray.config import SamplingConfig
@@ -43,36 +37,6 @@ MAX_TOKENS = 24
 PLAN = SamplingPlan(
     (("cot", 8), ("plain", 1)), SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
 )
-
-
-def build_model(path: Path, seed: int, tied: bool = False) -> Path:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=259,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=tied,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    special = ["<pad>", "<s>", "</s>"]
-    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({piece: at for at, piece in enumerate(pieces)}, []))
-    tokenizer.add_special_tokens(special)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(path)
-    return path
 
 
 def question(row: int, length: int = 20) -> Question:
@@ -111,7 +75,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two tied and two untied models: an engine keeps the output head apart in one case only."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        name: build_model(folder / name, seed, tied=not name.startswith("untied"))
+        name: save_talker(folder / name, seed, tied=not name.startswith("untied"))
         for seed, name in enumerate(("one", "two", "untied_one", "untied_two"))
     }
 

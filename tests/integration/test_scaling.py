@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from tiny import save_talker
 from transformers import AutoTokenizer
 
 from sirt_ray.core.interfaces import Policy
@@ -23,7 +24,6 @@ from tests.integration.test_sampling import (
     PLAN,
     QUESTIONS,
     Bars,
-    build_model,
     grader,
     greedy_reference,
 )
@@ -45,7 +45,7 @@ ENGINE = EngineConfig(
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: build_model(folder / name, seed) for seed, name in enumerate(("old", "new"))}
+    return {name: save_talker(folder / name, seed) for seed, name in enumerate(("old", "new"))}
 
 
 @pytest.fixture(scope="module")
