@@ -24,6 +24,9 @@ class EngineConfig(Section):
     """Sequences that decode together."""
     kv_cache_gib: Positive | None = None
     """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Highest rank of the LoRA adapters that the running engine can take beside its weights; None:
+    no adapters, unless it is started with one, whose rank it is then."""
     custom_resources: dict[str, float] = Field(default={})
     """Ray resources that a replica asks for, to place it on certain nodes."""
     labels: dict[str, str] = Field(default={})

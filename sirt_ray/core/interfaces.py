@@ -24,8 +24,9 @@ class Policy:
     version: str
     """`teacher`, `baseline`, `round_00`, `round_01`, ..."""
     path: str
-    """Folder or hub name of a complete Hugging Face model. Of a teacher that is none: what stands
-    for it, `TeacherConfig.source`."""
+    """Folder, hub name or address in object storage of a complete Hugging Face model, or of a PEFT
+    adapter that names its base. Of a teacher that is none: what stands for it,
+    `TeacherConfig.source`."""
     revision: str | None = None
 
 

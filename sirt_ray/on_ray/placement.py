@@ -6,6 +6,7 @@ from typing import Any
 import ray
 
 from sirt_ray.on_ray import vllm_worker
+from sirt_ray.on_ray.adapters import lora_kwargs
 from sirt_ray.resources import EngineConfig
 
 _CPU_KV_CACHE_GIB = 0.25
@@ -57,6 +58,8 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
     }
     if engine.max_model_len is not None:
         kwargs["max_model_len"] = engine.max_model_len
+    if engine.max_lora_rank is not None:
+        kwargs |= lora_kwargs(engine.max_lora_rank)
     kv_cache_gib = engine.kv_cache_gib
     if not gpu:
         kwargs["enforce_eager"] = True

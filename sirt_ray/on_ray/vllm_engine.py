@@ -5,6 +5,7 @@ directly, token ids in and out: the layer for HTTP between the two would turn ea
 and into JSON's objects and back.
 """
 
+import asyncio
 import importlib
 import itertools
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sirt_ray.core.interfaces import Policy
+from sirt_ray.errors import ModelError
+from sirt_ray.on_ray.adapters import Adapter, adapter_of, check_adapter, lora_kwargs
 from sirt_ray.on_ray.requests import (
     Answered,
     Choice,
@@ -21,6 +24,7 @@ from sirt_ray.on_ray.requests import (
     ReplicaLoad,
     SampleRequest,
 )
+from sirt_ray.on_ray.weights import local_folder, on_hub
 
 _REASON_CHARACTERS = 600
 _IMPORT_ATTEMPTS = 8
@@ -48,6 +52,9 @@ class VllmEngine:
         self._role = role
         self._llm_config = llm_config
         self._request_ids = itertools.count()
+        self._adapter_ids = itertools.count(1)
+        self._adapter: Any = None
+        """vLLM's `LoRARequest` of the adapter that is served; None: the weights as they are."""
 
     async def start(self, policy: Policy) -> None:
         """Raises RuntimeError with the engine's own reason where it does not start."""
@@ -59,18 +66,15 @@ class VllmEngine:
             raise RuntimeError(failure_reason(str(error), self._logged.text_since())) from None
 
     async def _start(self, policy: Policy) -> None:
-        import_ray_llm()
-        from ray.serve.llm import LLMConfig, LLMServer
-
-        loading = {"model_id": self._role, "model_source": policy.path}
-        config = LLMConfig(**self._llm_config, model_loading_config=loading)
-        if policy.revision is not None:
-            config.engine_kwargs["revision"] = policy.revision
-            config.engine_kwargs["tokenizer_revision"] = policy.revision
+        adapter = await asyncio.to_thread(adapter_of, policy)
+        self._weights = policy if adapter is None else adapter.base
+        config = await asyncio.to_thread(self._config, adapter)
         # vLLM fetches what it needs by itself; Ray's own step would cost a process on each node.
         callback = config.get_or_create_callback()
         assert callback is not None
         callback.ctx.run_init_node = False
+        from ray.serve.llm import LLMServer
+
         engine = engine_class()
         self._server: Any = LLMServer.sync_init(config, engine_cls=engine)
         # Not `self._server.start()`: that would also start an actor which reports usage.
@@ -79,6 +83,28 @@ class VllmEngine:
         self._client: Any = self._server.engine._engine_client
         self._load = _Load()
         self._client.logger_manager.stat_loggers[:] = [self._load]
+        if adapter is not None:
+            await self._take(adapter, policy.version)
+
+    def _config(self, adapter: Adapter | None) -> Any:
+        """Ray's `LLMConfig` for the weights that the engine starts with."""
+        import_ray_llm()
+        from ray.serve.llm import LLMConfig
+
+        weights = self._weights
+        # vLLM fetches from the hub what it needs and no more.
+        source = weights.path if on_hub(weights) else str(local_folder(weights))
+        loading = {"model_id": self._role, "model_source": source}
+        config = LLMConfig(**self._llm_config, model_loading_config=loading)
+        if weights.revision is not None:
+            config.engine_kwargs["revision"] = weights.revision
+            config.engine_kwargs["tokenizer_revision"] = weights.revision
+        if adapter is not None and "max_lora_rank" not in config.engine_kwargs:
+            config.engine_kwargs.update(lora_kwargs(adapter.rank))
+        self._max_lora_rank: int | None = config.engine_kwargs.get("max_lora_rank")
+        if adapter is not None:
+            check_adapter(adapter, weights, self._max_lora_rank)
+        return config
 
     @property
     def max_model_len(self) -> int:
@@ -88,10 +114,47 @@ class VllmEngine:
         await self._server.check_health()
 
     async def load(self, policy: Policy) -> None:
+        """Raises ModelError, and goes on with what it serves, where the engine cannot take the
+        adapter that the policy is."""
+        adapter = await asyncio.to_thread(adapter_of, policy)
+        if adapter is not None:
+            await self._load_adapter(adapter, policy.version)
+            return
+        folder = await asyncio.to_thread(local_folder, policy)
         await self._server.pause(mode="wait")
-        await self._server.collective_rpc("load_weights_from", args=(_weights_folder(policy),))
+        # With LoRA, this takes the adapter away, too. Where it fails, the engine stays silent: its
+        # weights are a mixture then.
+        await self._server.collective_rpc("load_weights_from", args=(str(folder),))
+        self._weights, self._adapter = policy, None
+        await self._resume()
+
+    async def _load_adapter(self, adapter: Adapter, version: str) -> None:
+        await asyncio.to_thread(check_adapter, adapter, self._weights, self._max_lora_rank)
+        await self._server.pause(mode="wait")
+        try:
+            await self._take(adapter, version)
+        except Exception as error:
+            # Untrusted edge: what vLLM finds wrong with an adapter it finds in another process.
+            reason = failure_reason(str(error), "")
+            raise ModelError(f"the adapter {adapter.folder} cannot be loaded: {reason}") from None
+        finally:
+            await self._resume()
+
+    async def _resume(self) -> None:
         await self._server.reset_prefix_cache()
         await self._server.resume()
+
+    async def _take(self, adapter: Adapter, version: str) -> None:
+        """Put the adapter in the place of the one that is served. Its name and number are new each
+        time: vLLM would go on with what it knows under an old one."""
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._adapter_ids)
+        request = LoRARequest(f"{version}-{number}", number, str(adapter.folder))
+        await self._client.add_lora(request)
+        if self._adapter is not None:
+            await self._client.remove_lora(self._adapter.lora_int_id)
+        self._adapter = request
 
     def load_now(self) -> ReplicaLoad:
         return self._load.now
@@ -113,7 +176,8 @@ class VllmEngine:
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
         name = f"{self._role}-{next(self._request_ids)}"
         try:
-            *_, output = [part async for part in self._client.generate(prompt, params, name)]
+            answers = self._client.generate(prompt, params, name, lora_request=self._adapter)
+            *_, output = [part async for part in answers]
         except VllmDeadError as error:
             reason = failure_reason(str(error), self._logged.text_since())
             raise EngineDeadError(reason) from None
@@ -128,15 +192,6 @@ class VllmEngine:
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=sum(len(choice.completion_ids) for choice in choices),
         )
-
-
-def _weights_folder(policy: Policy) -> str:
-    """Where the weights lie; vLLM reloads from a folder, and knows no revision then."""
-    if Path(policy.path).is_dir():
-        return policy.path
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(policy.path, revision=policy.revision)
 
 
 def import_ray_llm() -> None:
