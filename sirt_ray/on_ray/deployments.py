@@ -51,7 +51,7 @@ def replicas(engine: EngineConfig, min_replicas: int, target: int) -> dict[str, 
     }
 
 
-def llm_config(engine: EngineConfig, **more_kwargs: Any) -> dict[str, Any]:
+def llm_settings(engine: EngineConfig, **more_kwargs: Any) -> dict[str, Any]:
     """What Ray's `LLMConfig` is made of, but for the model; `more_kwargs` are vLLM's."""
     gpu = on_gpu(engine)
     return {

@@ -26,7 +26,7 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.api_key import KeyCheck
-from sirt_ray.on_ray.deployments import deployment, llm_config, replicas
+from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
 from sirt_ray.on_ray.door import Door
 from sirt_ray.on_ray.needs import check_resources
 from sirt_ray.on_ray.openai_replica import OpenAIReplica
@@ -164,4 +164,4 @@ def _application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
     # One at least: a client would wait for the minutes that a start from nothing takes.
     scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))
     endpoint = deployment("openai", serve.ingress()(OpenAIReplica), engine, scaling)
-    return endpoint.bind(model.name, model.path, llm_config(engine, allowed_origins=[]), key)
+    return endpoint.bind(model.name, model.path, llm_settings(engine, allowed_origins=[]), key)

@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, StageError
 from sirt_ray.on_ray import needs
-from sirt_ray.on_ray.deployments import deployment, llm_config, replicas
+from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
 from sirt_ray.on_ray.needs import check_resources, describe
 from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
@@ -207,7 +207,7 @@ def _application(
 ) -> serve.Application:
     target = target_calls(engine, samples_per_question)
     scaling = replicas(engine, engine.min_replicas, target)
-    serving = serving or VllmEngine(role, llm_config(engine))
+    serving = serving or VllmEngine(role, llm_settings(engine))
     return deployment(f"{role}-engine", Replica, engine, scaling).bind(
         role, str(pointer), serving, engine.request_timeout_s
     )

@@ -6,16 +6,19 @@ and into JSON's objects and back.
 """
 
 import asyncio
-import importlib
 import itertools
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.adapters import Adapter, adapter_of, check_adapter, lora_kwargs
+from sirt_ray.on_ray.llm_server import (
+    LogMark,
+    engine_client,
+    failure_reason,
+    llm_config,
+    start_llm_server,
+)
 from sirt_ray.on_ray.requests import (
     Answered,
     Choice,
@@ -25,17 +28,6 @@ from sirt_ray.on_ray.requests import (
     SampleRequest,
 )
 from sirt_ray.on_ray.weights import local_folder, on_hub
-
-_REASON_CHARACTERS = 600
-_IMPORT_ATTEMPTS = 8
-"""More than Ray has built-in connectors: each one can be lost to another replica once."""
-_ERROR_LINE = re.compile(r"\b(?:[A-Za-z_.]*(?:Error|Exception)): .+")
-_NOT_THE_ROOT = (
-    "Engine core initialization failed",
-    "WorkerProc initialization failed",
-    "EngineCore encountered an issue",
-    "EngineDeadError",
-)
 
 
 class VllmEngine:
@@ -48,9 +40,9 @@ class VllmEngine:
         choices = await engine.complete(SampleRequest((1, 17, 9), n=8, ...))
     """
 
-    def __init__(self, role: str, llm_config: dict[str, Any]) -> None:
+    def __init__(self, role: str, settings: dict[str, Any]) -> None:
         self._role = role
-        self._llm_config = llm_config
+        self._settings = settings
         self._request_ids = itertools.count()
         self._adapter_ids = itertools.count(1)
         self._adapter: Any = None
@@ -69,18 +61,8 @@ class VllmEngine:
         adapter = await asyncio.to_thread(adapter_of, policy)
         self._weights = policy if adapter is None else adapter.base
         config = await asyncio.to_thread(self._config, adapter)
-        # vLLM fetches what it needs by itself; Ray's own step would cost a process on each node.
-        callback = config.get_or_create_callback()
-        assert callback is not None
-        callback.ctx.run_init_node = False
-        from ray.serve.llm import LLMServer
-
-        engine = engine_class()
-        self._server: Any = LLMServer.sync_init(config, engine_cls=engine)
-        # Not `self._server.start()`: that would also start an actor which reports usage.
-        self._server.engine = engine(config)
-        await self._server.engine.start()
-        self._client: Any = self._server.engine._engine_client
+        self._server: Any = await start_llm_server(config)
+        self._client: Any = engine_client(self._server)
         self._load = _Load()
         self._client.logger_manager.stat_loggers[:] = [self._load]
         if adapter is not None:
@@ -88,14 +70,10 @@ class VllmEngine:
 
     def _config(self, adapter: Adapter | None) -> Any:
         """Ray's `LLMConfig` for the weights that the engine starts with."""
-        import_ray_llm()
-        from ray.serve.llm import LLMConfig
-
         weights = self._weights
         # vLLM fetches from the hub what it needs and no more.
         source = weights.path if on_hub(weights) else str(local_folder(weights))
-        loading = {"model_id": self._role, "model_source": source}
-        config = LLMConfig(**self._llm_config, model_loading_config=loading)
+        config = llm_config(self._role, source, self._settings)
         if weights.revision is not None:
             config.engine_kwargs["revision"] = weights.revision
             config.engine_kwargs["tokenizer_revision"] = weights.revision
@@ -194,45 +172,6 @@ class VllmEngine:
         )
 
 
-def import_ray_llm() -> None:
-    """Import `ray.serve.llm`, again where another replica's import got in between.
-
-    On import Ray registers its built-in connectors in the cluster's key-value store, in two steps:
-    look, then register (ray 2.60, serve/engines/vllm/kv_transfer/factory.py). Of two replicas that
-    start at the same moment, one can find a connector registered between its two steps, and its
-    import fails; the next one finds them there. To be removed once Ray registers in one step.
-    """
-    for attempt in range(_IMPORT_ATTEMPTS):
-        try:
-            importlib.import_module("ray.serve.llm")
-            return
-        except ValueError as error:
-            if "already registered" not in str(error) or attempt == _IMPORT_ATTEMPTS - 1:
-                raise
-
-
-def engine_class() -> type:
-    """Ray's vLLM engine, in one process where it can be, with its load at hand."""
-    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-
-    class OneProcessEngine(VLLMEngine):
-        """On CPU Ray asks vLLM for a worker process beside the engine's. One process is enough for
-        a model that is not sharded: it starts 8 s sooner and decodes without a hop between."""
-
-        def _start_async_llm_engine(
-            self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any
-        ) -> Any:
-            parallel = vllm_engine_config.parallel_config
-            device = vllm_engine_config.device_config
-            if device.device_type == "cpu" and parallel.world_size == 1:
-                parallel.distributed_executor_backend = "uni"
-            return super()._start_async_llm_engine(
-                vllm_engine_args, vllm_engine_config, placement_group
-            )
-
-    return OneProcessEngine
-
-
 class _Load:
     """Told by vLLM of every step, in the place of its own loggers, which keep dozens of histograms:
     `vllm.v1.metrics.loggers.StatLoggerBase` by shape."""
@@ -260,35 +199,3 @@ class _Load:
     def log(self) -> None: ...
 
     def log_engine_initialized(self) -> None: ...
-
-
-def failure_reason(message: str, logged: str) -> str:
-    """The engine's own reason for a failure.
-
-    `message` is the exception that reached us; where it only says that another process failed, the
-    reason is the last exception that the engine's processes have `logged`.
-    """
-    if any(said in message for said in _NOT_THE_ROOT):
-        lines = _ERROR_LINE.findall(logged)
-        causes = [line for line in lines if not any(said in line for said in _NOT_THE_ROOT)]
-        message = causes[-1] if causes else message
-    short = " ".join(message.split())
-    return short if len(short) <= _REASON_CHARACTERS else short[:_REASON_CHARACTERS] + " ..."
-
-
-class LogMark:
-    """A place in the log files that Ray gives to this process and, so, to its children."""
-
-    def __init__(self) -> None:
-        links = (Path(f"/proc/self/fd/{number}") for number in (1, 2))
-        logs = (Path(os.readlink(link)) for link in links if link.exists())
-        self._ends = {log: log.stat().st_size for log in logs if log.is_file()}
-
-    def text_since(self) -> str:
-        """What has been logged since the mark was made."""
-        texts: list[str] = []
-        for path, end in self._ends.items():
-            with path.open("rb") as log:
-                log.seek(end)
-                texts.append(log.read().decode(errors="replace"))
-        return "\n".join(texts)

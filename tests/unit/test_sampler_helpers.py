@@ -9,6 +9,7 @@ from sirt_ray.on_ray.block_sampler import (
     request_seed,
     stop_reason,
 )
+from sirt_ray.on_ray.llm_server import failure_reason
 from sirt_ray.on_ray.placement import (
     bundles,
     calls_in_flight,
@@ -20,7 +21,6 @@ from sirt_ray.on_ray.placement import (
 )
 from sirt_ray.on_ray.prompting import completion_texts
 from sirt_ray.on_ray.sampler import uncovered
-from sirt_ray.on_ray.vllm_engine import failure_reason
 from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 
