@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.errors import ModelError, ResourceError, StageError
+from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
 from sirt_ray.on_ray.needs import check_resources, describe
@@ -126,9 +126,16 @@ class ModelServer:
             self._facts = self.handle.facts.remote().result(timeout_s=_FACTS_TIMEOUT_SECONDS)
 
     def load(self, policy: Policy) -> None:
-        """New weights in every running engine; later replicas read the pointer."""
+        """New weights in every running engine; later replicas read the pointer. Raises the engine's
+        refusal, which leaves everything as it was."""
         write_pointer(self._pointer, policy)
-        versions = self._broadcast_load(policy)
+        try:
+            versions = self._broadcast_load(policy)
+        except RayTaskError as error:
+            write_pointer(self._pointer, self.policy)
+            if isinstance(error.cause, SirtError):
+                raise error.cause from None
+            raise
         if any(version != policy.version for version in versions):
             raise StageError(
                 f"the {self.role} engines did not take the weights of '{policy.version}' from"
