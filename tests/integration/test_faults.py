@@ -33,7 +33,7 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
 from tests import sleeping
-from tests.integration.test_sampling import Bars, grader, question
+from tests.integration.test_sampling import Bars, engine_process, grader, question
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -196,22 +196,17 @@ def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
     assert tables.read(out) == undisturbed
 
 
-def processes(server: ModelServer) -> tuple[int, ...]:
-    """The replica's process id, then those of its engine."""
-    return server.handle.facts.remote().result(timeout_s=60).process_ids
-
-
 def kill_engine(server: ModelServer) -> None:
-    os.kill(processes(server)[1], signal.SIGKILL)
+    os.kill(engine_process(server), signal.SIGKILL)
 
 
 def kill_replica(server: ModelServer) -> None:
-    os.kill(processes(server)[0], signal.SIGKILL)
+    os.kill(replicas(server)[0], signal.SIGKILL)
 
 
 def stop_engine(server: ModelServer) -> None:
     """It neither ends nor answers."""
-    os.kill(processes(server)[1], signal.SIGSTOP)
+    os.kill(engine_process(server), signal.SIGSTOP)
 
 
 FAULTS = {"engine": kill_engine, "replica": kill_replica, "hang": stop_engine}

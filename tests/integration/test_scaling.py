@@ -114,17 +114,19 @@ def test_a_replica_is_added_under_load_with_the_new_weights_and_goes_afterwards(
     wait_until(lambda: replicas(server) == 1, 60, "the end of the second replica")
 
 
-def metrics() -> dict[str, float]:
-    """Our figures on the node's Prometheus port, summed over processes."""
+def metrics(stage: str) -> dict[str, float]:
+    """Our figures on the node's Prometheus port, summed over processes: those of the stage, and
+    those of the engines."""
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     found: dict[str, float] = {}
     for line in lines:
-        if "sirt_" in line and not line.startswith("#"):
-            name, _, value = line.partition(" ")
-            name = name.split("{")[0]
+        of_interest = f'stage="{stage}"' in line or "sirt_engine_" in line
+        if of_interest and not line.startswith("#"):
+            labelled, _, value = line.rpartition(" ")
+            name = labelled.split("{")[0]
             found[name] = found.get(name, 0.0) + float(value)
     return found
 
@@ -148,8 +150,12 @@ def test_what_is_sampled_is_counted_for_prometheus(
     assert usage["replica_seconds"] >= usage["seconds"] > 0
     assert usage["gpu_seconds"] == 0
     assert 0 < usage["prefix_hit_share"] < 1
-    wait_until(lambda: metrics().get("ray_sirt_questions_total", 0) == len(QUESTIONS), 60, "it")
-    found = metrics()
+    wait_until(
+        lambda: metrics("counted").get("ray_sirt_questions_total", 0) == len(QUESTIONS),
+        60,
+        "the count of all questions",
+    )
+    found = metrics("counted")
     assert found["ray_sirt_completions_total"] == counts["completions"]
     tokens = counts["prompt_tokens"] + counts["completion_tokens"]
     assert found["ray_sirt_tokens_total"] == tokens
