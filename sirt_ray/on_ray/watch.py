@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,11 @@ class Watch:
 
     def begin(self) -> None:
         """What the replicas have done before is not counted."""
-        self._last = self._server.loads(_ANSWER_SECONDS)
+        self._last = self._loads()
 
     def look(self) -> None:
         """Ask all replicas once."""
-        loads = self._server.loads(_ANSWER_SECONDS)
+        loads = self._loads()
         now = time.monotonic()
         seconds, self._looked = now - self._looked, now
         tokens = self._since_last(loads, "generated_tokens")
@@ -93,7 +93,8 @@ class Watch:
         usage.gpu_seconds += seconds * replicas * self._server.gpus_per_replica
         usage.prefix_queried_tokens += self._since_last(loads, "prefix_queried_tokens")
         usage.prefix_hit_tokens += self._since_last(loads, "prefix_hit_tokens")
-        usage.save(self._out)
+        with suppress(OSError):  # That a disk is full is said by the parts, which matter more.
+            usage.save(self._out)
         self._last |= loads
         with self._lock:
             self._figures = {
@@ -105,6 +106,12 @@ class Watch:
                 "prefix hits": f"{usage.prefix_hit_share:.0%}",
             }
             self._show()
+
+    def _loads(self) -> dict[str, ReplicaLoad]:
+        try:
+            return self._server.loads(_ANSWER_SECONDS)
+        except (RayError, RayServeException, TimeoutError):
+            return {}  # A replica is being lost; the next look finds the others.
 
     def _since_last(self, loads: dict[str, ReplicaLoad], counter: str) -> int:
         """What the replicas' counters have grown by; a new replica's starts at nothing."""
@@ -124,11 +131,9 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
     watch, stop = Watch(server, bar, done, out), threading.Event()
 
     def keep_looking() -> None:
-        with _passing():
-            watch.begin()
+        watch.begin()
         while not stop.wait(_EVERY_SECONDS):
-            with _passing():
-                watch.look()
+            watch.look()
 
     thread = threading.Thread(target=keep_looking, name="watch", daemon=True)
     thread.start()
@@ -137,11 +142,4 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
     finally:
         stop.set()
         thread.join()
-        with _passing():
-            watch.look()
-
-
-def _passing() -> AbstractContextManager[None]:
-    """A replica that is lost meanwhile does not answer, and the next look finds the others; that a
-    disk is full is said by the parts, which matter more."""
-    return suppress(RayError, RayServeException, TimeoutError, OSError)
+        watch.look()
