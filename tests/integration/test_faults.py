@@ -18,7 +18,6 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from tiny import save_talker
 from transformers import AutoTokenizer
 
 from sirt_ray import tables
@@ -33,8 +32,9 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
 from tests import sleeping
-from tests.integration.test_sampling import Bars, engine_process, grader, question
+from tests.asked import Bars, engine_process, grader, question
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
+from tests.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

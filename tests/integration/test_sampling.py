@@ -1,74 +1,44 @@
-"""Real vLLM engines behind real Serve: what they sample, that their weights change while they run,
-and what is said when they cannot start. The model has random weights, so nothing is learned here.
+"""Real vLLM engines behind real Serve: what they sample, and that their weights change while they
+run. The model has random weights, so nothing is learned here.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from ray.exceptions import RayError
-from tiny import save_talker
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from sirt_ray import tables
-from sirt_ray.config import SamplingConfig
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Counts, Policy
-from sirt_ray.errors import ArtifactError, ModelError, ResourceError, StageError
-from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
+from sirt_ray.errors import ArtifactError, StageError
 from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
-from sirt_ray.types import Question, Verdict
+from sirt_ray.types import Question
+from tests.asked import (
+    MAX_TOKENS,
+    PLAN,
+    QUESTIONS,
+    Bars,
+    engine_process,
+    grader,
+    greedy_reference,
+    question,
+)
 from tests.sleeping import wait_until
+from tests.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
-
-MAX_TOKENS = 24
-PLAN = SamplingPlan(
-    (("cot", 8), ("plain", 1)), SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
-)
-
-
-def question(row: int, length: int = 20) -> Question:
-    return Question(f"toy/train/{row}", "toy", f"{row} is " + "so " * (length // 3), (), "3")
-
-
-QUESTIONS = [question(row, length=10 + 3 * row) for row in range(10)]
-
-
-def grader() -> Grade:
-    """A local function travels to Ray's workers by value; this module is not importable there."""
-
-    def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
-        readable = text.startswith(tuple("abcdefghij "))
-        return ("right", text[:1]) if readable else ("unparseable", None)
-
-    return grade
-
-
-class Bars:
-    """Remembers what the bar has shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[float, Mapping[str, object]]] = []
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: float, unit: str) -> Iterator["Bars"]:
-        yield self
-
-    def update(self, done: float, **shown: str | float) -> None:
-        self.shown.append((done, shown))
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +215,6 @@ class TestRefusals:
             server.handle.sample.remote((request,)).result(timeout_s=60)
 
 
-def engine_process(server: ModelServer) -> int:
-    """vLLM's own process, below the replica's."""
-    processes = server.handle.facts.remote().result(timeout_s=120).process_ids
-    return next(pid for pid in processes if "EngineCore" in " ".join(psutil.Process(pid).cmdline()))
-
-
 def test_an_engine_that_is_killed_costs_nothing_but_time(
     server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -283,12 +247,6 @@ def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
     (reply,) = server.handle.sample.remote((request,)).result(timeout_s=60)
     (choice,) = reply.answered.choices
     return choice.completion_ids
-
-
-def greedy_reference(checkpoint: Path, prompt: tuple[int, ...]) -> tuple[int, ...]:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    ids = model.generate(torch.tensor([prompt]), max_new_tokens=MAX_TOKENS, do_sample=False)
-    return tuple(ids[0, len(prompt) :].tolist())
 
 
 def there_and_back(server: ModelServer, checkpoints: dict[str, Path], names: list[str]) -> None:
@@ -325,32 +283,3 @@ def test_weights_with_a_head_of_their_own_change_too(
         there_and_back(server, checkpoints, names)
     finally:
         server.stop()
-
-
-def test_a_model_that_cannot_be_served_is_said_with_the_engines_reason(
-    ray_cluster: None, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    """One failing start for each place where an engine may fail: before its process, and in it."""
-    unknown, broken = tmp_path / "unknown", tmp_path / "broken"
-    shutil.copytree(checkpoints["one"], unknown)
-    config = json.loads((unknown / "config.json").read_text())
-    config |= {"architectures": ["NoSuchForCausalLM"], "model_type": "no_such"}
-    (unknown / "config.json").write_text(json.dumps(config))
-    shutil.copytree(checkpoints["untied_one"], broken)
-    (broken / "model.safetensors").write_bytes(b"these are no weights")
-
-    def deploy(role: str, path: Path) -> ModelServer:
-        policy, engine = Policy("one", str(path)), EngineConfig(num_cpus=0.5)
-        return ModelServer.deploy(role, policy, engine, run="failing", pointers=tmp_path)
-
-    servers = [deploy("teacher", unknown), deploy("student", broken)]
-    with pytest.raises(ModelError, match=r"teacher engine .*no_such"):
-        servers[0].wait_until_ready()
-    with pytest.raises(ModelError, match=r"student engine .*(?i:header)"):
-        servers[1].wait_until_ready()
-
-
-def test_what_no_node_can_give_is_refused_at_once(ray_cluster: None, tmp_path: Path) -> None:
-    policy, engine = Policy("one", "anywhere"), EngineConfig(custom_resources={"moon": 1})
-    with pytest.raises(ResourceError, match="1 moon"):
-        ModelServer.deploy("teacher", policy, engine, run="test", pointers=tmp_path)

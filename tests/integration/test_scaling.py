@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from tiny import save_talker
 from transformers import AutoTokenizer
 
 from sirt_ray.core.interfaces import Policy
@@ -20,7 +19,7 @@ from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig, TrainerResources
-from tests.integration.test_sampling import (
+from tests.asked import (
     PLAN,
     QUESTIONS,
     Bars,
@@ -28,6 +27,7 @@ from tests.integration.test_sampling import (
     greedy_reference,
 )
 from tests.sleeping import wait_until
+from tests.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
