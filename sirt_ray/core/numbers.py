@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from sirt_ray.core.statements import Statement, find, is_last, readings
 
@@ -78,6 +79,7 @@ def extract(text: str) -> str | None:
     return next((_extract(reading) for reading in plain if _NUMBER.search(reading)), None)
 
 
+@lru_cache(maxsize=4096)
 def read(text: str) -> Number | None:
     """The number that a short text, such as a benchmark's gold answer, consists of."""
     numbers = list(_numbers(_plain(text.strip())[: 2 * LONGEST_NUMBER]))

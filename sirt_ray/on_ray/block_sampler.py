@@ -1,4 +1,4 @@
-"""Sampling one block of questions: what Ray Data's actors run.
+"""Sampling one block of questions: what the sampling actors run.
 
 question --encode--> requests --Asker--> replies --decode, grade--> Graded --> one part file
 """
@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from sirt_ray import tables
 from sirt_ray.config import SamplingConfig
-from sirt_ray.errors import SirtError, StageError
+from sirt_ray.errors import StageError
 from sirt_ray.on_ray.asked import AskedQuestions
 from sirt_ray.on_ray.asking import Asked, Asker, Outcome, Unanswered
 from sirt_ray.on_ray.metrics import SamplingMetrics
@@ -110,11 +108,10 @@ def stop_reason(finish_reason: str) -> StopReason:
 
 
 class BlockSampler:
-    """Samples one block of questions at a time, several blocks at once (Ray Data runs it).
+    """Samples blocks of questions, several at once.
 
-    Consumes rows (first position, number of questions). Produces the block's part file, then one
-    row with its counts. Waits for the engines and, on failure, asks again (`Asker`); an error that
-    does not pass ends the stage.
+    Consumes positions of questions. Produces each block's part file and its counts. Waits for the
+    engines and, on failure, asks again (`Asker`); raises SirtError where an error does not pass.
     """
 
     def __init__(self, job: BlockJob) -> None:
@@ -123,16 +120,7 @@ class BlockSampler:
         self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
         self._metrics = SamplingMetrics(job.name)
 
-    async def __call__(self, block: pa.Table) -> pa.Table:
-        (row,) = block.to_pylist()
-        try:
-            outcome = await self._block(row["first"], row["count"])
-        except SirtError as error:
-            # Ray would bury it in its own exceptions, and drop their causes on the way.
-            outcome = {"failed": str(getattr(error, "cause", error))}
-        return pa.table({"outcome": [json.dumps(outcome)]})
-
-    async def _block(self, first: int, count: int) -> dict[str, Any]:
+    async def sample(self, first: int, count: int) -> dict[str, Any]:
         """Sample the questions, write the part, and return its counts."""
         questions = self._questions.read(first, count)
         chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]

@@ -1,29 +1,25 @@
 """Questions -> graded completions, block by block.
 
-    missing blocks --Ray Data--> BlockSampler (actors) --Serve handle--> engines
-                                      |
-                                      +--> out/part-<first question>.parquet, one for each block
+    missing blocks --Samplers (actors)--> BlockSampler --Serve handle--> engines
+                                               |
+                                               +--> out/part-<first question>.parquet
 
 A part is written whole or not at all and says in its metadata which questions it covers, so a
 killed run continues with exactly the questions that no part covers, also under another block size.
 """
 
-import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import ray
 
 from sirt_ray import tables
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.on_ray.asked import AskedQuestions
-from sirt_ray.on_ray.block_sampler import SUMMED, BlockJob, BlockSampler, Grade, SamplingPlan
+from sirt_ray.on_ray.block_sampler import SUMMED, BlockJob, Grade, SamplingPlan
 from sirt_ray.on_ray.placement import calls_in_flight, questions_per_call
 from sirt_ray.on_ray.prompting import Prompter
 from sirt_ray.on_ray.serving import ModelServer
@@ -31,12 +27,6 @@ from sirt_ray.on_ray.watch import Usage, watched
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Question
 
-SAMPLER_CPUS = 0.1
-"""Logical CPUs of one sampling actor."""
-_REPLICAS_PER_SAMPLER = 4
-"""An actor encodes, decodes and grades for so many; its start costs seconds of a CPU."""
-_SPARE_BLOCKS = 1.5
-"""Blocks under way for each that the calls in flight can fill."""
 _MOST_PARTS = 1000
 """Of one sampling: each costs the driver a task to hold and a file to look at."""
 
@@ -84,7 +74,7 @@ def sample(
             progress.stage(name, total, "questions") as bar,
             watched(server, bar, done, out) as watch,
         ):
-            for made in _run(blocks, job, server.engine.max_replicas):
+            for made in server.samplers.run(blocks, job):
                 watch.finished(made["questions"])
     counts = _total(out, name)
     shutil.rmtree(out / ".asked")
@@ -110,7 +100,7 @@ def _job(
         max_model_len=server.max_model_len,
         chunk=questions_per_call(server.engine, plan.samples_per_question),
         calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question)
-        * min(_REPLICAS_PER_SAMPLER, server.engine.max_replicas),
+        * server.samplers.replicas_per_actor,
         timeout_s=server.engine.request_timeout_s,
     )
 
@@ -155,41 +145,3 @@ def _total(out: Path, name: str) -> dict[str, Any]:
     if not total["cost"]:
         del total["cost"]
     return {**total, "dropped": dict(reasons)}
-
-
-def _run(blocks: Sequence[range], job: BlockJob, num_replicas: int) -> Iterator[dict[str, Any]]:
-    """Sample the blocks; each one's counts as soon as its part is written."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []
-    context.memory_usage_poll_interval_s = None
-    actors = min(len(blocks), math.ceil(num_replicas / _REPLICAS_PER_SAMPLER))
-    blocks_per_actor = _blocks_per_actor(blocks, job, actors)
-    tasks = [pa.table({"first": [block.start], "count": [len(block)]}) for block in blocks]
-    results = ray.data.from_arrow(tasks).map_batches(
-        BlockSampler,
-        fn_constructor_args=(job,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            size=actors,
-            max_tasks_in_flight_per_actor=blocks_per_actor,
-            max_concurrent_calls_per_actor=blocks_per_actor,
-        ),
-        num_cpus=SAMPLER_CPUS,
-    )
-    batches: Iterable[Any] = results.iter_batches(batch_size=None, batch_format="pyarrow")
-    for batch in batches:
-        for line in batch.column("outcome").to_pylist():
-            outcome = json.loads(line)
-            if "failed" in outcome:
-                raise StageError(outcome["failed"])
-            yield outcome
-
-
-def _blocks_per_actor(blocks: Sequence[range], job: BlockJob, actors: int) -> int:
-    """Blocks that one actor has under way: enough to fill its calls although old blocks wait for
-    their last answers. More would only be lost with the driver."""
-    filled = job.calls_in_flight * job.chunk / max(map(len, blocks))
-    return max(1, min(math.ceil(len(blocks) / actors), math.ceil(_SPARE_BLOCKS * filled)))

@@ -30,6 +30,7 @@ from sirt_ray.on_ray.needs import check_resources, describe
 from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
+from sirt_ray.on_ray.samplers import Samplers
 from sirt_ray.on_ray.vllm_engine import VllmEngine
 from sirt_ray.resources import EngineConfig
 
@@ -61,6 +62,7 @@ class ModelServer:
         handle: DeploymentHandle,
     ) -> None:
         self.role = role
+        self.samplers = Samplers(engine)
         self.engine = engine
         self.app = app
         self.handle = handle
@@ -161,6 +163,7 @@ class ModelServer:
         return dict(self.handle.broadcast("load_now").results(timeout_s=timeout_s))
 
     def stop(self) -> None:
+        self.samplers.stop()
         if self.app in serve.status().applications:
             serve.delete(self.app)
 

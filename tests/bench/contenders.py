@@ -28,7 +28,7 @@ from sirt_ray.types import Question
 
 MODEL = "quickstart:student"
 SAMPLING = SamplingConfig(temperature=0.9, max_tokens=96)
-ENGINE = EngineConfig(max_model_len=256, num_cpus=2)
+ENGINE = EngineConfig(max_model_len=256)
 SEED = 0
 
 

@@ -1,0 +1,109 @@
+"""The actors that sample blocks: started with the engines, and kept until those stop.
+
+A fresh process takes four seconds of a CPU to import what sampling needs, as much as hundreds of
+questions to a small model. These have done so while the engines load, and serve every stage.
+"""
+
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from sirt_ray.errors import SirtError, StageError
+from sirt_ray.on_ray.block_sampler import BlockJob, BlockSampler
+from sirt_ray.resources import EngineConfig
+
+_REPLICAS_PER_ACTOR = 4
+"""An actor encodes, decodes and grades for so many."""
+_SPARE_BLOCKS = 1.5
+"""Blocks under way for each that the calls in flight can fill."""
+_DEATHS = 3
+"""Of the process that samples a block, after which the block is to blame."""
+
+
+class Samplers:
+    """Enough actors for the engine's replicas, each with several blocks under way."""
+
+    def __init__(self, engine: EngineConfig) -> None:
+        count = math.ceil(engine.max_replicas / _REPLICAS_PER_ACTOR)
+        self.replicas_per_actor = min(_REPLICAS_PER_ACTOR, engine.max_replicas)
+        # No CPUs of Ray's: the actors are idle while a training needs them.
+        start = ray.remote(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=_DEATHS,
+            max_concurrency=1000,
+            scheduling_strategy="SPREAD",
+        )(_SamplingActor)
+        self._actors: list[Any] = [start.remote() for _ in range(count)]
+
+    def run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
+        """Sample the blocks; each one's counts as soon as its part is written.
+
+        Waits for any block. Raises what an actor met; the blocks under way are given up then.
+        """
+        sent = (uuid.uuid4().hex, [ray.put(job)])
+        waiting = list(reversed(blocks))
+        most = self._blocks_per_actor(blocks, job)
+        at_work: dict[Any, int] = {}
+        try:
+            while waiting or at_work:
+                for number, actor in enumerate(self._actors):
+                    for _ in range(most - sum(n == number for n in at_work.values())):
+                        if waiting:
+                            block = waiting.pop()
+                            at_work[actor.sample.remote(sent, block.start, len(block))] = number
+                done, _ = ray.wait(list(at_work))
+                for reference in done:
+                    del at_work[reference]
+                    yield _got(reference)
+        finally:
+            for reference in at_work:
+                ray.cancel(reference)
+
+    def stop(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _blocks_per_actor(self, blocks: Sequence[range], job: BlockJob) -> int:
+        """Enough to fill an actor's calls although old blocks wait for their last answers. More
+        would only be lost with the driver."""
+        filled = job.calls_in_flight * job.chunk / max(map(len, blocks))
+        return max(1, math.ceil(_SPARE_BLOCKS * filled))
+
+
+class _SamplingActor:
+    def __init__(self) -> None:
+        import transformers.tokenization_utils_tokenizers  # noqa: F401  Tokenizers come with jobs.
+        from ray.serve import handle  # noqa: F401  So do handles.
+
+        self._job = ""
+        self._sampler: BlockSampler | None = None
+
+    async def sample(self, job: tuple[str, list[Any]], first: int, count: int) -> dict[str, Any]:
+        """`job`: its name and where it lies; it is fetched once for all its blocks."""
+        name, (reference,) = job
+        if name != self._job:
+            fetched = await reference
+            if name != self._job:
+                self._job, self._sampler = name, BlockSampler(fetched)
+        assert self._sampler is not None
+        return await self._sampler.sample(first, count)
+
+
+def _got(reference: Any) -> dict[str, Any]:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, SirtError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise StageError(
+            f"The process that samples a block ended {_DEATHS + 1} times while it had it:"
+            f" {str(error).strip().splitlines()[0]}. Memory may have run out: lower"
+            " resources.block_size. The same command continues behind what is finished"
+        ) from None
