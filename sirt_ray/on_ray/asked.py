@@ -1,4 +1,4 @@
-"""The questions of one sampling, on disk: the driver and Ray Data hold positions, never rows.
+"""The questions of one sampling, on disk: the driver holds positions, never rows.
 
 out/.asked/questions.parquet       row groups of 1024 questions, in order
 """

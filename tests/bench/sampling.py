@@ -6,7 +6,7 @@ All sample the same questions with the quickstart's student, the same prompts, s
 settings, one engine each, one after the other in every repeat:
 
     offline      vLLM's `LLM.generate` in a process of its own: the limit
-    ours         `sirt_ray.on_ray.sampler.sample`: Ray Data and Serve, graded and written
+    ours         `sirt_ray.on_ray.sampler.sample`: actors and Serve, graded and written
     n1_requests  a call of a Serve handle for each completion, as many at once as the replica takes
     http         the official client against `sirt serve`, a request of n for each question
 
@@ -34,7 +34,7 @@ _WARM_UP = 64
 _PROCESSES = {
     "VLLM::EngineCore": "engine",
     "ray::ServeReplica": "replica",
-    "ray::MapWorker": "sampling actor",
+    "ray::_SamplingActor": "sampling actor",
     "tests.bench.sampling": "driver",
 }
 
@@ -112,8 +112,8 @@ def _explain(ours: Ours, work: Work) -> None:
     idle = sum(count == 0 for count in decoding) / len(decoding)
     print(
         f"Where ours spends {rate.seconds:.1f} s: engine full (90 % of {ENGINE.max_num_seqs}"
-        f" sequences) {full:.0%}, partly full {1 - full - idle:.0%}, idle {idle:.0%} (Ray Data"
-        " starts its actors, the last parts are written)"
+        f" sequences) {full:.0%}, partly full {1 - full - idle:.0%}, idle {idle:.0%} (questions are"
+        " laid out, the last parts are written)"
     )
     shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in used.most_common())
     print(f"CPU seconds: {shares}")
