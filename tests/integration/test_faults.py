@@ -36,7 +36,7 @@ from tests.asked import Bars, engine_process, grader, question
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 from tests.tiny import save_talker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 
