@@ -15,8 +15,8 @@ from ray.data import DataContext
 from sirt_ray.errors import ResourceError
 from sirt_ray.resources import ResourcesConfig
 
-_SAMPLER_CPUS = 1
-"""What Ray Data's tasks and the samplers need beside engines and trainers."""
+_DATA_CPUS = 1
+"""What Ray Data's tasks need beside engines and trainers."""
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def _local_cpus(resources: ResourcesConfig) -> int:
     needed = (
         sum(engine.num_cpus * engine.max_replicas for engine in engines)
         + resources.trainer.num_workers * resources.trainer.cpus_per_worker
-        + _SAMPLER_CPUS
+        + _DATA_CPUS
     )
     return max(os.cpu_count() or 1, math.ceil(needed))
 
