@@ -203,9 +203,10 @@ class N1Requests:
 
 
 class Http:
-    """The official client against `sirt serve`: a request of n completions for each question."""
+    """The official client against `sirt serve` on the same Ray: a request of n completions for each
+    question."""
 
-    def __init__(self) -> None:
+    def __init__(self, ray_address: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -220,7 +221,10 @@ class Http:
         ]
         self._url = f"http://127.0.0.1:{port}/v1"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sirt_ray", "serve", MODEL, "--port", str(port), *overrides],
+            [
+                *(sys.executable, "-m", "sirt_ray", "serve", MODEL, "--port", str(port)),
+                *("--address", ray_address, *overrides),
+            ],
             stdout=subprocess.DEVNULL,
         )
         while True:

@@ -48,8 +48,8 @@ def main() -> None:
     tokenizer = load_tokenizer(Source(str(assets.resolve(MODEL))))
     work = Work.of(arguments.questions, arguments.n, tokenizer)
     ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
-    http, offline = Http(), Offline()
-    ours = Ours(arguments.n, tokenizer)
+    http = Http(ray.get_runtime_context().gcs_address)  # Opens Serve's door, so it is first.
+    ours, offline = Ours(arguments.n, tokenizer), Offline()
     contenders = {
         "offline": offline,
         "ours": ours,
