@@ -178,9 +178,7 @@ class VllmEngine:
         choices = tuple(Choice(tuple(one.token_ids), one.finish_reason) for one in outputs)
         generated = sum(len(choice.completion_ids) for choice in choices)
         self._load.generated(generated)
-        return Answered(
-            choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated
-        )
+        return Answered(choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated)
 
 
 class _Load:

@@ -8,7 +8,7 @@ settings, one engine each, one after the other in every repeat:
     offline      vLLM's `LLM.generate` in a process of its own: the limit
     ours         `sirt_ray.on_ray.sampler.sample`: actors and Serve, graded and written
     n1_requests  a call of a Serve handle for each completion, as many at once as the replica takes
-    http         the official client against `sirt serve`, a request of n for each question
+    http         the official client in threads against `sirt serve`, a request of n a question
 
 Engines are started and warmed up before, which is not counted; everything else is. A ratio is the
 median over the repeats; each repeat compares neighbours in time, since a machine's speed drifts.
@@ -17,14 +17,19 @@ median over the repeats; each repeat compares neighbours in time, since a machin
 import argparse
 import json
 import statistics
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 
+from sirt_ray.on_ray.cluster import connected
 from sirt_ray.quickstart import assets
+from sirt_ray.resources import ResourcesConfig
 from sirt_ray.training.models import load_tokenizer
 from sirt_ray.training.tasks import Source
 from tests.bench.contenders import ENGINE, MODEL, Http, N1Requests, Offline, Ours, Rate, Work
@@ -47,7 +52,14 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(Source(str(assets.resolve(MODEL))))
     work = Work.of(arguments.questions, arguments.n, tokenizer)
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    with connected(
+        None, ResourcesConfig(local_cpus=6), Path(tempfile.mkdtemp(prefix="sirt-bench-"))
+    ):
+        repeats = _compare(arguments, tokenizer, work)
+    print(json.dumps(_ratios(repeats)))
+
+
+def _compare(arguments: argparse.Namespace, tokenizer: Any, work: Work) -> list[dict[str, Rate]]:
     http = Http(ray.get_runtime_context().gcs_address)  # Opens Serve's door, so it is first.
     ours, offline = Ours(arguments.n, tokenizer), Offline()
     contenders = {
@@ -64,11 +76,10 @@ def main() -> None:
             for _ in range(arguments.repeats)
         ]
         _explain(ours, work)
+        return repeats
     finally:
         for stopped in (ours, offline, http):
             stopped.stop()
-        ray.shutdown()
-    print(json.dumps(_ratios(repeats)))
 
 
 def _timed(name: str, contender: Offline | Ours | N1Requests | Http, work: Work) -> Rate:
@@ -81,7 +92,7 @@ def _timed(name: str, contender: Offline | Ours | N1Requests | Http, work: Work)
     return rate
 
 
-def _ratios(repeats: list[Mapping[str, Rate]]) -> dict[str, float]:
+def _ratios(repeats: Sequence[Mapping[str, Rate]]) -> dict[str, float]:
     def ours_against(name: str) -> float:
         ratios = [r["ours"].tokens_per_second / r[name].tokens_per_second for r in repeats]
         return round(statistics.median(ratios), 3)
