@@ -6,7 +6,6 @@ question --encode--> requests --Asker--> replies --decode, grade--> Graded --> o
 import asyncio
 import errno
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
