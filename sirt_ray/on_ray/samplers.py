@@ -31,14 +31,14 @@ class Samplers:
         count = math.ceil(engine.max_replicas / _REPLICAS_PER_ACTOR)
         self.replicas_per_actor = min(_REPLICAS_PER_ACTOR, engine.max_replicas)
         # No CPUs of Ray's: the actors are idle while a training needs them.
-        start = ray.remote(
+        actor: Any = ray.remote(_SamplingActor).options(
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=_DEATHS,
             max_concurrency=1000,
             scheduling_strategy="SPREAD",
-        )(_SamplingActor)
-        self._actors: list[Any] = [start.remote() for _ in range(count)]
+        )
+        self._actors = [actor.remote() for _ in range(count)]
 
     def run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
         """Sample the blocks; each one's counts as soon as its part is written.
