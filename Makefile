@@ -57,10 +57,10 @@ types: setup ## pyright; strict in the pure rooms
 	$(BIN)/pyright
 
 test-unit: setup
-	$(BIN)/python -m pytest tests/unit -n 2
+	$(BIN)/python -m pytest tests/unit
 
 test-integration: setup
-	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --timeout 900
+	$(BIN)/python -m pytest tests/integration --timeout 900
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
 	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
