@@ -60,7 +60,7 @@ test-unit: setup
 	$(BIN)/python -m pytest tests/unit
 
 test-integration: setup
-	$(BIN)/python -m pytest tests/integration --timeout 900
+	$(BIN)/python -m pytest tests/integration --timeout 600
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
 	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow

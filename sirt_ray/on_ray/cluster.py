@@ -54,8 +54,8 @@ def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            # Serve's processes write metrics ten times a second, which costs each of them a
-            # twentieth of its time; Prometheus looks every few seconds.
+            # Each of Serve's processes writes its metrics ten times a second otherwise, which takes
+            # CPU from the engines; Prometheus looks every few seconds.
             os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
             ray.init(
                 address="local",

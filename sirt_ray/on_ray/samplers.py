@@ -1,7 +1,7 @@
 """The actors that sample blocks: started with the engines, and kept until those stop.
 
-A fresh process takes four seconds of a CPU to import what sampling needs, as much as hundreds of
-questions to a small model. These have done so while the engines load, and serve every stage.
+A fresh process spends seconds of a CPU on importing what sampling needs, as long as a small model
+takes for hundreds of questions. These do so while the engines load, and serve every stage.
 """
 
 import math
@@ -38,7 +38,7 @@ class Samplers:
             max_concurrency=1000,
             scheduling_strategy="SPREAD",
         )
-        self._actors = [actor.remote() for _ in range(count)]
+        self.actors = [actor.remote() for _ in range(count)]
 
     def run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
         """Sample the blocks; each one's counts as soon as its part is written.
@@ -51,7 +51,7 @@ class Samplers:
         at_work: dict[Any, int] = {}
         try:
             while waiting or at_work:
-                for number, actor in enumerate(self._actors):
+                for number, actor in enumerate(self.actors):
                     for _ in range(most - sum(n == number for n in at_work.values())):
                         if waiting:
                             block = waiting.pop()
@@ -65,7 +65,7 @@ class Samplers:
                 ray.cancel(reference)
 
     def stop(self) -> None:
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
 
     def _blocks_per_actor(self, blocks: Sequence[range], job: BlockJob) -> int:
@@ -91,14 +91,18 @@ class _SamplingActor:
             if name != self._job:
                 self._job, self._sampler = name, BlockSampler(fetched)
         assert self._sampler is not None
-        return await self._sampler.sample(first, count)
+        try:
+            return await self._sampler.sample(first, count)
+        except SirtError as error:
+            # Of one that a replica raised already, a second journey would lose the cause.
+            raise StageError(str(getattr(error, "cause", error))) from None
 
 
 def _got(reference: Any) -> dict[str, Any]:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, SirtError):
+        if isinstance(error.cause, StageError):
             raise error.cause from None
         raise
     except RayActorError as error:

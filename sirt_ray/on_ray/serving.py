@@ -62,11 +62,11 @@ class ModelServer:
         handle: DeploymentHandle,
     ) -> None:
         self.role = role
-        self.samplers = Samplers(engine)
         self.engine = engine
         self.app = app
         self.handle = handle
         self.policy = policy
+        self.samplers = Samplers(engine)
         self._pointer = pointer
         self._facts: ReplicaFacts | None = None
 

@@ -70,8 +70,9 @@ class VllmEngine:
             await self._take(adapter, policy.version)
 
     def _watch_steps_only(self) -> None:
-        """Take from vLLM's loop over its steps what is counted for every single token, a fifth of
-        this process's time: the engine tells of each step all the same."""
+        """Have vLLM count nothing for every single token, which takes a good part of this process's
+        time. It reads the switch when its loop begins; the engine tells of each step all the
+        same."""
         client = self._client
         client.logger_manager.stat_loggers[:] = [self._load]
         client.log_stats = client.output_processor.log_stats = False

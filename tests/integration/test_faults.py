@@ -36,7 +36,7 @@ from tests.asked import Bars, engine_process, grader, question
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 from tests.tiny import save_talker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 
@@ -141,6 +141,15 @@ def test_a_killed_replica_costs_nothing_but_time(
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: os.kill(victim, signal.SIGKILL))
     assert tables.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
+    assert counts["dropped"] == {}
+
+
+def test_a_killed_sampling_actor_costs_nothing_but_time(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    (actor,) = asleep.server.samplers.actors
+    counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: ray.kill(actor, no_restart=False))
+    assert tables.read(tmp_path / "out") == undisturbed
     assert counts["dropped"] == {}
 
 

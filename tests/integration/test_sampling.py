@@ -38,7 +38,7 @@ from tests.asked import (
 from tests.sleeping import wait_until
 from tests.tiny import save_talker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

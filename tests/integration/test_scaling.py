@@ -29,7 +29,7 @@ from tests.asked import (
 from tests.sleeping import wait_until
 from tests.tiny import save_talker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 PROMPTS = [(1, *range(first, first + 20)) for first in (40, 90, 140)]
 ENGINE = EngineConfig(

@@ -40,7 +40,7 @@ READY_SECONDS = 180
 STOPPED_SECONDS = 60
 PORT_ATTEMPTS = 3
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig
 from tests.tiny import save_talker
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
 def test_a_model_that_cannot_be_served_is_said_with_the_engines_reason(

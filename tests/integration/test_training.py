@@ -29,7 +29,7 @@ from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workfolder import last_line, read_lines
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 CPU = torch.device("cpu")
 TUNE = TuneConfig(

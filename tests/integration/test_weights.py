@@ -17,7 +17,7 @@ from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 Prompt = tuple[int, ...]
 Tokens = tuple[int, ...]

@@ -1,26 +1,17 @@
-"""Benchmarks: what a row means, what is wrong with a row, and which rows a run takes."""
+"""Benchmarks: what a row means, and what is wrong with a row."""
 
-import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sirt_ray.benchmarks import files, rows
 from sirt_ray.benchmarks.base import Benchmark, Hub, Part
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.benchmarks.selection import (
-    contaminated,
-    quotas,
-    select_test,
-    select_training,
-    text_key,
-)
 from sirt_ray.errors import DataError
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question
@@ -176,164 +167,6 @@ def test_grade_uses_the_questions_options() -> None:
     assert grade("The answer is Venice.", question) == ("right", "B")
     assert grade("The answer is (A).", question) == ("wrong", "A")
     assert grade("Both.", question) == ("unparseable", None)
-
-
-# Which rows a run takes
-
-
-def pool(count: int, letters: str = "ABCD") -> list[Question]:
-    return [
-        Question(f"b/train/{i}", "b", f"Question {i}?", tuple(letters), letters[i % len(letters)])
-        for i in range(count)
-    ]
-
-
-def test_paper_protocol_is_balanced_and_disjoint() -> None:
-    given = pool(5000)
-    chosen = select_training("b", given, 4000, 200, True, seed=1)
-    assert Counter(q.reference for q in chosen.train) == dict.fromkeys("ABCD", 1000)
-    assert len(chosen.validation) == 200
-    assert not {q.id for q in chosen.train} & {q.id for q in chosen.validation}
-    order = [given.index(q) for q in chosen.train[:50]]
-    assert order == sorted(order)
-    counts = chosen.counts
-    dropped = sum(number for name, number in counts.items() if name.startswith("dropped_"))
-    assert counts["rows"] == counts["train"] + counts["validation"] + dropped == 5000
-
-
-def test_selection_depends_on_the_seed_only() -> None:
-    first, again = (select_training("b", pool(100), 40, 10, True, seed=1) for _ in range(2))
-    other = select_training("b", pool(100), 40, 10, True, seed=2)
-    assert first == again
-    assert first.train != other.train
-    assert select_test("b", pool(100), 10, 1) == select_test("b", pool(100), 10, 1)
-    assert select_test("b", pool(100), 10, 1) != select_test("b", pool(100), 10, 2)
-
-
-def test_quotas_share_out_the_rest() -> None:
-    assert quotas("ABC", 4000) == {"A": 1334, "B": 1333, "C": 1333}
-    assert quotas("AB", 4000) == {"A": 2000, "B": 2000}
-    assert quotas("ABCDE", 4000) == dict.fromkeys("ABCDE", 800)
-
-
-def test_duplicates_and_shared_texts_are_dropped_and_counted() -> None:
-    same = Question("b/train/100", "b", " question  1? ", ("D", "C", "B", "A"), "B")
-    other_options = Question("b/train/101", "b", "Question 2?", ("E", "F"), "A")
-    chosen = select_training("b", [*pool(8), same, other_options], None, 7, False, seed=0)
-    assert chosen.counts["dropped_duplicate"] == 1
-    texts = {text_key(q) for q in chosen.validation}
-    assert not texts & {text_key(q) for q in chosen.train}
-    assert len(texts) == 7
-    held_out = "question 2?" in texts
-    assert chosen.counts["dropped_same_text_as_validation"] == int(held_out)
-
-
-def test_too_few_rows_shrink_the_training_questions() -> None:
-    chosen = select_training("b", pool(30), 40, 10, False, seed=0)
-    assert (len(chosen.train), len(chosen.validation)) == (20, 10)
-    assert chosen.counts["missing"] == 20
-    with pytest.raises(DataError, match=r"b, split train: 10 distinct .* nothing is\s+left"):
-        select_training("b", pool(10), 40, 10, False, seed=0)
-
-
-def test_rare_answer_gives_all_it_has() -> None:
-    given = [*pool(40, "AB"), Question("b/train/99", "b", "Rare?", ("A", "B", "C"), "C")]
-    chosen = select_training("b", given, 30, 0, True, seed=0)
-    assert Counter(q.reference for q in chosen.train) == {"A": 10, "B": 10, "C": 1}
-    assert chosen.counts["missing"] == 9
-
-
-def test_contamination_is_counted_by_text() -> None:
-    assert contaminated(pool(5), {"question 1?", "question 9?"}) == 1
-
-
-def test_whole_test_split_by_default() -> None:
-    assert select_test("b", pool(5), None, 0) == pool(5)
-    assert len(select_test("b", pool(5), 3, 0)) == 3
-
-
-# Local files
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "gsm8k").mkdir()
-    return tmp_path
-
-
-def found(root: Path, part: Part = "train", name: str = "gsm8k") -> list[str]:
-    return [path.name for path in files.find(root, REGISTRY[name], part)]
-
-
-def check(path: Path, name: str = "gsm8k") -> None:
-    files.check(path, REGISTRY[name], "train")
-
-
-def test_files_are_found_in_all_forms(root: Path) -> None:
-    (root / "gsm8k" / "test.jsonl").touch()
-    assert found(root, "test") == ["test.jsonl"]
-    (root / "gsm8k" / "train").mkdir()
-    for name in ("b.parquet", "a.parquet", "notes.txt"):
-        (root / "gsm8k" / "train" / name).touch()
-    assert found(root) == ["a.parquet", "b.parquet"]
-    (root / "openbookqa").mkdir()
-    (root / "openbookqa" / "test.csv").touch()
-    assert found(root, "test", "openbookqa") == ["test.csv"]
-    (root / "openbookqa" / "validation.csv").touch()
-    assert found(root, "test", "openbookqa") == ["validation.csv"]
-
-
-def test_missing_files_say_what_is_there(root: Path) -> None:
-    (root / "gsm8k" / "tests.parquet").touch()
-    with pytest.raises(DataError, match=r"gsm8k, split test: no rows in .*holds tests.parquet"):
-        found(root, "test")
-    with pytest.raises(DataError, match=r"piqa, split train: .*no such folder"):
-        found(root, "train", "piqa")
-    (root / "gsm8k" / "train").mkdir()
-    with pytest.raises(DataError, match="holds no files"):
-        found(root)
-    (root / "gsm8k" / "train" / "a.csv").touch()
-    (root / "gsm8k" / "train" / "a.jsonl").touch()
-    with pytest.raises(DataError, match="files of several kinds"):
-        found(root)
-
-
-def write_all_kinds(folder: Path, given: list[dict[str, Any]]) -> Iterator[Path]:
-    pq.write_table(pa.Table.from_pylist(given), folder / "rows.parquet")
-    yield folder / "rows.parquet"
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
-    yield folder / "rows.jsonl"
-    (folder / "rows.json").write_text(json.dumps(given, indent=1))
-    yield folder / "rows.json"
-    lines = [",".join(given[0]), *(",".join(f'"{v}"' for v in row.values()) for row in given)]
-    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
-    yield folder / "rows.csv"
-
-
-def test_columns_are_checked_in_all_forms(root: Path) -> None:
-    for path in write_all_kinds(root, [GSM, GSM]):
-        check(path)
-    for path in write_all_kinds(root, [{"question": "x", "solution": "y"}]):
-        with pytest.raises(DataError, match=r"no column 'answer' \(it has question, solution\)"):
-            check(path)
-
-
-def test_empty_and_broken_files_are_named(root: Path) -> None:
-    empty = pa.Table.from_pylist([], schema=pa.schema({"question": pa.string()}))
-    pq.write_table(empty, root / "rows.parquet")
-    (root / "rows.jsonl").write_text("\n")
-    (root / "rows.json").write_text("[]")
-    (root / "rows.csv").write_text("question,answer\n")
-    for suffix in files.SUFFIXES:
-        with pytest.raises(DataError, match=r"gsm8k, split train: .* has no rows"):
-            check(root / f"rows{suffix}")
-    (root / "rows.parquet").write_text("no parquet")
-    (root / "rows.jsonl").write_text("{broken\n")
-    (root / "rows.json").write_text("[1, 2]")
-    (root / "rows.csv").write_bytes(b"\xff\xfe\x00")
-    for suffix in files.SUFFIXES:
-        with pytest.raises(DataError, match=r"gsm8k, split train: .* cannot be read"):
-            check(root / f"rows{suffix}")
 
 
 # Real and generated rows
