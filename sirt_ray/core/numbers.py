@@ -7,10 +7,11 @@ Final answers are read in this order:
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from sirt_ray.core.statements import Statement, find, is_last, readings
 
@@ -62,12 +63,21 @@ _PLAIN = str.maketrans(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Number:
-    value: Fraction
-    percent: bool
+    """A number where it stands. Of most only the place is asked, so the value is read when it is."""
+
+    _match: re.Match[str]
     start: int
     end: int
+
+    @property
+    def percent(self) -> bool:
+        return self._match["percent"] is not None
+
+    @cached_property
+    def value(self) -> Fraction:
+        return _value(self._match)
 
     def __str__(self) -> str:
         return f"{_decimal(self.value)}{'%' if self.percent else ''}"
@@ -121,10 +131,8 @@ def _extract(text: str) -> str | None:
         following = next((n for n in numbers if n.start >= stated.end), None)
         hedged = following and _ANOTHER.fullmatch(statement.text[stated.end : following.start])
         return None if hedged else str(stated)
-    last = None
-    for last in _numbers(text):  # noqa: B007 - the last one is wanted
-        pass
-    return None if last is None else str(last)
+    last = deque(_numbers(text), maxlen=1)
+    return str(last[0]) if last else None
 
 
 def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | None:
@@ -159,28 +167,28 @@ def _is_direct(span: str, number: Number) -> bool:
 
 def _numbers(text: str) -> Iterator[Number]:
     for match in _NUMBER.finditer(text):
-        value = _value(match)
-        if value is not None:
-            yield Number(value, match["percent"] is not None, match.start(), match.end())
+        start, end = match.span()
+        if end - start <= LONGEST_NUMBER and not _divides_by_zero(match):
+            yield Number(match, start, end)
 
 
-def _value(match: re.Match[str]) -> Fraction | None:
-    if match.end() - match.start() > LONGEST_NUMBER:
-        return None
+def _divides_by_zero(match: re.Match[str]) -> bool:
+    below = match["bottom"] or match["divisor"]
+    return below is not None and int(below) == 0
+
+
+def _value(match: re.Match[str]) -> Fraction:
     value = Fraction((match["whole"] or "0").replace(",", "") + (match["part"] or ""))
     if match["only_part"]:
         value = Fraction("0" + match["only_part"])
     if match["exponent"] or match["power"]:
         value *= Fraction(10) ** (int(match["exponent"] or 0) + int(match["power"] or 0))
     if match["bottom"]:
-        if int(match["bottom"]) == 0:
-            return None
         value += Fraction(int(match["top"]), int(match["bottom"]))
     if match["divisor"]:
-        if int(match["divisor"]) == 0:
-            return None
         value /= int(match["divisor"])
-    value *= _SCALES.get(match["scale"] or "", 1)
+    if match["scale"]:
+        value *= _SCALES[match["scale"]]
     return -value if (match["sign"] == "-") != (match["second_sign"] == "-") else value
 
 
