@@ -65,7 +65,7 @@ _PLAIN = str.maketrans(
 
 @dataclass(frozen=True)
 class Number:
-    """A number where it stands. Of most only the place is asked, so the value is read when it is."""
+    """A number where it stands. Of most only the place is asked: the value is read on demand."""
 
     _match: re.Match[str]
     start: int
