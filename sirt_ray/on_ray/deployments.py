@@ -22,6 +22,8 @@ def deployment(
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=10.0,
         health_check_timeout_s=60.0,
+        # A line for every call would say nothing and take its time.
+        logging_config={"enable_access_log": False},
         placement_group_bundles=group,
         placement_group_strategy="PACK",
         ray_actor_options={

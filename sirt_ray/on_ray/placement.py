@@ -15,9 +15,9 @@ _CPU_BLOCK_TOKENS = 32
 vLLM's 128 on CPU is more than many prompts have."""
 _BUSY_SHARE = 0.7
 """Of `max_num_seqs`: above it another replica is worth starting."""
-_QUEUE_SHARE = 2.0
+_QUEUE_SHARE = 3.0
 """Of `max_num_seqs`: sequences under way for one engine."""
-_SEQUENCES_PER_CALL = 16
+_SEQUENCES_PER_CALL = 32
 _CALLS_PER_ENGINE = 8
 """At least so many calls fill an engine."""
 

@@ -77,7 +77,7 @@ class Room:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
     room = Room(tmp_path_factory.mktemp("models"))
     for seed, name in enumerate(("base", "other")):
-        save_talker(room.folder / name, seed, tied=True)
+        save_talker(room.folder / name, seed, tied=False)
     room.save_adapter("first", "base", seed=1)
     room.save_adapter("second", "base", seed=2)
     room.save_adapter("large", "base", seed=3, rank=MORE_THAN_THERE_IS_ROOM_FOR)

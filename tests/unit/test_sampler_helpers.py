@@ -108,7 +108,7 @@ class TestEngine:
 
     @pytest.mark.parametrize(
         ("seqs", "n", "questions"),
-        [(256, 1, 16), (256, 3, 5), (256, 8, 2), (256, 64, 1), (8, 1, 1)],
+        [(256, 1, 32), (256, 3, 10), (256, 8, 4), (256, 64, 1), (8, 1, 1)],
     )
     def test_a_call_carries_some_sequences_and_many_calls_fill_the_engine(
         self, seqs: int, n: int, questions: int
