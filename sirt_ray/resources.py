@@ -58,6 +58,9 @@ class TrainerResources(Section):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards over the workers: 1 optimizer states, 2 gradients too, 3 parameters
     too. 0: nothing."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept, and updated, in the machine's memory in place of the GPU's: the optimizer's
+    states, or the parameters as well."""
     max_tokens_per_micro_batch: Count = 4096
     """Padded tokens in one forward pass of one worker; bounds its memory, not the result."""
     gradient_checkpointing: bool = False
@@ -65,6 +68,17 @@ class TrainerResources(Section):
     """A killed training continues at the last of these."""
     max_failures: NonNegative = 3
     """Worker failures after which training gives up; each one continues from a checkpoint."""
+
+    @model_validator(mode="after")
+    def _stage_can_offload(self) -> "TrainerResources":
+        needed = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(
+                f"offload is '{self.offload}', which only what ZeRO shards can be: it needs"
+                f" zero_stage {needed} or higher, but zero_stage is {self.zero_stage}. Raise it, or"
+                " set offload to 'none'"
+            )
+        return self
 
 
 class ResourcesConfig(Section):
