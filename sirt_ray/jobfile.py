@@ -1,6 +1,6 @@
 """A job file -> JobConfig: YAML with line numbers, `--set` overrides, all problems at once."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,34 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> J
     `overrides` are `a.b=value` with YAML values. `benchmarks` are the names that `data` may use.
     Raises ConfigError with every problem, each with file and line.
     """
+    return read(JobConfig, path, overrides, context={"benchmarks": set(benchmarks)})
+
+
+def read(
+    kind: type[SectionType],
+    path: Path | None,
+    overrides: Sequence[str],
+    arguments: Mapping[str, object] | None = None,
+    context: dict[str, Any] | None = None,
+) -> SectionType:
+    """A section from a file, if there is one, then from arguments of the command line that have its
+    fields' names, then from overrides. Raises ConfigError with every problem."""
+    document, sources = ({}, {}) if path is None else _parsed(path)
+    for name, value in (arguments or {}).items():
+        document[name] = value
+        sources[(name,)] = f"--{name}"
+    for override in overrides:
+        sources[_override(document, override)] = f"--set {override}"
+    try:
+        return kind.model_validate(document, context=context)
+    except ValidationError as error:
+        elsewhere = "the command line" if path is None else str(path)
+        place = "in the arguments" if path is None else "in the job file"
+        raise ConfigError(_message(error, sources, elsewhere, place)) from error
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
+    """A file's settings, and where each of them stands."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -35,13 +63,7 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> J
         raise ConfigError(f"{_where(path, error)}. Mend it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
-    sources: dict[Position, str] = {position: f"{path}:{line}" for position, line in lines.items()}
-    for override in overrides:
-        sources[_override(document, override)] = f"--set {override}"
-    try:
-        return JobConfig.model_validate(document, context={"benchmarks": set(benchmarks)})
-    except ValidationError as error:
-        raise ConfigError(_message(error, sources, str(path), "in the job file")) from error
+    return document, {position: f"{path}:{line}" for position, line in lines.items()}
 
 
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
@@ -131,7 +153,7 @@ def _what(problem: Any) -> str:
     if kind == "extra_forbidden":
         return "no such setting. Check the spelling; `sirt plan` prints all settings of a job"
     if kind == "missing":
-        return "is required. Add it to the job file"
+        return "is required. Add it there"
     text = text.removeprefix(_WRAPPER_KINDS.get(kind, ""))
     if kind in _WRAPPER_KINDS or isinstance(problem["input"], dict):
         return text

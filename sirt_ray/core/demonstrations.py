@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sirt_ray.config import DemonstrationsConfig, RefineConfig
+from sirt_ray.config import DemonstrationsConfig
+from sirt_ray.recipes import RefineConfig
 from sirt_ray.types import Demonstration, Graded, Question
 
 

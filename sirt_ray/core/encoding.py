@@ -63,13 +63,22 @@ class TrainingExample:
 
     question_id: str
     sequences: tuple[TokenSequence, ...]
-    """One for instruction tuning; (chosen, rejected) for refinement."""
+    """One for instruction tuning; (chosen, rejected) for refinement by pairs, one by KTO."""
     reference_logps: tuple[float, ...] = ()
     """Refinement only: the reference's log-probability of each sequence's completion, in nats."""
+    desirable: bool = True
+    """KTO only: whether its completion is one to write or one to avoid."""
+    mismatched: "TrainingExample | None" = None
+    """KTO only: another question's completion after the same prompt."""
 
     @property
     def num_tokens(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest sequence."""
+        return max(len(sequence) for sequence in self.sequences)
 
 
 def encode_prompt(
@@ -81,19 +90,25 @@ def encode_prompt(
     the assistant's answer, and the template alone decides about BOS; any other gets the plain
     prompt, with BOS where the tokenizer puts one. Raises ModelError where BOS stands twice.
     """
+    worded = prompts.chat_message if tokenizer.chat_template else prompts.render
+    return _encode_prompt(worded(question, kind), question.id, tokenizer)
+
+
+def _encode_prompt(
+    text: str, question_id: str, tokenizer: Tokenizer
+) -> tuple[str, tuple[int, ...]]:
     if tokenizer.chat_template:
-        message = {"role": "user", "content": prompts.chat_message(question, kind)}
+        message = {"role": "user", "content": text}
         text = str(
             tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         )
         ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     else:
-        text = prompts.render(question, kind)
         ids = (*_opening(tokenizer), *tokenizer.encode(text, add_special_tokens=False))
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == (bos, bos):
         raise ModelError(
-            f"The prompt of question {question.id} starts with two BOS tokens (id {bos}): both the"
+            f"The prompt of question {question_id} starts with two BOS tokens (id {bos}): both the"
             " tokenizer and its chat template add one. Remove one of them from the model's folder"
         )
     return text, ids
@@ -118,20 +133,34 @@ def encode_demonstration(
 
     Raises ModelError for a tokenizer without EOS, DataError for a text with EOS in its middle.
     """
-    eos = end_of_sequence(tokenizer)
-    _, prompt_ids = encode_prompt(demonstration.question, kind, tokenizer)
+    question = demonstration.question
+    _, prompt_ids = encode_prompt(question, kind, tokenizer)
     text = demonstration.graded.completion.text
     if not tokenizer.chat_template and not text[:1].isspace():
         text = f" {text}"
+    return TokenSequence(prompt_ids, _completion_ids(text, question.id, tokenizer))
+
+
+def encode_as_written(
+    prompt: str, completion: str, question_id: str, tokenizer: Tokenizer
+) -> TokenSequence:
+    """A prompt in anybody's words, a user's message where there is a chat template, and what was
+    written to it, not even a space added; then EOS. Raises as `encode_demonstration`."""
+    _, prompt_ids = _encode_prompt(prompt, question_id, tokenizer)
+    return TokenSequence(prompt_ids, _completion_ids(completion, question_id, tokenizer))
+
+
+def _completion_ids(text: str, question_id: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    eos = end_of_sequence(tokenizer)
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     while ids and ids[-1] == eos:
         ids.pop()
     if eos in ids:
         raise DataError(
-            f"The demonstration of question {demonstration.question.id} has the end-of-sequence"
+            f"The demonstration of question {question_id} has the end-of-sequence"
             " token in the middle of its text, so it cannot be learned as one answer"
         )
-    return TokenSequence(prompt_ids, (*ids, eos))
+    return (*ids, eos)
 
 
 def encode_pair(

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from sirt_ray.artifacts import Artifact
 from sirt_ray.config import JobConfig
 from sirt_ray.core import answers, prompts
+from sirt_ray.recipes import RefineConfig
 
 Inputs = Mapping[str, object]
 
 _SAMPLING = {"num_cot", "num_plain", "sampling", "max_questions", "ground_truth"}
-_NOT_TRAINING = {"rounds", "pairs", "roll_back", "roll_back_stderrs"}
+_NOT_TRAINING = {"rounds", "pairs", "reference", "roll_back", "roll_back_stderrs"}
 
 
 def questions(job: JobConfig, rows: Mapping[str, str]) -> Inputs:
@@ -58,9 +59,20 @@ def reference(job: JobConfig, student: Artifact, pairs: Artifact) -> Inputs:
     return {
         "student": student,
         "pairs": pairs,
-        "max_length": job.refine.max_length,
-        "dtype": job.refine.dtype,
+        **scored(job.refine),
     }
+
+
+def scored(config: RefineConfig) -> Inputs:
+    """What decides the reference's log-probabilities, beside the weights and the pairs."""
+    stated: dict[str, object] = {
+        "mismatched": config.loss == "kto",
+        "max_length": config.max_length,
+        "dtype": config.dtype,
+    }
+    if config.lora is not None and config.lora.quantize is not None:
+        stated["quantize"] = config.lora.quantize
+    return stated
 
 
 def refined(job: JobConfig, student: Artifact, pairs: Artifact, reference: Artifact) -> Inputs:
@@ -68,9 +80,14 @@ def refined(job: JobConfig, student: Artifact, pairs: Artifact, reference: Artif
         "student": student,
         "pairs": pairs,
         "reference": reference,
-        "refine": job.refine.model_dump(exclude=_SAMPLING | _NOT_TRAINING),
+        "refine": trained(job.refine),
         "seed": job.seed,
     }
+
+
+def trained(config: RefineConfig) -> Inputs:
+    """What decides a refinement, beside its pairs."""
+    return config.model_dump(exclude=_SAMPLING | _NOT_TRAINING)
 
 
 def evaluation(job: JobConfig, model: Artifact | str, questions: Artifact) -> Inputs:

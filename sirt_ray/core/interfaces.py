@@ -83,14 +83,21 @@ class Stages(Protocol):
         """Graded completions -> preference pairs, by the job's rule."""
         ...
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
-        """Log-probabilities of every pair under the student that the round started from."""
+    def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
+        """Log-probabilities of every pair under the student that the round is held to."""
         ...
 
     def refine(
-        self, out: Path, student: Policy, pairs: Artifact, reference: Artifact, round: int
+        self,
+        out: Path,
+        student: Policy,
+        reference: Policy,
+        pairs: Artifact,
+        logps: Artifact,
+        round: int,
     ) -> Counts:
-        """DPO: student + pairs -> the round's candidate, a complete student model."""
+        """DPO: student + pairs -> the round's candidate, a complete student model. `logps` are the
+        log-probabilities of the pairs under `reference`."""
         ...
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:

@@ -5,7 +5,8 @@
     for round r = 1 .. R:
         samples_r   = CoT-Answers and Answers of student_{r-1}, graded
         pairs_r     = (chosen, rejected) by the pair rule
-        candidate_r = DPO(student_{r-1}, pairs_r), reference = student_{r-1}
+        candidate_r = DPO(student_{r-1}, pairs_r), reference = student_{r-1}, or student_0 where
+                      the job says `refine.reference: initial`
         student_r   = candidate_r, or student_{r-1} where held-out accuracy fell beyond its noise
 
 Self-refine Instruction-tuning, Ranaldi and Freitas, EMNLP 2024, sections 2.1 and 2.2. The paper
@@ -32,6 +33,12 @@ class Outcome:
     """Stage -> scores on the test questions."""
     rolled_back: tuple[str, ...]
     """Rounds whose candidate was not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Student:
+    policy: Policy
+    weights: Artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +78,33 @@ class Loop:
             identity.tuned(job, base_id, demonstrations),
             lambda out: stages.tune(out, base, demonstrations),
         )
-        student = _policy(weights, 0)
-        kept = self._evaluate(student, weights, questions)
-        scores[student.version] = kept.test
+        self._say_warnings(weights)
+        student = initial = _student(weights, 0)
+        kept = self._evaluate(student.policy, weights, questions)
+        scores[student.policy.version] = kept.test
 
         rolled_back: list[str] = []
         for round in range(1, job.refine.rounds + 1):
-            candidate_weights = self._refine(round, student, weights, questions, demonstrations)
-            candidate = _policy(candidate_weights, round)
-            found = self._evaluate(candidate, candidate_weights, questions)
-            scores[candidate.version] = found.test
+            reference = initial if job.refine.reference == "initial" else student
+            refined = self._refine(round, student, reference, questions, demonstrations)
+            self._say_warnings(refined)
+            candidate = _student(refined, round)
+            found = self._evaluate(candidate.policy, refined, questions)
+            scores[candidate.policy.version] = found.test
             if job.refine.roll_back and fell(
                 kept.held_out, found.held_out, job.refine.roll_back_stderrs
             ):
-                rolled_back.append(candidate.version)
-                self._say_rolled_back(candidate, student, kept, found)
+                rolled_back.append(candidate.policy.version)
+                self._say_rolled_back(candidate.policy, student.policy, kept, found)
             else:
-                student, weights, kept = candidate, candidate_weights, found
-        return Outcome(student, scores, tuple(rolled_back))
+                student, kept = candidate, found
+        return Outcome(student.policy, scores, tuple(rolled_back))
 
     def _refine(
         self,
         round: int,
-        student: Policy,
-        weights: Artifact,
+        student: _Student,
+        reference: _Student,
         questions: Artifact,
         demonstrations: Artifact,
     ) -> Artifact:
@@ -103,23 +113,23 @@ class Loop:
         at = f"round_{round:02d}"
         samples = once(
             f"{at}/samples",
-            identity.samples(job, weights, questions, demonstrations),
-            lambda out: stages.sample(out, student, questions, demonstrations, round),
+            identity.samples(job, student.weights, questions, demonstrations),
+            lambda out: stages.sample(out, student.policy, questions, demonstrations, round),
         )
         pairs = once(
             f"{at}/pairs",
             identity.pairs(job, samples),
             lambda out: stages.pair(out, samples, round),
         )
-        reference = once(
+        logps = once(
             f"{at}/reference",
-            identity.reference(job, weights, pairs),
-            lambda out: stages.reference(out, student, pairs, round),
+            identity.reference(job, reference.weights, pairs),
+            lambda out: stages.reference(out, reference.policy, pairs, round),
         )
         return once(
             f"{at}/student",
-            identity.refined(job, weights, pairs, reference),
-            lambda out: stages.refine(out, student, pairs, reference, round),
+            identity.refined(job, student.weights, pairs, logps),
+            lambda out: stages.refine(out, student.policy, reference.policy, pairs, logps, round),
         )
 
     def _evaluate(self, policy: Policy, model: Artifact | str, questions: Artifact) -> Evaluation:
@@ -132,6 +142,16 @@ class Loop:
         )
         self.journal.scores(policy.version, evaluation.test)
         return evaluation
+
+    def _say_warnings(self, trained: Artifact) -> None:
+        """What the training noticed about itself; it stands in the artifact's counts."""
+        for warning in trained.counts.get("warnings", ()):
+            self.journal.event(
+                warning["name"],
+                f"{trained.name}, step {warning['step']}: {warning['message']}",
+                artifact=trained.name,
+                step=warning["step"],
+            )
 
     def _say_teacher_absent(self) -> None:
         self.journal.event(
@@ -155,5 +175,5 @@ class Loop:
         )
 
 
-def _policy(weights: Artifact, round: int) -> Policy:
-    return Policy(f"round_{round:02d}", str(weights.path))
+def _student(weights: Artifact, round: int) -> _Student:
+    return _Student(Policy(f"round_{round:02d}", str(weights.path)), weights)

@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sirt_ray.config import PairsConfig
+from sirt_ray.recipes import PairsConfig
 from sirt_ray.types import Graded, PreferencePair
 
 RULES = {

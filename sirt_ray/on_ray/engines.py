@@ -16,6 +16,7 @@ from sirt_ray.on_ray.placement import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.quickstart import assets
 from sirt_ray.resources import EngineConfig
+from sirt_ray.training import quantization
 
 Role = Literal["teacher", "student"]
 
@@ -36,6 +37,8 @@ class Engines:
             *(needs.of_engine(role, self._resources(role)) for role in roles),
             needs.of_trainer(self._job.resources.trainer),
         )
+        if self._job.quantizes:
+            quantization.check(needs.gpus_per_worker(self._job.resources.trainer) > 0)
 
     def expect(self, role: Role, policy: Policy) -> None:
         """Begin to start an engine that will be needed soon, where there is room for it."""

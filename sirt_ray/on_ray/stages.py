@@ -5,6 +5,7 @@ runs; the teacher's ends with its last stage.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from sirt_ray import tables
@@ -156,10 +157,7 @@ class RayStages:
             map(tables.to_demonstration, tables.rows(demonstrations.path)),
             refine,
         )
-        requests: Requests = (
-            ("cot", refine.num_cot),
-            ("plain", refine.num_plain),
-        )
+        requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))
         sampled = self._sample(
             out,
             "student",
@@ -187,11 +185,11 @@ class RayStages:
         tables.write(out / "pairs.parquet", map(tables.pair_row, pairs), tables.PAIR, counts)
         return counts
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
+    def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
         self._engines.make_room_for_training()
         return trainer.reference_logps(
             out,
-            student=student.path,
+            student=reference.path,
             pairs=pairs.path,
             config=self._job.refine,
             resources=self._job.resources.trainer,
@@ -200,14 +198,21 @@ class RayStages:
         )
 
     def refine(
-        self, out: Path, student: Policy, pairs: Artifact, reference: Artifact, round: int
+        self,
+        out: Path,
+        student: Policy,
+        reference: Policy,
+        pairs: Artifact,
+        logps: Artifact,
+        round: int,
     ) -> Counts:
         self._engines.make_room_for_training()
         return trainer.refine(
             out,
             student=student.path,
             pairs=pairs.path,
-            reference=reference.path,
+            reference=logps.path,
+            reference_student=reference.path,
             config=self._job.refine,
             resources=self._job.resources.trainer,
             seed=self._job.seed + round,
@@ -245,9 +250,7 @@ class RayStages:
         counts: dict[str, object] = {"sampling": sampled}
         for split, of_split in splits.items():
             of_interest: list[PromptKind] = ["cot"] if split == "validation" else list(shown)
-            asked: list[tuple[Question, PromptKind]] = [
-                (question, kind) for question in of_split for kind in of_interest
-            ]
+            asked = product(of_split, of_interest)
             scores = tally((q.benchmark, kind, (q.id, kind) in right) for q, kind in asked)
             counts[split] = scores_to_json(scores)
         return counts

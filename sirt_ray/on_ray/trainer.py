@@ -8,21 +8,21 @@ Train would take a used name for a run to continue.
 
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sirt_ray import errors
-from sirt_ray.config import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import SirtError, StageError
+from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workfolder import WorkFolder, last_line
 
 _POLL_SECONDS = 0.5
-_SHOWN = ("loss", "validation_loss", "lr", "margin", "accuracy", "tokens_per_second")
+_SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_second", "mfu")
 
 
 def tune(
@@ -81,10 +81,13 @@ def refine(
     seed: int,
     name: str,
     progress: Progress,
+    reference_student: str | None = None,
 ) -> Counts:
-    """Refine `student` by DPO on its own pairs; `out` becomes the next student's folder.
+    """Refine `student` on its own pairs; `out` becomes the next student's folder.
 
-    Raises ArtifactError where `reference` was computed for other weights or other pairs.
+    `reference_student` is the model whose log-probabilities `reference` holds; None: `student`.
+    Raises ArtifactError where they are of other weights or pairs, and the model is another than
+    `student`, which else computes them again.
     """
     task = RefineTask(
         out=out.resolve(),
@@ -94,6 +97,9 @@ def refine(
         config=config,
         resources=resources,
         seed=seed,
+        reference_source=(
+            None if reference_student is None else Source(_absolute(reference_student))
+        ),
     )
     return _carry_out(task, name, progress)
 
@@ -183,7 +189,7 @@ def _worker(given: dict[str, Any]) -> None:
         message = (
             f"A training worker ran out of memory: {error}. Lower"
             " resources.trainer.max_tokens_per_micro_batch, set gradient_checkpointing, raise"
-            " zero_stage, or train with LoRA; none but LoRA changes the result"
+            " zero_stage, set offload, or train with LoRA; none but LoRA changes the result"
         )
         work.fail(StageError.__name__, message)
         raise StageError(message) from error
@@ -255,6 +261,14 @@ def _show(work: WorkFolder, name: str, progress: Progress, over: threading.Event
     with progress.stage(name, line["total_steps"], "steps") as bar:
         while True:
             line = last_line(work.metrics) or line
-            bar.update(line["step"], **{key: line[key] for key in _SHOWN if key in line})
+            bar.update(line["step"], **_figures(line))
             if over.wait(_POLL_SECONDS):
                 return
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, str | float]:
+    """What of a line stands beside the bar."""
+    figures: dict[str, str | float] = {key: line[key] for key in _SHOWN if key in line}
+    if "warnings" in line:
+        figures["warnings"] = ", ".join(line["warnings"])
+    return figures

@@ -37,11 +37,34 @@ def _demonstrations(counts: Counts) -> str:
 
 
 def _student(counts: Counts) -> str:
-    loss = counts["best_validation_loss"]
-    validation = f", validation loss {loss:.4f} at step {counts['chosen_step']}" if loss else ""
+    steps = f"{counts['steps']:,}"
+    if "stopped_early" in counts:
+        steps += f" of {counts['planned_steps']:,}"
     return (
-        f"{counts['examples']:,} examples, {counts['steps']:,} steps{validation}"
-        f"{_reasons(counts['left_out'])}"
+        f"{counts['examples']:,} examples, {steps} steps{_validation(counts)}"
+        f"{_reasons(counts['left_out'])}{_training(counts)}"
+    )
+
+
+def _validation(counts: Counts) -> str:
+    """Of the chosen weights; nothing where no question was held out."""
+    found = counts.get("validation")
+    if not found:
+        return ""
+    accuracy = f" and accuracy {found['accuracy']:.0%}" if "accuracy" in found else ""
+    return f", validation loss {found['loss']:.4f}{accuracy} at step {counts['chosen_step']}"
+
+
+def _training(counts: Counts) -> str:
+    """Speed, the worker's memory and the names of warnings; records of earlier versions do not
+    say."""
+    if "warnings" not in counts:
+        return ""
+    speed = counts["tokens"] / counts["seconds"] if counts["seconds"] else 0
+    names = ", ".join(warning["name"] for warning in counts["warnings"])
+    return (
+        f"; {speed:,.0f} tokens/s, {counts['peak_memory_gib']:.1f} GiB"
+        f"{f'; warnings: {names}' if names else ''}"
     )
 
 

@@ -1,9 +1,9 @@
 """Which examples form optimizer step s, and how workers share them. Pure functions of numbers.
 
 Every worker computes the same plan from the same arguments, so nothing is communicated and a
-resumed training meets the same batches. An optimizer batch is cut in micro-batches that each fit
-`max_tokens` padded tokens; all workers get the same number of them, empty ones included, because
-under ZeRO-3 a worker that runs fewer forward passes than the others hangs them.
+resumed training meets the same batches. An optimizer batch is cut in micro-batches of at most
+`max_tokens` tokens; all workers get the same number of them, empty ones included, because under
+ZeRO-3 a worker that runs fewer forward passes than the others hangs them.
 """
 
 import math
@@ -11,20 +11,26 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MicroBatch = tuple[int, ...]
-"""Indices of examples; empty where a worker only keeps the others company."""
+from sirt_ray.training.packing import Group
+
+Part = tuple[Group, ...]
+"""Of a batch: what goes through the model together; empty where a worker only keeps the others
+company."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Optimizer batches over epochs: each epoch in a new order, the last smaller batch included.
+    """Optimizer batches over epochs: each epoch in a new order of the questions, the examples of a
+    question side by side, the last smaller batch included.
 
     Example::
 
-        BatchPlan(num_examples=10, batch_size=4, epochs=2, max_steps=None, seed=0).total_steps  # 6
+        BatchPlan(10 * ["a"], batch_size=4, epochs=2, max_steps=None, seed=0).total_steps
+        # 6
     """
 
-    num_examples: int
+    question_ids: Sequence[str]
+    """Of each example."""
     batch_size: int
     epochs: float
     max_steps: int | None
@@ -32,7 +38,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.num_examples / self.batch_size)
+        return math.ceil(len(self.question_ids) / self.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -42,36 +48,30 @@ class BatchPlan:
     def batch(self, step: int) -> list[int]:
         """The examples of optimizer step `step` (1 .. total_steps)."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        order = list(range(self.num_examples))
-        random.Random(f"batches/{self.seed}/{epoch}").shuffle(order)
+        examples: dict[str, list[int]] = {}
+        for number, question_id in enumerate(self.question_ids):
+            examples.setdefault(question_id, []).append(number)
+        questions = list(examples)
+        random.Random(f"batches/{self.seed}/{epoch}").shuffle(questions)
+        order = [number for question_id in questions for number in examples[question_id]]
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The room one example takes in a padded batch."""
-
-    rows: int
-    """Sequences: 1 for a demonstration, 2 for a pair."""
-    length: int
-    """Tokens of its longest sequence."""
-
-
 def micro_batches(
-    batch: Sequence[int], shapes: Sequence[Shape], max_tokens: int, world_size: int
-) -> list[list[MicroBatch]]:
-    """The batch as [turn][rank] -> examples; every example once, every turn of full width.
+    groups: Sequence[Group], packed: bool, max_tokens: int, world_size: int
+) -> list[list[Part]]:
+    """The batch as [turn][rank] -> groups; every group once, every turn of full width.
 
-    Longest first, so that the examples of a micro-batch, and the micro-batches of a turn, are of
-    like length. One example that is above `max_tokens` by itself goes alone.
+    Longest first, so that what is padded together, and what workers do at the same time, is of
+    like length. One group that is above `max_tokens` by itself goes alone.
     """
-    longest_first = sorted(batch, key=lambda index: (-shapes[index].length, index))
-    cut = _cut(longest_first, shapes, max_tokens)
+    longest_first = sorted(groups, key=lambda group: -group.longest)
+    cut = _cut(longest_first, packed, max_tokens)
     while len(cut) % world_size:
         splittable = [part for part in cut if len(part) > 1]
         if not splittable:
             break
-        largest = max(splittable, key=lambda part: _padded_tokens(part, shapes))
+        largest = max(splittable, key=lambda part: num_tokens(part, packed))
         at = cut.index(largest)
         middle = (len(largest) + 1) // 2
         cut[at : at + 1] = [largest[:middle], largest[middle:]]
@@ -79,19 +79,20 @@ def micro_batches(
     return [cut[start : start + world_size] for start in range(0, len(cut), world_size)]
 
 
-def _cut(
-    longest_first: Sequence[int], shapes: Sequence[Shape], max_tokens: int
-) -> list[MicroBatch]:
-    parts: list[MicroBatch] = []
-    current: MicroBatch = ()
-    for index in longest_first:
-        grown = (*current, index)
-        if current and _padded_tokens(grown, shapes) > max_tokens:
+def num_tokens(part: Part, packed: bool) -> int:
+    """Places in the part's micro-batch, padding included."""
+    if packed:
+        return sum(group.num_tokens for group in part)
+    return sum(len(group.completions) for group in part) * max(group.longest for group in part)
+
+
+def _cut(longest_first: Sequence[Group], packed: bool, max_tokens: int) -> list[Part]:
+    parts: list[Part] = []
+    current: Part = ()
+    for group in longest_first:
+        grown = (*current, group)
+        if current and num_tokens(grown, packed) > max_tokens:
             parts.append(current)
-            grown = (index,)
+            grown = (group,)
         current = grown
     return [*parts, current] if current else parts
-
-
-def _padded_tokens(part: MicroBatch, shapes: Sequence[Shape]) -> int:
-    return sum(shapes[index].rows for index in part) * max(shapes[index].length for index in part)

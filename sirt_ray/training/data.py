@@ -4,17 +4,34 @@ Every worker reads all of it and computes the same lists: a training set is smal
 """
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sirt_ray import tables
-from sirt_ray.config import RefineConfig, TuneConfig
-from sirt_ray.core.encoding import Tokenizer, TrainingExample, encode_demonstration, encode_pair
-from sirt_ray.errors import ArtifactError, DataError
-from sirt_ray.training.batching import Shape
+from sirt_ray.core.encoding import (
+    Tokenizer,
+    TokenSequence,
+    TrainingExample,
+    encode_demonstration,
+    encode_pair,
+)
+from sirt_ray.errors import DataError
+from sirt_ray.recipes import RefineConfig, TuneConfig
+
+REFERENCE_COLUMNS: tuple[str, ...] = (
+    "chosen_logp",
+    "rejected_logp",
+    "mismatched_chosen_logp",
+    "mismatched_rejected_logp",
+)
+"""Of the stored log-probabilities, as a pair's sequences are ordered; the last two for KTO only."""
+
+ReferenceLogps = tuple[float, ...]
+"""Of each sequence of a pair, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +43,6 @@ class TrainingData:
     """Rows that are used for neither, by reason."""
 
 
-def shapes(examples: Sequence[TrainingExample]) -> list[Shape]:
-    return [
-        Shape(len(example.sequences), max(len(sequence) for sequence in example.sequences))
-        for example in examples
-    ]
-
-
 def tuning_data(
     demonstrations: Path, config: TuneConfig, tokenizer: Tokenizer, seed: int
 ) -> TrainingData:
@@ -40,6 +50,10 @@ def tuning_data(
     left_out: Counter[str] = Counter()
     examples: list[TrainingExample] = []
     for row in tables.rows(demonstrations):
+        if row["question"] is None:  # In anybody's words: see given.py.
+            sequence = TokenSequence(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
+            examples.append(TrainingExample(row["question_id"], (sequence,)))
+            continue
         demonstration = tables.to_demonstration(row)
         try:
             sequence = encode_demonstration(demonstration, config.prompt, tokenizer)
@@ -51,41 +65,47 @@ def tuning_data(
     return _split(examples, config.validation_fraction, seed, left_out, "demonstration")
 
 
+def stored_reference(reference: Path, key: str) -> list[ReferenceLogps | None] | None:
+    """The stored log-probabilities of every pair, None for one that was too long; None where they
+    were computed for other weights or other pairs than those that `key` stands for."""
+    if tables.counts(_single_file(reference)).get("key") != key:
+        return None
+    return [
+        None if row["chosen_logp"] is None else tuple(row[c] for c in REFERENCE_COLUMNS if c in row)
+        for row in tables.rows(reference)
+    ]
+
+
 def refinement_data(
-    pairs: Path,
-    reference: Path,
+    pairs: Sequence[TrainingExample],
+    reference: Sequence[ReferenceLogps | None],
     config: RefineConfig,
     seed: int,
-    key: Callable[[Sequence[TrainingExample]], str],
 ) -> TrainingData:
-    """Pairs with their reference log-probabilities.
-
-    `key` gives the content of the student's weights and of the pairs; raises ArtifactError where
-    the reference was computed for other ones.
-    """
-    rows = tables.read(reference)
-    examples = pair_examples(pairs)
-    computed_for = tables.counts(_single_file(reference)).get("key")
-    if len(rows) != len(examples) or computed_for != key(examples):
-        raise ArtifactError(
-            f"The reference log-probabilities in {reference} were computed for other weights or"
-            f" other pairs than those given ({pairs}), so preferences would be measured against"
-            " the wrong model. Delete the reference's folder to have them computed again"
-        )
+    """Pairs, or what `config.loss` makes of them, with their reference log-probabilities. Raises
+    DataError where none is left."""
     left_out: Counter[str] = Counter()
     usable = [
-        TrainingExample(
-            example.question_id, example.sequences, (row["chosen_logp"], row["rejected_logp"])
-        )
-        for example, row in zip(examples, rows, strict=True)
+        TrainingExample(pair.question_id, pair.sequences, logps or ())
+        for pair, logps in zip(pairs, reference, strict=True)
     ]
     usable = _short_enough(usable, config.max_length, left_out)
+    if config.loss == "rft":
+        usable = _chosen_once(usable, left_out)
+    if config.loss == "kto":
+        usable = _unpaired(usable, left_out)
     return _split(usable, config.validation_fraction, seed, left_out, "pair")
 
 
-def pair_examples(pairs: Path) -> list[TrainingExample]:
-    """All stored pairs, in order, without reference log-probabilities."""
-    return [encode_pair(tables.to_pair(row)) for row in tables.rows(pairs)]
+def pair_examples(pairs: Path, mismatched: bool = False) -> list[TrainingExample]:
+    """All stored pairs, in order, without reference log-probabilities.
+
+    `mismatched`: with two more sequences, the chosen and the rejected completion of a pair of the
+    next question (of the first, for the last) after the pair's own prompt. Raises DataError where
+    there is only one question.
+    """
+    examples = [encode_pair(tables.to_pair(row)) for row in tables.rows(pairs)]
+    return _with_mismatched(examples) if mismatched else examples
 
 
 def ids_key(examples: Iterable[TrainingExample]) -> str:
@@ -117,11 +137,69 @@ def _short_enough(
 ) -> list[TrainingExample]:
     kept: list[TrainingExample] = []
     for example in examples:
-        if max(len(sequence) for sequence in example.sequences) > max_length:
+        if example.longest > max_length:
             left_out["too_long"] += 1
         else:
             kept.append(example)
     return kept
+
+
+def _chosen_once(pairs: Iterable[TrainingExample], left_out: Counter[str]) -> list[TrainingExample]:
+    """Each distinct chosen completion of a question, to be imitated."""
+    chosen: dict[TokenSequence, TrainingExample] = {}
+    for pair in pairs:
+        sequence = pair.sequences[0]
+        if sequence in chosen:
+            left_out["chosen_again"] += 1
+        else:
+            chosen[sequence] = TrainingExample(pair.question_id, (sequence,))
+    return list(chosen.values())
+
+
+def _with_mismatched(pairs: Sequence[TrainingExample]) -> list[TrainingExample]:
+    of_question: dict[str, list[TrainingExample]] = {}
+    for pair in pairs:
+        of_question.setdefault(pair.question_id, []).append(pair)
+    if len(of_question) == 1:
+        raise DataError(
+            "refine.loss 'kto' needs completions that were written to another question, and all"
+            " pairs are of one question. Refine on more of them, or choose another loss"
+        )
+    questions = list(of_question)
+    following = zip(questions, [*questions[1:], *questions[:1]], strict=True)
+    others = {question: itertools.cycle(of_question[after]) for question, after in following}
+
+    def widened(pair: TrainingExample) -> TrainingExample:
+        prompt_ids = pair.sequences[0].prompt_ids
+        other = next(others[pair.question_id])
+        foreign = (TokenSequence(prompt_ids, s.completion_ids) for s in other.sequences)
+        return TrainingExample(pair.question_id, (*pair.sequences, *foreign))
+
+    return [widened(pair) for pair in pairs]
+
+
+def _unpaired(pairs: Iterable[TrainingExample], left_out: Counter[str]) -> list[TrainingExample]:
+    """Each distinct chosen completion of a question as desirable, each distinct rejected one as
+    undesirable, with the mismatched completion of its side."""
+    found: dict[tuple[TokenSequence, bool], TrainingExample] = {}
+    for pair in pairs:
+        for side, (desirable, again) in enumerate(
+            ((True, "chosen_again"), (False, "rejected_again"))
+        ):
+            own, foreign = (
+                TrainingExample(
+                    pair.question_id,
+                    pair.sequences[place : place + 1],
+                    pair.reference_logps[place : place + 1],
+                )
+                for place in (side, side + 2)
+            )
+            key = own.sequences[0], desirable
+            if key in found:
+                left_out[again] += 1
+            else:
+                found[key] = replace(own, desirable=desirable, mismatched=foreign)
+    return list(found.values())
 
 
 def _split(

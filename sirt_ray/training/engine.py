@@ -5,18 +5,21 @@ divided by the whole optimizer batch, so gradients are summed over micro-batches
 All methods are called by all workers together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from sirt_ray.config import TrainingConfig
 from sirt_ray.errors import ArtifactError
+from sirt_ray.recipes import TrainingConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training import zero
-from sirt_ray.training.models import Model
+from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.masters import Masters
+from sirt_ray.training.packing import MicroBatch
 
 State = dict[str, Tensor]
 """Parameter name -> value on the CPU."""
@@ -26,10 +29,12 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    abilities: Abilities
+    """What its model can be asked."""
 
     @property
-    def forward(self) -> Callable[..., Any]:
-        """The model to call."""
+    def forward(self) -> Callable[[MicroBatch], Tensor]:
+        """`CompletionLogps`."""
         ...
 
     def train(self, training: bool) -> None: ...
@@ -59,9 +64,10 @@ class Engine(Protocol):
         ...
 
 
-def adamw(model: Model, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; vectors (norms, biases) do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def adamw(parameters: Iterable[Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; vectors (norms, biases) do not decay. Fused: one pass over the memory of each tensor
+    in place of one for each operation."""
+    trained = list(parameters)
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -70,7 +76,14 @@ def adamw(model: Model, config: TrainingConfig) -> torch.optim.AdamW:
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=config.adam_betas,
+        fused=True,
     )
+
+
+def _trained(model: CompletionLogps) -> dict[str, Parameter]:
+    """By their names in the Hugging Face model."""
+    named: Iterable[tuple[str, Parameter]] = model.model.named_parameters()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 class Workers:
@@ -93,16 +106,26 @@ class Workers:
 
 
 class PlainEngine(Workers):
-    """The model whole in every process: forward passes anywhere, training in one process."""
+    """The model whole in every process: forward passes anywhere, training in one process.
+    `optimize=False`: forward passes only."""
 
-    def __init__(self, model: Model, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: CompletionLogps,
+        config: TrainingConfig,
+        device: torch.device,
+        optimize: bool = True,
+    ) -> None:
         super().__init__(device)
+        self.abilities = model.abilities
         self._model = model.to(device)
-        self._optimizer = adamw(self._model, config)
+        self._trained = _trained(self._model)
+        self._masters = Masters(self._trained.values() if optimize else ())
+        self._optimizer = adamw(self._masters.stepped or self._trained.values(), config)
         self._max_grad_norm = config.max_grad_norm
 
     @property
-    def forward(self) -> Callable[..., Any]:
+    def forward(self) -> Callable[[MicroBatch], Tensor]:
         return self._model
 
     def train(self, training: bool) -> None:
@@ -114,26 +137,23 @@ class PlainEngine(Workers):
     def step(self, learning_rate: float) -> float:
         assert self.world_size == 1, "gradients are not shared between processes"
         _set_learning_rate(self._optimizer, learning_rate)
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._masters.stepped, self._max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._masters.write_back()
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = {"trained": self._masters.state(), "optimizer": self._optimizer.state_dict()}
         torch.save(state, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self._model.load_state_dict(state["model"])
+        self._masters.load(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def trained(self) -> State | None:
-        return {
-            name: parameter.detach().cpu().clone()
-            for name, parameter in self._model.named_parameters()
-            if parameter.requires_grad
-        }
+        return {name: parameter.detach().cpu().clone() for name, parameter in self._trained.items()}
 
 
 class DeepSpeedEngine(Workers):
@@ -141,24 +161,25 @@ class DeepSpeedEngine(Workers):
 
     def __init__(
         self,
-        model: Model,
+        model: CompletionLogps,
         config: TrainingConfig,
         resources: TrainerResources,
         device: torch.device,
         optimize: bool = True,
     ) -> None:
         super().__init__(device)
+        self.abilities = model.abilities
         deepspeed = _deepspeed(device)
         self._stage = resources.zero_stage
         self._adapters_only = config.lora is not None
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
-            optimizer=adamw(model, config) if optimize else None,
+            optimizer=adamw(_trained(model).values(), config) if optimize else None,
             config=zero.deepspeed_config(config, resources),
         )
 
     @property
-    def forward(self) -> Callable[..., Any]:
+    def forward(self) -> Callable[[MicroBatch], Tensor]:
         return self._engine
 
     def train(self, training: bool) -> None:
@@ -196,9 +217,7 @@ class DeepSpeedEngine(Workers):
         import deepspeed
 
         state: State = {}
-        for name, parameter in self._engine.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
+        for name, parameter in _trained(self._engine.module).items():
             # One parameter at a time, so that no worker ever holds the whole model twice.
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3):
                 if self.rank == 0:

@@ -3,12 +3,13 @@
 for step in 1 .. total:
     every micro-batch of the step's batch: loss / whole batch, backward
     clip, update, write a line
-    now and then: validation loss (keep the best weights), checkpoint
+    now and then: validation (keep the best weights, or end early), checkpoint
 """
 
 import math
 import time
 import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,18 +17,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sirt_ray.config import TrainingConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
+from sirt_ray.recipes import TrainingConfig
 from sirt_ray.resources import TrainerResources
-from sirt_ray.training import checkpoint
-from sirt_ray.training.batching import BatchPlan, micro_batches
-from sirt_ray.training.data import TrainingData, shapes
+from sirt_ray.training import checkpoint, choice, health
+from sirt_ray.training.batching import BatchPlan, Part, micro_batches
+from sirt_ray.training.data import TrainingData
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.forward import EMPTY, Model, completion_logps
+from sirt_ray.training.health import Line
+from sirt_ray.training.memory import peak_memory_gib
+from sirt_ray.training.packing import grouped, micro_batch
 from sirt_ray.training.schedule import learning_rate
-from sirt_ray.training.workfolder import State, WorkFolder
+from sirt_ray.training.scoring import Score, score
+from sirt_ray.training.throughput import Forwarded, ModelSize, device_peak, forwarded
+from sirt_ray.training.workfolder import State, WorkFolder, read_lines
+
+_VALIDATED = ("loss", "accuracy", "margin", "kl")
+"""What is told of an evaluation, where the objective measures it."""
 
 
 class Objective(Protocol):
@@ -38,17 +46,31 @@ class Objective(Protocol):
         """The names of what `loss` measures; `loss` is among them."""
         ...
 
+    @property
+    def unit(self) -> str:
+        """What an example is called."""
+        ...
+
+    def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
+        """Note what the losses of an optimizer batch need to know of all of it, before the first of
+        them; `score` asks the policy as it is."""
+        ...
+
     def denominator(self, batch: Sequence[TrainingExample]) -> float: ...
 
     def loss(
-        self,
-        model: Model,
-        examples: Sequence[TrainingExample],
-        denominator: float,
-        device: torch.device,
-    ) -> tuple[Tensor, Metrics]: ...
+        self, logps: Tensor, examples: Sequence[TrainingExample], denominator: float
+    ) -> tuple[Tensor, Metrics]:
+        """logps [examples, sequences of an example] of whole completions."""
+        ...
 
     def check_first_step(self, metrics: Mapping[str, float]) -> None: ...
+
+    def concerns(
+        self, recent: Sequence[Line], examples: Sequence[TrainingExample]
+    ) -> Sequence[str]:
+        """The warnings whose rule the last of the newest lines meets: see `health.py`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +81,10 @@ class Settings:
 
 
 class Fit:
-    """One training on one worker; all workers run the same calls in the same order."""
+    """One training on one worker; all workers run the same calls in the same order.
+
+    `size`: of the model; where it is None no use of the device is told.
+    """
 
     def __init__(
         self,
@@ -68,45 +93,59 @@ class Fit:
         data: TrainingData,
         settings: Settings,
         work: WorkFolder,
+        size: ModelSize | None = None,
     ) -> None:
         config = settings.config
         self._engine, self._objective = engine, objective
         self._data, self._settings, self._work = data, settings, work
         self._plan = BatchPlan(
-            len(data.train), config.batch_size, config.epochs, config.max_steps, settings.seed
+            [example.question_id for example in data.train],
+            config.batch_size,
+            config.epochs,
+            config.max_steps,
+            settings.seed,
         )
-        self._shapes = shapes(data.train)
+        self._size = size
+        self._peak = device_peak(engine.device) if config.dtype == "bfloat16" else None
+        self._recent: deque[Line] = deque(maxlen=health.WINDOW)
+
+    @property
+    def total_steps(self) -> int:
+        """Planned, without a thought of an early end."""
+        return self._plan.total_steps
 
     def run(self) -> tuple[State, int]:
-        """Train from the newest checkpoint to the last step.
+        """Train from the newest checkpoint to the last step, or until patience is at its end.
 
         Returns the last state and the chosen step, whose weights are then in the work folder.
         Raises StageError on a loss that is not finite.
         """
-        config = self._settings.config
-        total = self._plan.total_steps
+        config, total = self._settings.config, self.total_steps
         state = checkpoint.resume(self._engine, self._work)
-        for step in range(state.step + 1, total + 1):
-            state, line = self._step(state, step)
+        self._recent.extend(read_lines(self._work.metrics))
+        while state.step < total and not choice.out_of_patience(state, config):
+            state, line = self._step(state)
+            step = state.step
             if step % config.evaluate_every_steps == 0 or step == total:
                 state = self._evaluate(state)
-                if state.validation_loss is not None:
-                    line["validation_loss"] = state.validation_loss
+                found = state.validation or {}
+                line |= {f"validation_{name}": value for name, value in found.items()}
             if self._engine.rank == 0:
-                self._work.append(line)
+                self._write(line)
             if step % self._settings.resources.checkpoint_every_steps == 0 and step < total:
                 checkpoint.save(self._engine, self._work, state)
-        if config.choose == "best" and state.best_step is not None:
+        if config.choose != "last" and state.best_step is not None:
             return state, state.best_step
         checkpoint.save_weights(self._engine, self._work, state.step)
         return state, state.step
 
-    def _step(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
+    def _step(self, state: State) -> tuple[State, dict[str, Any]]:
         began = time.monotonic()
-        rate = learning_rate(self._settings.config, step, self._plan.total_steps)
+        step = state.step + 1
+        rate = learning_rate(self._settings.config, step, self.total_steps)
         batch = self._plan.batch(step)
-        self._engine.train(True)
-        metrics = self._pass(self._data.train, batch, step)
+        turns = self._turns(self._data.train, batch)
+        metrics = self._pass(self._data.train, batch, turns, step)
         if not math.isfinite(metrics["loss"]):
             raise StageError(
                 f"The loss is {metrics['loss']} at optimizer step {step}. Lower learning_rate or"
@@ -124,66 +163,101 @@ class Fit:
         tokens = sum(self._data.train[index].num_tokens for index in batch)
         line = {
             "step": step,
-            "total_steps": self._plan.total_steps,
+            "total_steps": self.total_steps,
             "lr": rate,
-            "tokens_per_second": tokens / seconds,
             **metrics,
+            f"{self._objective.unit}_per_second": len(batch) / seconds,
+            "tokens_per_second": tokens / seconds,
+            **self._use(forwarded(turns, self._engine.abilities.packed), seconds),
         }
         done = replace(
             state, step=step, tokens=state.tokens + tokens, seconds=state.seconds + seconds
         )
         return done, line
 
+    def _use(self, done: Forwarded, seconds: float) -> dict[str, float]:
+        """How well the step used its tokens and the devices."""
+        found = {
+            "padding_share": done.padding_share,
+            "shared_share": done.shared_share,
+            "peak_memory_gib": peak_memory_gib(self._engine.device),
+        }
+        if self._size is not None and self._peak is not None:
+            possible = self._peak * self._engine.world_size * seconds
+            found["mfu"] = self._size.flops(done) / possible
+        return found
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """The step's line, with the warnings that stand."""
+        before = self._recent[-1] if self._recent else None
+        self._recent.append(line)
+        names = self._objective.concerns(tuple(self._recent), self._data.train)
+        warnings = health.raised(before, names, line["step"])
+        if warnings:
+            line["warnings"] = warnings
+        self._work.append(line)
+
     def _evaluate(self, state: State) -> State:
-        """Validation loss; the weights are kept where it is the lowest so far."""
+        """The held-out metrics; the weights are kept where they are the best so far."""
         if not self._data.held_out:
             return state
         began = time.monotonic()
-        self._engine.train(False)
+        everything = range(len(self._data.held_out))
+        turns = self._turns(self._data.held_out, everything)
         with torch.no_grad():
-            everything = range(len(self._data.held_out))
-            loss = self._pass(self._data.held_out, everything, None)["loss"]
-        if not math.isfinite(loss):
-            raise StageError(f"The validation loss is {loss} after optimizer step {state.step}")
-        best = state.best_validation_loss is None or loss < state.best_validation_loss
-        if best:
-            state = replace(state, best_validation_loss=loss, best_step=state.step)
-            if self._settings.config.choose == "best":
-                checkpoint.save_weights(self._engine, self._work, state.step)
-        seconds = state.seconds + time.monotonic() - began
-        return replace(state, validation_loss=loss, seconds=seconds)
+            metrics = self._pass(self._data.held_out, everything, turns, None)
+        if not math.isfinite(metrics["loss"]):
+            raise StageError(
+                f"The validation loss is {metrics['loss']} after optimizer step {state.step}"
+            )
+        choose = self._settings.config.choose
+        found = {name: metrics[name] for name in _VALIDATED if name in metrics}
+        state = choice.judged(state, found, choose)
+        if state.best_step == state.step and choose != "last":
+            checkpoint.save_weights(self._engine, self._work, state.step)
+        return replace(state, seconds=state.seconds + time.monotonic() - began)
+
+    def _turns(self, examples: Sequence[TrainingExample], batch: Sequence[int]) -> list[list[Part]]:
+        """The batch as micro-batches, [turn][rank]."""
+        limit = self._settings.resources.max_tokens_per_micro_batch
+        packed = self._engine.abilities.packed
+        return micro_batches(
+            grouped(examples, batch, limit), packed, limit, self._engine.world_size
+        )
 
     def _pass(
-        self, examples: Sequence[TrainingExample], batch: Sequence[int], step: int | None
+        self,
+        examples: Sequence[TrainingExample],
+        batch: Sequence[int],
+        turns: Sequence[Sequence[Part]],
+        step: int | None,
     ) -> dict[str, float]:
-        """Forward, and backward where `step` is given, over a batch. Returns its metrics."""
+        """Forward, and backward where `step` is given, over a batch. Returns its metrics.
+
+        They add up on the device: reading them at the end, and the gradient's norm after it, are
+        all that metrics make a step wait for.
+        """
         engine, names = self._engine, self._objective.metrics
-        turns = micro_batches(
-            batch,
-            self._shapes if step is not None else shapes(examples),
-            self._settings.resources.max_tokens_per_micro_batch,
-            engine.world_size,
-        )
-        denominator = self._objective.denominator([examples[index] for index in batch])
+        whole = [examples[index] for index in batch]
+        limit = self._settings.resources.max_tokens_per_micro_batch
+        self._objective.prepare(whole, lambda examples: score(engine, examples, limit))
+        denominator = self._objective.denominator(whole)
+        engine.train(step is not None)
         sums = torch.zeros(len(names), dtype=torch.float64, device=engine.device)
         for number, turn in enumerate(turns):
             if step is not None:
                 self._seed(f"{step}/{number}")
-            mine = [examples[index] for index in turn[engine.rank]]
-            loss, metrics = self._loss(mine, denominator)
-            if metrics:
+            part = micro_batch(turn[engine.rank], engine.abilities.packed, engine.device)
+            logps = engine.forward(part)
+            if part.numbers:
+                mine = [examples[index] for index in part.numbers]
+                loss, metrics = self._objective.loss(part.per_sequence(logps), mine, denominator)
                 sums += torch.stack([metrics[name] for name in names])
+            else:
+                loss = logps.sum() * 0.0
             if step is not None:
                 engine.backward(loss, last=number == len(turns) - 1)
         return dict(zip(names, engine.total(sums.tolist()), strict=True))
-
-    def _loss(
-        self, examples: Sequence[TrainingExample], denominator: float
-    ) -> tuple[Tensor, Metrics]:
-        engine = self._engine
-        if not examples:
-            return completion_logps(engine.forward, EMPTY, engine.device).sum() * 0.0, {}
-        return self._objective.loss(engine.forward, examples, denominator, engine.device)
 
     def _seed(self, where: str) -> None:
         """Dropout (LoRA's, in tuning) as a function of the seed and the place in the training."""

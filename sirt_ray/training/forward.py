@@ -1,55 +1,85 @@
-"""Token sequences -> the log-probabilities of their completions: the one forward pass.
+"""A micro-batch -> the log-probability of each distinct completion: the one forward pass.
 
 Tuning, refinement, validation and the reference all go through it, so that a student and its
-reference are computed by the same kernels. B sequences, T tokens of the longest.
+reference are computed by the same kernels. The model's head sees only the places that predict a
+completion's token, a chunk at a time.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from sirt_ray.core.encoding import TokenSequence
-from sirt_ray.core.losses import sequence_logps
+from sirt_ray.training import attention
+from sirt_ray.training.models import Model
+from sirt_ray.training.packing import MicroBatch
 
-Model = Callable[..., Any]
-"""A causal language model: (input_ids=[B, T], ...) -> an object with `.logits` [B, T, V]."""
-
-EMPTY = (TokenSequence((0,), (0,)),)
-"""What a worker without examples runs through the model, to be multiplied by 0."""
+_CHUNK_BYTES = 128 * 2**20
+"""Of logits in float32 that the head makes at once. Where all fit they are kept for the backward
+pass, else each chunk's are made a second time there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Padded:
-    """Sequences side by side, padded on the right."""
+class Abilities:
+    """What a model can be asked: see `abilities.probe`."""
 
-    input_ids: Tensor
-    """[B, T]; the padding's id is 0 and never looked at."""
-    completion_mask: Tensor
-    """[B, T], true on completion tokens."""
-
-
-def pad(sequences: Sequence[TokenSequence], device: torch.device) -> Padded:
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.zeros(len(sequences), width, dtype=torch.long)
-    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        start, end = len(sequence.prompt_ids), len(sequence)
-        ids[row, :end] = torch.tensor(sequence.prompt_ids + sequence.completion_ids)
-        mask[row, start:end] = True
-    return Padded(ids.to(device), mask.to(device))
+    packed: bool
+    """Its attention takes a packed row's segments."""
+    bare_head: bool
+    """Its logits are its head's output and nothing more, so that the head can be called alone."""
 
 
-def completion_logps(
-    model: Model, sequences: Sequence[TokenSequence], device: torch.device
-) -> Tensor:
-    """log pi(completion | prompt) of each sequence, [B], float32.
+class CompletionLogps(torch.nn.Module):
+    """log pi(completion | prompt) in nats, [num_completions], float32 at least."""
 
-    No attention mask is passed: padding stands on the right, where causal attention never looks
-    from a real token.
-    """
-    padded = pad(sequences, device)
-    logits = model(input_ids=padded.input_ids, use_cache=False).logits
-    return sequence_logps(logits, padded.input_ids, padded.completion_mask)
+    def __init__(self, model: Model, abilities: Abilities) -> None:
+        super().__init__()
+        self.model = model
+        self.abilities = abilities
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        logps = self.token_logps(batch)
+        sums = torch.zeros(batch.num_completions, dtype=logps.dtype, device=logps.device)
+        return sums.index_add(0, batch.completion, logps)
+
+    def token_logps(self, batch: MicroBatch) -> Tensor:
+        """log pi(token | everything before it) of the completions' tokens, [N]."""
+        call: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "use_cache": False,
+            **attention.call(batch.segments),
+        }
+        if not self.abilities.bare_head:
+            logits = self.model(**call).logits.flatten(0, 1)[batch.predicts]
+            return _logps(logits, batch.targets)
+        inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        hidden = inner.get_decoder()(**call).last_hidden_state.flatten(0, 1)[batch.predicts]
+        return _head_logps(inner.get_output_embeddings(), hidden, batch.targets)
+
+
+def _head_logps(head: torch.nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    vocabulary = head.weight.shape[0] if head.weight.ndim == 2 else head.out_features
+    chunk = max(1, _CHUNK_BYTES // (4 * vocabulary))
+    if len(targets) <= chunk:
+        return _logps(head(hidden), targets)
+
+    def part(hidden: Tensor, targets: Tensor) -> Tensor:
+        return _logps(head(hidden), targets)
+
+    return torch.cat(
+        [
+            checkpoint(part, *pieces, use_reentrant=False)
+            for pieces in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        ]
+    )
+
+
+def _logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits [N, V], targets [N] -> log softmax at the targets, in float32 or better, [N]."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return -F.cross_entropy(logits, targets, reduction="none")

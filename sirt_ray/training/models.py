@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from sirt_ray.config import LoraConfig, TrainingConfig
 from sirt_ray.core.encoding import Tokenizer
 from sirt_ray.errors import ModelError
+from sirt_ray.recipes import LoraConfig, TrainingConfig
+from sirt_ray.training import attention, quantization
 from sirt_ray.training.tasks import Source
 
 Model = Any
@@ -18,21 +19,42 @@ Model = Any
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(source: Source, config: TrainingConfig) -> Model:
+def load_model(
+    source: Source, config: TrainingConfig, quantized_on: torch.device | None = None
+) -> Model:
     """The model on the CPU in `config.dtype`, every dropout of its own switched off.
 
-    Without dropout the student and its reference agree at step 0. Raises ModelError.
+    Without dropout the student and its reference agree at step 0. Where the job quantises and a
+    device is given, the model is on that device in 4 bits. Raises ModelError, and ResourceError
+    where it cannot be quantised.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    quantized: dict[str, Any] = {}
+    if config.quantizes and quantized_on is not None:
+        quantized = quantization.arguments(DTYPES[config.dtype], quantized_on)
     with _explained(source):
         settings = AutoConfig.from_pretrained(source.name, revision=source.revision)
         for name, value in list(vars(settings).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
                 setattr(settings, name, 0.0)
+        attention.register()
         return AutoModelForCausalLM.from_pretrained(
-            source.name, revision=source.revision, config=settings, dtype=DTYPES[config.dtype]
+            source.name,
+            revision=source.revision,
+            config=settings,
+            dtype=DTYPES[config.dtype],
+            attn_implementation=attention.PACKED if _chooses_attention(settings) else None,
+            **quantized,
         )
+
+
+def _chooses_attention(settings: Any) -> bool:
+    """Whether the architecture lets its attention be chosen; one that does not keeps its own."""
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping.get(type(settings), None)
+    return getattr(kind, "_supports_attention_backend", False)
 
 
 def load_tokenizer(source: Source) -> Tokenizer:
@@ -73,11 +95,14 @@ def checkpoint_activations(model: Model) -> None:
 
 
 def weights_key(model: Model) -> str:
-    """The content of the parameters as they are loaded: names, shapes, dtypes and values."""
+    """The content of the parameters as they are loaded: names, shapes, dtypes and values.
+
+    Those of the state dictionary: a quantised parameter by itself lacks its scales.
+    """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        flat = parameter.detach().cpu().contiguous().reshape(-1)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

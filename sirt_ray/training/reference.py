@@ -1,52 +1,40 @@
 """The reference's log-probabilities: one pass over all pairs, once per round, no second model.
 
-They are computed by the forward pass that the policy trains with, so at step 0 the two differ by
-rounding only.
+They are computed by the forward pass that the policy trains with, so where the two have the same
+weights they differ by rounding only at step 0.
 """
 
 import time
 from collections.abc import Sequence
 
-import torch
-
 from sirt_ray.core.encoding import TrainingExample
-from sirt_ray.training.batching import micro_batches
-from sirt_ray.training.data import shapes
+from sirt_ray.training.data import ReferenceLogps
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.fit import Settings
-from sirt_ray.training.forward import EMPTY, completion_logps
+from sirt_ray.training.scoring import score
 from sirt_ray.training.workfolder import WorkFolder
-
-PairLogps = tuple[float, float]
-"""(chosen, rejected), in nats."""
 
 
 def reference_logps(
-    engine: Engine, examples: Sequence[TrainingExample], settings: Settings, work: WorkFolder
-) -> list[PairLogps | None]:
-    """One entry for each pair, in order; None for a pair that is longer than `max_length`."""
-    sizes = shapes(examples)
-    used = [n for n, size in enumerate(sizes) if size.length <= settings.config.max_length]
-    turns = micro_batches(
-        used, sizes, settings.resources.max_tokens_per_micro_batch, engine.world_size
-    )
-    found = torch.zeros(len(examples), 2, dtype=torch.float64)
+    engine: Engine,
+    examples: Sequence[TrainingExample],
+    settings: Settings,
+    work: WorkFolder | None = None,
+) -> list[ReferenceLogps | None]:
+    """One entry for each pair, in order; None for a pair that is longer than `max_length`.
+
+    How far it is stands in the lines of `work`, where there is one.
+    """
     began = time.monotonic()
-    tokens = 0
-    engine.train(False)
-    with torch.no_grad():
-        for number, turn in enumerate(turns, start=1):
-            mine = list(turn[engine.rank])
-            sequences = [s for index in mine for s in examples[index].sequences] or EMPTY
-            logps = completion_logps(engine.forward, sequences, engine.device)
-            if mine:
-                found[mine] = logps.double().cpu().view(-1, 2)
-            tokens += sum(examples[index].num_tokens for part in turn for index in part)
-            if engine.rank == 0:
-                speed = tokens / (time.monotonic() - began)
-                line = {"step": number, "total_steps": len(turns), "tokens_per_second": speed}
-                work.append(line)
-    # Every pair was computed by one worker and is 0 on the others: the sum is exact.
-    whole = engine.total(found.flatten().tolist())
-    within = frozenset(used)
-    return [(whole[2 * n], whole[2 * n + 1]) if n in within else None for n in range(len(examples))]
+
+    def tell(done: int, total: int, tokens: int) -> None:
+        if work is not None and engine.rank == 0:
+            speed = tokens / (time.monotonic() - began)
+            work.append({"step": done, "total_steps": total, "tokens_per_second": speed})
+
+    max_length = settings.config.max_length
+    used = [n for n, example in enumerate(examples) if example.longest <= max_length]
+    limit = settings.resources.max_tokens_per_micro_batch
+    logps = score(engine, [examples[n] for n in used], limit, tell).tolist()
+    of_used = {n: tuple(row) for n, row in zip(used, logps, strict=True)}
+    return [of_used.get(number) for number in range(len(examples))]

@@ -6,7 +6,6 @@ same folder it goes on where it was: at a checkpoint, or at the export.
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +13,16 @@ import torch
 
 from sirt_ray import tables
 from sirt_ray.core.encoding import TrainingExample
-from sirt_ray.training import data
+from sirt_ray.errors import ArtifactError
+from sirt_ray.recipes import RefineConfig
+from sirt_ray.training import choice, data, health
+from sirt_ray.training.abilities import probe
 from sirt_ray.training.dpo import Refinement
 from sirt_ray.training.engine import DeepSpeedEngine, Engine, PlainEngine, Workers
 from sirt_ray.training.export import export
 from sirt_ray.training.fit import Fit, Objective, Settings
+from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.kto import UnpairedRefinement
 from sirt_ray.training.models import (
     Model,
     checkpoint_activations,
@@ -30,12 +34,12 @@ from sirt_ray.training.models import (
 from sirt_ray.training.reference import reference_logps
 from sirt_ray.training.sft import Tuning
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
-from sirt_ray.training.workfolder import State, WorkFolder
+from sirt_ray.training.throughput import model_size
+from sirt_ray.training.workfolder import State, WorkFolder, last_line
 
 Counts = dict[str, Any]
 
 REFERENCE_FILE = "reference.parquet"
-REFERENCE = pa.schema({"chosen_logp": pa.float64(), "rejected_logp": pa.float64()})
 """One row for each pair, in the pairs' order; null where a pair is longer than `max_length`."""
 
 
@@ -62,56 +66,123 @@ def run(task: Task, device: torch.device, attempt: str | None = None) -> Counts:
     return finished
 
 
-def content_key(model: Model, examples: Sequence[TrainingExample]) -> str:
+def content_key(weights: str, examples: Sequence[TrainingExample]) -> str:
     """What reference log-probabilities belong to: the weights as loaded, and the pairs' ids."""
-    return f"{weights_key(model)}/{data.ids_key(examples)}"
+    return f"{weights}/{data.ids_key(examples)}"
 
 
 def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) -> Counts:
     config, settings = task.config, Settings(task.config, task.resources, task.seed)
-    model = load_model(task.source, config)
-    objective: Objective
+    of_reference = _weights_of_another_reference(task, device)
+    model = load_model(task.source, config, quantized_on=device)
+    pairs, reference, is_reference = [], None, True
+    if isinstance(task, RefineTask):
+        pairs = _pairs(task)
+        of_policy = weights_key(model)
+        is_reference = of_reference in (None, of_policy)
+        key = content_key(of_reference or of_policy, pairs)
+        reference = _stored_reference(task, key, is_reference)
+    abilities = probe(model)
+    model = prepare(model, task.source, config, task.seed)
+    size = model_size(model)
+    engine = _engine(model, abilities, task, device)
+    counts: Counts = {"batches": "packed" if abilities.packed else "padded"}
+    objective: Objective = Tuning()
     if isinstance(task, TuneTask):
-        objective = Tuning()
         tokenizer = load_tokenizer(task.source)
         examples = data.tuning_data(task.demonstrations, task.config, tokenizer, task.seed)
     else:
-        objective = Refinement(task.config)
-        examples = data.refinement_data(
-            task.pairs, task.reference, task.config, task.seed, partial(content_key, model)
+        if reference is None:  # The engine still is the reference: nothing is loaded, no step done.
+            reference = reference_logps(engine, pairs, settings)
+            counts["reference"] = "computed again: it was for other weights or pairs"
+        objective = _objective(task.config, is_reference)
+        examples = data.refinement_data(pairs, reference, task.config, task.seed)
+    fit = Fit(engine, objective, examples, settings, work, size)
+    state, chosen = fit.run()
+    counts |= {"chosen_step": chosen, "planned_steps": fit.total_steps}
+    if choice.out_of_patience(state, config) and state.step < fit.total_steps:
+        counts["stopped_early"] = choice.why_stopped(state, config)
+    return {**data.describe(examples), **counts, **_counts(state, chosen, work)}
+
+
+def _pairs(task: ReferenceTask | RefineTask) -> list[TrainingExample]:
+    return data.pair_examples(task.pairs, mismatched=task.config.loss == "kto")
+
+
+def _weights_of_another_reference(task: Task, device: torch.device) -> str | None:
+    """The key of the reference's weights; None where its model is the one that is trained. Asked
+    before that one is loaded, so that there is only one of them in memory."""
+    if not isinstance(task, RefineTask) or task.reference_source in (None, task.source):
+        return None
+    model = load_model(task.reference_source, task.config, quantized_on=device)
+    return weights_key(model)
+
+
+def _stored_reference(
+    task: RefineTask, key: str, is_reference: bool
+) -> list[data.ReferenceLogps | None] | None:
+    """The stored log-probabilities; None where the policy has to compute them again, which it can
+    where it is the reference. Raises ArtifactError where it is not."""
+    stored = data.stored_reference(task.reference, key)
+    if stored is None and not is_reference:
+        assert task.reference_source is not None
+        raise ArtifactError(
+            f"The reference log-probabilities in {task.reference} are of other weights than those"
+            f" of {task.reference_source.name}, or of other pairs than {task.pairs}. Delete the"
+            f" folder {task.reference} and run again to have them computed"
         )
-    model = prepare(model, task.source, config, task.seed)
-    if task.resources.gradient_checkpointing:
+    return stored
+
+
+def _objective(config: RefineConfig, is_reference: bool) -> Objective:
+    """`is_reference`: whether the policy has the reference's weights before the first update."""
+    if config.loss == "rft":
+        return Tuning()
+    if config.loss == "kto":
+        return UnpairedRefinement(config, is_reference)
+    return Refinement(config, is_reference)
+
+
+def _engine(
+    model: Model,
+    abilities: Abilities,
+    task: Task,
+    device: torch.device,
+) -> Engine:
+    """DeepSpeed where a process group is initialised. A reference's pass needs it only where the
+    model does not fit a worker whole."""
+    passes_only = isinstance(task, ReferenceTask)
+    if task.resources.gradient_checkpointing and not passes_only:
         checkpoint_activations(model)
-    engine: Engine = (
-        DeepSpeedEngine(model, config, task.resources, device)
-        if torch.distributed.is_initialized()
-        else PlainEngine(model, config, device)
-    )
-    state, chosen = Fit(engine, objective, examples, settings, work).run()
-    return {**data.describe(examples), "chosen_step": chosen, **_counts(state)}
+    module = CompletionLogps(model, abilities)
+    grouped = torch.distributed.is_initialized()
+    optimize = not passes_only
+    if grouped and (optimize or task.resources.zero_stage == 3):
+        return DeepSpeedEngine(module, task.config, task.resources, device, optimize)
+    return PlainEngine(module, task.config, device, optimize)
 
 
-def _counts(state: State) -> Counts:
+def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
+    last = last_line(work.metrics) or {}
+    final, best = state.validation or {}, state.best or {}
     return {
         "steps": state.step,
-        "final_validation_loss": state.validation_loss,
-        "best_validation_loss": state.best_validation_loss,
+        "validation": best if chosen == state.best_step else final,
+        "final_validation_loss": final.get("loss"),
+        "best_validation_loss": best.get("loss"),
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
+        "peak_memory_gib": last.get("peak_memory_gib"),
+        "warnings": health.described(last.get("warnings", {})),
     }
 
 
 def _reference(task: ReferenceTask, work: WorkFolder, device: torch.device) -> Counts:
     settings = Settings(task.config, task.resources, seed=0)
-    model = load_model(task.source, task.config)
-    examples = data.pair_examples(task.pairs)
-    key = content_key(model, examples)
-    engine: Engine = (
-        DeepSpeedEngine(model, task.config, task.resources, device, optimize=False)
-        if torch.distributed.is_initialized() and task.resources.zero_stage == 3
-        else PlainEngine(model, task.config, device)
-    )
+    model = load_model(task.source, task.config, quantized_on=device)
+    examples = _pairs(task)
+    key = content_key(weights_key(model), examples)
+    engine = _engine(model, probe(model), task, device)
     if engine.rank == 0:
         work.truncate(0)
     logps = reference_logps(engine, examples, settings, work)
@@ -121,8 +192,11 @@ def _reference(task: ReferenceTask, work: WorkFolder, device: torch.device) -> C
         "tokens": sum(example.num_tokens for example in examples),
     }
     if engine.rank == 0:
-        rows = [dict(zip(REFERENCE.names, pair or (None, None), strict=True)) for pair in logps]
-        tables.write(work.export / REFERENCE_FILE, rows, REFERENCE, {**counts, "key": key})
+        columns = data.REFERENCE_COLUMNS[: len(examples[0].sequences)]
+        missing = (None,) * len(columns)
+        rows = [dict(zip(columns, pair or missing, strict=True)) for pair in logps]
+        schema = pa.schema([(column, pa.float64()) for column in columns])
+        tables.write(work.export / REFERENCE_FILE, rows, schema, {**counts, "key": key})
     return counts
 
 

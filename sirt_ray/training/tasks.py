@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.config import RefineConfig, TuneConfig
+from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 
 
@@ -41,7 +41,7 @@ class ReferenceTask:
 
 @dataclass(frozen=True, slots=True)
 class RefineTask:
-    """Refine `source` by DPO on its own pairs; `out` becomes the next student's folder."""
+    """Refine `source` on its own pairs; `out` becomes the next student's folder."""
 
     out: Path
     source: Source
@@ -50,6 +50,8 @@ class RefineTask:
     config: RefineConfig
     resources: TrainerResources
     seed: int
+    reference_source: Source | None = None
+    """The model whose log-probabilities `reference` holds; None: `source`."""
 
 
 Task = TuneTask | ReferenceTask | RefineTask

@@ -26,22 +26,28 @@ from sirt_ray.resources import TrainerResources
 RESULT = "training.json"
 """Beside the student, written last: the counts of a training that is done."""
 
+_LAYOUT = ("num_workers", "zero_stage", "offload")
+"""Of the resources: what DeepSpeed's checkpoints are cut by."""
+
 _TAIL_BYTES = 8192
 """More than one line of metrics takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far a training is, and the best it has seen."""
+    """How far a training is, and the best it has seen: see `choice.py`."""
 
     step: int = 0
     """Optimizer steps done."""
     tokens: int = 0
     seconds: float = 0.0
-    validation_loss: float | None = None
-    """The latest."""
-    best_validation_loss: float | None = None
+    validation: Mapping[str, float] | None = None
+    """The metrics of the latest evaluation."""
+    best: Mapping[str, float] | None = None
+    """Those of the best one, which was at `best_step`."""
     best_step: int | None = None
+    stale: int = 0
+    """Evaluations since then."""
 
 
 class WorkFolder:
@@ -76,19 +82,19 @@ class WorkFolder:
     def claim(self, resources: TrainerResources) -> str:
         """Begin or continue with this layout, as a new attempt whose name is returned.
 
-        Raises ArtifactError where the checkpoints are of another layout: DeepSpeed's are cut by
-        worker and ZeRO stage.
+        Raises ArtifactError where the checkpoints are of another layout.
         """
-        now = {"num_workers": resources.num_workers, "zero_stage": resources.zero_stage}
+        now = {name: getattr(resources, name) for name in _LAYOUT}
         before = _read(self.path / "layout.json")
         if before is not None and self.latest() is not None and self.finished() is None:
-            for name, value in now.items():
-                if before[name] != value:
-                    raise ArtifactError(
-                        f"This training is half done with resources.trainer.{name}: {before[name]},"
-                        f" and its checkpoints cannot be continued with {value}. Set {name} back to"
-                        f" {before[name]}, or delete the folder {self.out} to begin it again"
-                    )
+            changed = [name for name in now if before[name] != now[name]]
+            if changed:
+                cure = " and ".join(f"{name} back to {before[name]}" for name in changed)
+                raise ArtifactError(
+                    f"This training is half done with resources.trainer of {_named(before)}, and"
+                    f" its checkpoints cannot be continued with {_named(now)}. Set {cure}, or"
+                    f" delete the folder {self.out} to begin it again"
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "failure.json").unlink(missing_ok=True)
         attempt = uuid.uuid4().hex[:8]
@@ -157,6 +163,10 @@ class WorkFolder:
 
     def failure(self) -> dict[str, str] | None:
         return _read(self.path / "failure.json")
+
+
+def _named(layout: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {layout[name]}" for name in _LAYOUT)
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

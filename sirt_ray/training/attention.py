@@ -1,0 +1,170 @@
+"""Attention over a packed row, for every Hugging Face model that lets its attention be chosen.
+
+A model whose `attn_implementation` is `PACKED` takes the row's segments as a keyword of its call
+and hands them down to here; without them it attends as usual. Nothing is computed for tokens that
+do not see each other, and no mask of the whole row is made.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sirt_ray.training.packing import Segments
+
+PACKED = "sirt_packed"
+"""The name under which `transformers` knows it."""
+
+SEGMENTS = "sirt_segments"
+"""The keyword of the model's call."""
+
+_calls: list[int] = []
+"""Counts, innermost last, of the layers that attended by segments: see `counted`."""
+
+
+def call(segments: Segments | None) -> dict[str, Any]:
+    """The keywords of the model's call. With segments the mask stands for nothing: a model makes
+    none of its own, of the row's length squared, where it is given one of four dimensions."""
+    if segments is None:
+        return {}
+    return {SEGMENTS: segments, "attention_mask": torch.zeros(1, 1, 1, 1)}
+
+
+def register() -> None:
+    """Make `PACKED` known; again does no harm."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PACKED, _attend)
+    AttentionMaskInterface.register(PACKED, sdpa_mask)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """How many layers attended by segments inside the block, as the only number of a list: a model
+    may drop keywords that it does not know."""
+    _calls.append(0)
+    found: list[int] = []
+    try:
+        yield found
+    finally:
+        found.append(_calls.pop())
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """[1, heads, T, D] of queries, [1, key heads, T, D] of keys and values -> [1, T, heads, D]."""
+    segments: Segments | None = kwargs.pop(SEGMENTS, None)
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out, None
+    if _calls and kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+        _calls[-1] += 1
+    window = kwargs.get("sliding_window")
+    scale = kwargs.get("scaling")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _by_kernel(query, key, value, segments, window, scale)[None], None
+    return _by_segment(query, key, value, segments, window, scale).transpose(1, 2), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    """One call for each segment. Splitting and joining once keeps the backward pass linear: each
+    slice of a tensor by itself would have a gradient of the whole tensor's size."""
+    queries, keys, values = (part.split(segments.lengths, dim=2) for part in (query, key, value))
+    grouped_heads = query.shape[1] != key.shape[1]
+    outs: list[Tensor] = []
+    for at, before in enumerate(segments.continues):
+        k, v, mask = keys[at], values[at], None
+        if before is not None:
+            k, v = torch.cat((keys[before], k), dim=2), torch.cat((values[before], v), dim=2)
+        if before is not None or (window is not None and k.shape[2] > window):
+            mask = _mask(queries[at].shape[2], k.shape[2], window, query.dtype, query.device)
+        outs.append(
+            F.scaled_dot_product_attention(
+                queries[at],
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scale,
+                enable_gqa=grouped_heads,
+            )
+        )
+    return torch.cat(outs, dim=2)
+
+
+def _mask(
+    num_queries: int, num_keys: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[queries, keys] to be added: the queries are the last of the keys, and see back `window`."""
+    size = 1 << (num_keys - 1).bit_length()
+    return _square(size, window, dtype, device)[num_keys - num_queries : num_keys, :num_keys]
+
+
+@lru_cache(maxsize=4)
+def _square(size: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    places = torch.arange(size, device=device)
+    back = places[:, None] - places
+    hidden = (back < 0) if window is None else (back < 0) | (back >= window)
+    return torch.zeros(size, size, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+
+
+def _by_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    """FlashAttention's call for sequences of any length: the keys of a completion are those of its
+    prompt, repeated, and its own. Causal there means that the last query sees the last key."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    starts = list(accumulate(segments.lengths, initial=0))
+    places: list[int] = []
+    key_lengths: list[int] = []
+    for at, before in enumerate(segments.continues):
+        seen = [] if before is None else list(range(starts[before], starts[before + 1]))
+        seen += range(starts[at], starts[at + 1])
+        places += seen
+        key_lengths.append(len(seen))
+    where = torch.tensor(places, device=query.device)
+    result = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1)[where],
+        value[0].transpose(0, 1)[where],
+        _boundaries(segments.lengths, query.device),
+        _boundaries(key_lengths, query.device),
+        max(segments.lengths),
+        max(key_lengths),
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _boundaries(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

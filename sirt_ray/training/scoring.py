@@ -1,0 +1,46 @@
+"""Log-probabilities of many examples without gradient, shared by the workers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sirt_ray.core.encoding import TrainingExample
+from sirt_ray.training.batching import micro_batches, num_tokens
+from sirt_ray.training.engine import Engine
+from sirt_ray.training.packing import grouped, micro_batch
+
+Score = Callable[[Sequence[TrainingExample]], Tensor]
+"""Examples -> the log-probability of each one's completions, [examples, sequences], in float64 and
+without gradient, the same on every worker. All workers call it together."""
+
+
+def score(
+    engine: Engine,
+    examples: Sequence[TrainingExample],
+    max_tokens: int,
+    tell: Callable[[int, int, int], None] | None = None,
+) -> Tensor:
+    """`Score` by the engine's model as it is now, on its device. Every example has the same number
+    of sequences; micro-batches are of at most `max_tokens` tokens.
+
+    `tell` hears of the micro-batches done, of their number, and of the tokens in those done.
+    """
+    packed = engine.abilities.packed
+    groups = grouped(examples, range(len(examples)), max_tokens)
+    turns = micro_batches(groups, packed, max_tokens, engine.world_size)
+    shape = len(examples), max((len(example.sequences) for example in examples), default=0)
+    found = torch.zeros(shape, dtype=torch.float64, device=engine.device)
+    tokens = 0
+    engine.train(False)
+    with torch.no_grad():
+        for number, turn in enumerate(turns, start=1):
+            batch = micro_batch(turn[engine.rank], packed, engine.device)
+            logps = engine.forward(batch)
+            if batch.numbers:
+                found[list(batch.numbers)] = batch.per_sequence(logps).double()
+            tokens += sum(num_tokens(part, packed) for part in turn if part)
+            if tell is not None:
+                tell(number, len(turns), tokens)
+    # Every example was computed by one worker and is 0 on the others: the sum is exact.
+    return torch.tensor(engine.total(found.flatten().tolist()), dtype=torch.float64).view(shape)
