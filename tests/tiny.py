@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sirt_ray import tables
-from sirt_ray.core.encoding import encode_demonstration, encode_prompt
+from sirt_ray.core.encoding import TokenSequence, encode_demonstration, encode_prompt
 from sirt_ray.training.data import held_out_questions
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, PromptKind, Question
 
@@ -126,3 +126,14 @@ def validation_loss(student: Path, numbers: Iterable[int], fraction: float, seed
             total += mean.item() * len(sequence.completion_ids)
             tokens += len(sequence.completion_ids)
     return total / tokens
+
+
+def completion_logps(model: Any, sequences: Iterable[TokenSequence]) -> torch.Tensor:
+    """log pi(completion | prompt) of each sequence by itself, as plainly as it can be computed."""
+    logps: list[torch.Tensor] = []
+    for sequence in sequences:
+        ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
+        token_logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        of_targets = token_logps.gather(-1, ids[0, 1:, None])[:, 0]
+        logps.append(of_targets[len(sequence.prompt_ids) - 1 :].sum())
+    return torch.stack(logps)

@@ -102,13 +102,20 @@ class FakeStages:
     def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
         return self._make(out, f"pair {round}")
 
-    def reference(self, out: Path, student: Policy, pairs: Artifact, round: int) -> Counts:
-        return self._make(out, f"reference of {student.version}")
+    def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
+        return self._make(out, f"reference of {reference.version}")
 
     def refine(
-        self, out: Path, student: Policy, pairs: Artifact, reference: Artifact, round: int
+        self,
+        out: Path,
+        student: Policy,
+        reference: Policy,
+        pairs: Artifact,
+        logps: Artifact,
+        round: int,
     ) -> Counts:
-        return self._make(out, f"refine {round} from {student.version}")
+        held_to = "" if reference == student else f" held to {reference.version}"
+        return self._make(out, f"refine {round} from {student.version}{held_to}")
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
         self._make(out, f"evaluate {policy.version}")

@@ -1,18 +1,35 @@
 """Every example once, every worker as often, nothing above the budget, the same every time."""
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise
+from typing import Any
 
 import pytest
 
-from sirt_ray.training.batching import BatchPlan, Shape, micro_batches
+from sirt_ray.training.batching import BatchPlan, micro_batches, num_tokens
+from sirt_ray.training.packing import Group
 
-SHAPES = [Shape(rows=1 + index % 2, length=5 + 7 * index % 23) for index in range(17)]
+
+def group(number: int, num_prompt: int, *num_completions: int) -> Group:
+    """A group that is told from others by its only member."""
+    completions = tuple(tuple(range(count)) for count in num_completions)
+    return Group(tuple(range(num_prompt)), completions, ((number, (0,)),))
 
 
-def plan(**changed: float | int | None) -> BatchPlan:
-    settings = {"num_examples": 10, "batch_size": 4, "epochs": 2, "max_steps": None, "seed": 3}
-    return BatchPlan(**(settings | changed))  # type: ignore[arg-type]
+GROUPS = [
+    group(number, 3 + 5 * number % 7, *range(3, 4 + 7 * number % 23, 6)) for number in range(17)
+]
+
+
+def plan(**changed: Any) -> BatchPlan:
+    settings = {
+        "question_ids": list("abcdefghij"),
+        "batch_size": 4,
+        "epochs": 2,
+        "max_steps": None,
+        "seed": 3,
+    }
+    return BatchPlan(**(settings | changed))
 
 
 def test_an_epoch_has_every_example_once_and_ends_with_the_smaller_batch() -> None:
@@ -41,31 +58,46 @@ def test_total_steps(changed: dict[str, int], steps: int) -> None:
     assert plan(**changed).total_steps == steps
 
 
+def test_examples_of_a_question_stay_side_by_side() -> None:
+    question_ids = list("abcab" + "cdeab")
+    batches = [plan(question_ids=question_ids).batch(step) for step in (1, 2, 3)]
+    order = [question_ids[number] for number in chain.from_iterable(batches)]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sum(one != other for one, other in pairwise(order)) == 4
+
+
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("max_tokens", [1, 40, 100, 10_000])
 @pytest.mark.parametrize("size", [1, 2, 5, 17])
-def test_micro_batches_hold_every_example_once_in_full_turns(
-    world_size: int, max_tokens: int, size: int
+def test_micro_batches_hold_every_group_once_in_full_turns(
+    packed: bool, world_size: int, max_tokens: int, size: int
 ) -> None:
-    turns = micro_batches(range(size), SHAPES, max_tokens, world_size)
+    turns = micro_batches(GROUPS[:size], packed, max_tokens, world_size)
     parts = [part for turn in turns for part in turn]
     assert all(len(turn) == world_size for turn in turns)
-    assert Counter(index for part in parts for index in part) == Counter(range(size))
+    assert Counter(group for part in parts for group in part) == Counter(GROUPS[:size])
     for part in parts:
-        if len(part) > 1:
-            rows = sum(SHAPES[index].rows for index in part)
-            assert rows * max(SHAPES[index].length for index in part) <= max_tokens
+        assert len(part) <= 1 or num_tokens(part, packed) <= max_tokens
 
 
 def test_workers_share_a_batch_that_would_fit_one_of_them() -> None:
-    [turn] = micro_batches(range(8), [Shape(1, 10)] * 8, 10_000, 4)
+    groups = [group(number, 5, 6) for number in range(8)]
+    [turn] = micro_batches(groups, True, 10_000, 4)
     assert [len(part) for part in turn] == [2, 2, 2, 2]
 
 
-def test_workers_without_examples_get_empty_micro_batches() -> None:
-    assert micro_batches([0], [Shape(1, 10)], 100, 3) == [[(0,), (), ()]]
+def test_workers_without_groups_get_empty_micro_batches() -> None:
+    one = group(0, 5, 6)
+    assert micro_batches([one], True, 100, 3) == [[(one,), (), ()]]
 
 
-def test_an_example_above_the_budget_goes_alone() -> None:
-    shapes = [Shape(1, 50), Shape(1, 4), Shape(1, 4)]
-    assert micro_batches([0, 1, 2], shapes, 10, 1) == [[(0,)], [(1, 2)]]
+def test_a_group_above_the_budget_goes_alone() -> None:
+    long, *short = [group(0, 40, 11), group(1, 2, 3), group(2, 2, 3)]
+    assert micro_batches([long, *short], True, 10, 1) == [[(long,)], [tuple(short)]]
+
+
+def test_packed_tokens_are_those_of_prompts_and_completions_but_their_last() -> None:
+    part = (group(0, 5, 4, 3), group(1, 2, 6))
+    assert num_tokens(part, packed=True) == 5 + 3 + 2 + 2 + 5
+    assert num_tokens(part, packed=False) == 3 * (5 + 4 - 1)

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from fakes import graded
 
-from sirt_ray.config import DemonstrationsConfig, RefineConfig
+from sirt_ray.config import DemonstrationsConfig
 from sirt_ray.core.demonstrations import (
     first_per_benchmark,
     keep_demonstrations,
     refinement_questions,
 )
+from sirt_ray.recipes import RefineConfig
 from sirt_ray.types import Demonstration, Question
 
 

@@ -1,11 +1,13 @@
 """The method's order, its resuming and its roll-back, against a fake world and a real store."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import FakeStages, Heard, Killed, job
 
 from sirt_ray.artifacts import Store, Survey
+from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError
 
@@ -72,6 +74,21 @@ def test_a_file_of_demonstrations_is_no_teacher_to_evaluate(tmp_path: Path) -> N
     assert quiet.events == []
 
 
+class Worried(FakeStages):
+    """A world whose second refinement raises a warning."""
+
+    def refine(self, out: Path, *given: Any) -> Counts:
+        warnings = [{"name": "chosen_logp_falls", "step": 7, "message": "do this"}]
+        return {**super().refine(out, *given), "warnings": warnings if given[-1] == 2 else []}
+
+
+def test_warnings_of_a_training_are_told(tmp_path: Path) -> None:
+    for _ in ("built", "found"):
+        heard = Heard()
+        run(tmp_path, Worried(), heard)
+        assert heard.events == [("chosen_logp_falls", "round_02/student, step 7: do this")]
+
+
 @pytest.mark.parametrize("stage", WHOLE)
 def test_a_run_killed_in_a_stage_resumes_in_that_stage(tmp_path: Path, stage: str) -> None:
     dying = FakeStages(kill_in=stage)
@@ -116,6 +133,30 @@ def test_roll_back_can_be_turned_off(tmp_path: Path) -> None:
     stages = FakeStages(held_out={"round_00": 60, "round_01": 10})
     outcome = run(tmp_path, stages, refine={"rounds": 1, "roll_back": False})
     assert outcome.student.version == "round_01"
+
+
+def test_the_reference_is_the_student_before_the_round_unless_the_job_fixes_it(
+    tmp_path: Path,
+) -> None:
+    stages = FakeStages(held_out={"round_00": 60, "round_01": 62, "round_02": 30})
+    outcome = run(tmp_path, stages, refine={"rounds": 3, "reference": "initial"})
+    assert [call for call in stages.calls if "reference" in call or "refine" in call] == [
+        "reference of round_00",
+        "refine 1 from round_00",
+        "reference of round_00",
+        "refine 2 from round_01 held to round_00",
+        "reference of round_00",
+        "refine 3 from round_01 held to round_00",
+    ]
+    assert outcome.rolled_back == ("round_02",)
+
+
+def test_another_reference_changes_nothing_before_the_second_round(tmp_path: Path) -> None:
+    run(tmp_path, FakeStages())
+    stages = FakeStages()
+    with pytest.raises(ArtifactError, match="round_02/reference"):
+        run(tmp_path, stages, refine={"rounds": 2, "reference": "initial"})
+    assert stages.calls == []
 
 
 def test_a_changed_setting_is_refused_with_field_and_ways_out(tmp_path: Path) -> None:

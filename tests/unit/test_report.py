@@ -121,3 +121,39 @@ def test_rows_of_a_file_that_are_not_used_are_told() -> None:
         "3 kept of 6 questions (2 dropped wrong, 1 dropped not answered);"
         " 5 of the file's 9 rows used (4 unmatched rows)"
     )
+
+
+TRAINED = {
+    "examples": 1200,
+    "steps": 40,
+    "planned_steps": 120,
+    "chosen_step": 30,
+    "validation": {"loss": 0.61, "accuracy": 0.875, "margin": 0.2, "kl": 0.1},
+    "left_out": {"too_long": 2},
+    "tokens": 90_000,
+    "seconds": 60.0,
+    "peak_memory_gib": 1.25,
+    "warnings": [],
+}
+
+
+def test_a_students_summary_tells_how_its_training_went() -> None:
+    stopped = {"stopped_early": "no lower loss", "warnings": [{"name": "length_drift"}]}
+    assert summary("round_01/student", TRAINED) == (
+        "1,200 examples, 40 steps, validation loss 0.6100 and accuracy 88% at step 30 (2 too long);"
+        " 1,500 tokens/s, 1.2 GiB"
+    )
+    text = summary("round_01/student", TRAINED | stopped)
+    assert "40 of 120 steps" in text and text.endswith("; warnings: length_drift")
+
+
+def test_a_summary_of_an_earlier_versions_record_is_shorter() -> None:
+    counts = {
+        "examples": 9,
+        "steps": 4,
+        "chosen_step": 4,
+        "left_out": {},
+        "tokens": 1,
+        "seconds": 1,
+    }
+    assert summary("round_00/student", counts) == "9 examples, 4 steps"

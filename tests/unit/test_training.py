@@ -1,9 +1,7 @@
 """Training in one process with the plain engine: the equalities that every engine has to keep."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,19 @@ import peft
 import pytest
 import tiny
 import torch
+from dying import KilledAt, KilledError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import tables
-from sirt_ray.config import LoraConfig, RefineConfig, TuneConfig
-from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_demonstration, encode_pair
-from sirt_ray.errors import ArtifactError, DataError, StageError
+from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_demonstration
+from sirt_ray.errors import DataError, StageError
+from sirt_ray.recipes import LoraConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
-from sirt_ray.training.data import held_out_questions, refinement_data
-from sirt_ray.training.engine import PlainEngine
-from sirt_ray.training.fit import Fit, Settings
-from sirt_ray.training.forward import completion_logps
-from sirt_ray.training.run import REFERENCE_FILE, run
+from sirt_ray.training.data import held_out_questions
+from sirt_ray.training.run import run
 from sirt_ray.training.sft import Tuning
-from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
+from sirt_ray.training.tasks import Source, TuneTask
+from sirt_ray.training.throughput import MEASURED
 from sirt_ray.training.workfolder import WorkFolder, read_lines
 
 CPU = torch.device("cpu")
@@ -36,7 +32,6 @@ TUNE = TuneConfig(
     evaluate_every_steps=2,
     validation_fraction=0.1,
 )
-REFINE = RefineConfig(batch_size=8, epochs=2, learning_rate=1e-3, warmup_steps=0)
 RESOURCES = TrainerResources(checkpoint_every_steps=2, max_tokens_per_micro_batch=1000)
 
 
@@ -48,18 +43,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_demonstrations(tmp_path_factory.mktemp("demonstrations"), range(24))
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_pairs(tmp_path_factory.mktemp("pairs"), range(16))
-
-
-@pytest.fixture(scope="module")
-def reference(base: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reference")
-    run(ReferenceTask(out, Source(str(base)), pairs, REFINE, RESOURCES), CPU)
-    return out
 
 
 @pytest.fixture
@@ -78,7 +61,7 @@ def weights(student: Path) -> dict[str, torch.Tensor]:
 
 def logps(model: Any, sequences: list[TokenSequence]) -> torch.Tensor:
     with torch.no_grad():
-        return completion_logps(model.eval(), sequences, CPU)
+        return tiny.completion_logps(model.eval(), sequences)
 
 
 def sequences() -> list[TokenSequence]:
@@ -94,6 +77,12 @@ def test_tuning_lowers_the_loss_and_exports_a_student(tmp_path: Path, tune: Any)
     assert counts["examples"] + counts["held_out"] == 24
     assert counts["steps"] == counts["chosen_step"] == 9
     assert json.loads((tmp_path / "training.json").read_text()) == counts
+    assert counts["validation"] == {"loss": lines[-1]["validation_loss"]}
+    assert counts["warnings"] == [] and "stopped_early" not in counts
+    for line in lines:
+        assert line["examples_per_second"] > 0 and line["peak_memory_gib"] > 0.1
+        assert line["padding_share"] == 0 and line["shared_share"] == 0
+        assert "mfu" not in line, "nobody knows what this CPU could do at best"
 
 
 def test_exported_student_gives_the_trainers_loss(tmp_path: Path, tune: Any) -> None:
@@ -133,23 +122,6 @@ def test_activation_checkpointing_does_not_change_the_result(tmp_path: Path, tun
     assert all(torch.equal(usual[name], other[name]) for name in usual)
 
 
-class KilledError(Exception):
-    """In the place of a killed process."""
-
-
-class KilledAt(WorkFolder):
-    """A work folder whose trainer dies when it has done `step`."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        super().__init__(out)
-        self._step = step
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        super().append(line)
-        if line["step"] == self._step:
-            raise KilledError
-
-
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, dropout=0.1)])
 @pytest.mark.parametrize("killed_at", [1, 5])
 def test_resumed_is_uninterrupted_bit_for_bit(
@@ -170,7 +142,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 
     def results(student: Path) -> list[dict[str, float]]:
         lines = read_lines(student / "metrics.jsonl")
-        return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+        return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
     assert results(tmp_path / "whole") == results(tmp_path / "killed")
 
@@ -211,6 +183,34 @@ def test_last_is_chosen_on_request(tmp_path: Path, tune: Any) -> None:
     assert tune(tmp_path, choose="last", **changed)["chosen_step"] == 9
 
 
+DIVERGING = {"learning_rate": 0.3, "schedule": "constant", "warmup_ratio": 0.0, "patience": 2}
+
+
+@pytest.mark.parametrize("killed_at", [5, 6])
+def test_early_stop_is_at_the_same_step_after_a_kill(
+    tmp_path: Path, tune: Any, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = tune(tmp_path / "whole", **DIVERGING)
+    lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
+    judged = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    *earlier, _, second_worse = judged
+    assert counts["chosen_step"] == earlier[-1] == min(judged, key=lambda step: judged[step])
+    assert counts["steps"] == lines[-1]["step"] == second_worse < counts["planned_steps"] == 9
+    assert counts["stopped_early"].endswith(f"in 2 evaluations after step {earlier[-1]}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, killed_at))
+        with pytest.raises(KilledError):
+            tune(tmp_path / "killed", **DIVERGING)
+    resumed = tune(tmp_path / "killed", **DIVERGING)
+    machine = {"seconds", "peak_memory_gib"}
+    assert {k: v for k, v in resumed.items() if k not in machine} == {
+        k: v for k, v in counts.items() if k not in machine
+    }
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_merged_student_equals_base_with_adapter(tmp_path: Path, tune: Any, base: Path) -> None:
     tune(tmp_path, lora=LoraConfig(rank=4, alpha=8), learning_rate=1e-2)
     untuned = AutoModelForCausalLM.from_pretrained(base)
@@ -247,91 +247,6 @@ def test_too_long_demonstrations_are_left_out_and_counted(tmp_path: Path, tune: 
 def test_loss_that_is_not_finite_names_the_step(tmp_path: Path, tune: Any) -> None:
     with pytest.raises(StageError, match="optimizer step 2"):
         tune(tmp_path, learning_rate=1e30, warmup_ratio=0.0, evaluate_every_steps=50)
-
-
-def refined(out: Path, base: Path, pairs: Path, reference: Path, **changed: Any) -> dict[str, Any]:
-    config = REFINE.model_copy(update=changed)
-    return run(RefineTask(out, Source(str(base)), pairs, reference, config, RESOURCES, 0), CPU)
-
-
-def test_reference_is_the_students_own_log_probability(base: Path, reference: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(base)
-    rows = tables.read(reference / REFERENCE_FILE)
-    for number, row in enumerate(rows):
-        chosen, rejected = logps(model, list(encode_pair(tiny.pair(number)).sequences)).tolist()
-        assert row["chosen_logp"] == pytest.approx(chosen, abs=1e-4)
-        assert row["rejected_logp"] == pytest.approx(rejected, abs=1e-4)
-
-
-def test_refinement_starts_at_ln_2_and_raises_the_margin(
-    tmp_path: Path, base: Path, pairs: Path, reference: Path
-) -> None:
-    counts = refined(tmp_path, base, pairs, reference)
-    lines = read_lines(tmp_path / "metrics.jsonl")
-    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert abs(lines[0]["margin"]) < 1e-5
-    assert lines[-1]["margin"] > 0.1
-    assert lines[-1]["accuracy"] == 1.0
-    assert counts["held_out"] == 1
-
-
-def test_lora_refinement_starts_at_ln_2(
-    tmp_path: Path, base: Path, pairs: Path, reference: Path
-) -> None:
-    refined(tmp_path, base, pairs, reference, lora=LoraConfig(rank=4), learning_rate=1e-2)
-    lines = read_lines(tmp_path / "metrics.jsonl")
-    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert lines[-1]["margin"] > 0.01
-
-
-def test_reference_of_other_weights_or_pairs_is_refused(
-    tmp_path: Path, base: Path, pairs: Path, reference: Path
-) -> None:
-    other = tiny.save_student(tmp_path / "other", seed=1)
-    with pytest.raises(ArtifactError, match="other weights"):
-        refined(tmp_path / "a", other, pairs, reference)
-    fewer = tiny.write_pairs(tmp_path / "fewer", range(15))
-    with pytest.raises(ArtifactError, match="other pairs"):
-        refined(tmp_path / "b", base, fewer, reference)
-
-
-def test_pair_above_max_length_has_no_reference_and_is_not_trained_on(
-    tmp_path: Path, base: Path, pairs: Path
-) -> None:
-    lengths = sorted(
-        max(len(sequence) for sequence in encode_pair(tiny.pair(number)).sequences)
-        for number in range(16)
-    )
-    config = REFINE.model_copy(update={"max_length": lengths[7]})
-    out = tmp_path / "reference"
-    counts = run(ReferenceTask(out, Source(str(base)), pairs, config, RESOURCES), CPU)
-    missing = [row["chosen_logp"] is None for row in tables.read(out / REFERENCE_FILE)]
-    assert sum(missing) == counts["left_out"]["too_long"] == sum(n > lengths[7] for n in lengths)
-    trained = refined(tmp_path / "student", base, pairs, out, max_length=lengths[7])
-    assert trained["left_out"]["too_long"] == sum(missing)
-
-
-def test_wrong_reference_is_caught_before_the_first_update(
-    tmp_path: Path, base: Path, pairs: Path, reference: Path
-) -> None:
-    from sirt_ray.training.dpo import Refinement
-
-    data = refinement_data(pairs, reference, REFINE, 0, lambda _: stored_key(reference))
-
-    def shifted(example: TrainingExample) -> TrainingExample:
-        chosen, rejected = example.reference_logps
-        return replace(example, reference_logps=(chosen - 0.1, rejected))
-
-    data = replace(data, train=[shifted(example) for example in data.train])
-    model = AutoModelForCausalLM.from_pretrained(base)
-    engine = PlainEngine(model, REFINE, CPU)
-    settings = Settings(REFINE, RESOURCES, seed=0)
-    with pytest.raises(StageError, match="do not belong to these weights"):
-        Fit(engine, Refinement(REFINE), data, settings, WorkFolder(tmp_path)).run()
-
-
-def stored_key(reference: Path) -> str:
-    return tables.counts(reference / REFERENCE_FILE)["key"]
 
 
 def test_held_out_questions_are_few_whole_and_stable() -> None:

@@ -1,0 +1,166 @@
+"""The same training by us and by TRL: each function is one measurement in a fresh process."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sirt_ray.core.encoding import TrainingExample
+from tests.bench.workload import BATCH, EOS, Measured, Setting, Workload, flops, memory, model
+
+
+def ours(workload: Workload, units: int, setting: Setting) -> Measured:
+    import torch
+
+    from sirt_ray.recipes import RefineConfig, TuneConfig
+    from sirt_ray.resources import TrainerResources
+    from sirt_ray.training import attention
+    from sirt_ray.training.abilities import probe
+    from sirt_ray.training.data import TrainingData
+    from sirt_ray.training.dpo import Refinement
+    from sirt_ray.training.engine import PlainEngine
+    from sirt_ray.training.fit import Fit, Settings
+    from sirt_ray.training.forward import CompletionLogps
+    from sirt_ray.training.reference import reference_logps
+    from sirt_ray.training.sft import Tuning
+    from sirt_ray.training.workfolder import WorkFolder
+
+    resources = TrainerResources(
+        max_tokens_per_micro_batch=setting.ours_at_once, checkpoint_every_steps=10**6
+    )
+    kind = RefineConfig if workload.pairs else TuneConfig
+    config = kind(batch_size=BATCH, epochs=1, choose="last", warmup_ratio=0.0, dtype=setting.dtype)
+    attention.register()
+    made = model(setting)
+    made.set_attn_implementation(attention.PACKED)
+    module = CompletionLogps(made, probe(made))
+    assert module.abilities.packed
+    engine = PlainEngine(module, config, torch.device(setting.device))
+    examples = workload.examples(units, setting.vocabulary)
+    settings = Settings(config, resources, 0)
+
+    def train(examples: list[TrainingExample]) -> None:
+        work = WorkFolder(Path(tempfile.mkdtemp()))
+        work.truncate(0)
+        objective: Any = Tuning()
+        if isinstance(config, RefineConfig):
+            objective = Refinement(config)
+            found = reference_logps(engine, examples, settings, work)
+            examples = [
+                TrainingExample(example.question_id, example.sequences, logps)
+                for example, logps in zip(examples, found, strict=True)
+                if logps is not None
+            ]
+        Fit(engine, objective, TrainingData(examples, []), settings, work).run()
+
+    with memory(setting) as mib:
+        began = time.perf_counter()
+        train(examples)
+        seconds = time.perf_counter() - began
+    return Measured(units, seconds, mib(), flops(made, examples, shared=True))
+
+
+def trl(workload: Workload, units: int, setting: Setting) -> Measured:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    examples, made = workload.examples(units, setting.vocabulary), model(setting)
+    clock = _Clock()
+
+    class Timed(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            clock.start()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            clock.stop()
+
+    class TimedDpo(DPOTrainer):
+        def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+            clock.start()
+            made = super()._precompute_ref_logps(*args, **kwargs)
+            clock.stop()
+            return made
+
+    shared: dict[str, Any] = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": setting.trl_at_once,
+        "gradient_accumulation_steps": BATCH // setting.trl_at_once,
+        "num_train_epochs": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": setting.device == "cpu",
+        "bf16": setting.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "dataset_num_proc": None,
+        "max_length": 1024,
+    }
+    given: dict[str, Any] = {
+        "model": made,
+        "processing_class": _tokenizer(setting.vocabulary),
+        "callbacks": [Timed()],
+    }
+    if workload.pairs:
+        rows = [
+            {
+                "prompt": _text(e.sequences[0].prompt_ids),
+                "chosen": " " + _text(e.sequences[0].completion_ids[:-1]),
+                "rejected": " " + _text(e.sequences[1].completion_ids[:-1]),
+            }
+            for e in examples
+        ]
+        trainer: Any = TimedDpo(
+            args=DPOConfig(**shared, precompute_ref_log_probs=True),
+            train_dataset=Dataset.from_list(rows),
+            **given,
+        )
+    else:
+        rows = [
+            {
+                "input_ids": [*s.prompt_ids, *s.completion_ids],
+                "completion_mask": [0] * len(s.prompt_ids) + [1] * len(s.completion_ids),
+            }
+            for e in examples
+            for s in e.sequences
+        ]
+        # A packed row holds about five of our examples.
+        shared |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH // 5}
+        trainer = SFTTrainer(
+            args=SFTConfig(**shared, packing=True, completion_only_loss=True),
+            train_dataset=Dataset.from_list(rows),
+            **given,
+        )
+    with memory(setting) as mib:
+        trainer.train()
+    return Measured(units, clock.seconds, mib(), flops(made, examples, shared=False))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def _tokenizer(vocabulary: int) -> Any:
+    """Words "t0", "t1", ... of one token each, so that TRL's own tokenising gives our ids back."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"t{number}": number for number in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=f"t{EOS}", pad_token="t0", unk_token="t0"
+    )
+
+
+def _text(ids: tuple[int, ...]) -> str:
+    return " ".join(f"t{number}" for number in ids)

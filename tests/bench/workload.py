@@ -1,0 +1,158 @@
+"""What both trainers of the benchmark are given, and how they are measured."""
+
+import os
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+
+from sirt_ray.core.encoding import TokenSequence, TrainingExample
+
+BATCH = 60
+"""Pairs, or completions, in one optimizer step."""
+EOS = 2
+_CUT = 4096
+"""Tokens: where batches are cut does not change their operations."""
+_PROMPT = (60, 140)
+_COMPLETION = (40, 160)
+_PAIR_PATTERN = tuple((i % 4, 4 + (i + i // 4) % 4) for i in range(10))
+"""Ten different ones of the sixteen that 4 right and 4 wrong completions make."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where it runs, and how large the model is."""
+
+    device: str
+    dtype: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    ours_at_once: int
+    """Tokens in a micro-batch."""
+    trl_at_once: int
+    """Pairs in a micro-batch."""
+
+
+CPU = Setting("cpu", "float32", 4096, 384, 8, 6, ours_at_once=1024, trl_at_once=4)
+"""17 million parameters."""
+GPU = Setting("cuda", "bfloat16", 32768, 2048, 20, 16, ours_at_once=16384, trl_at_once=16)
+"""1.1 billion parameters."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    completions: int
+    """Of a question."""
+    pairs: int
+    """Of a question; 0: its completions are imitated."""
+
+    def examples(self, units: int, vocabulary: int) -> list[TrainingExample]:
+        """`units` pairs or completions; the same ones every time."""
+        draw = random.Random(0)
+
+        def ids(low: int, high: int) -> tuple[int, ...]:
+            return tuple(draw.randrange(3, vocabulary) for _ in range(draw.randint(low, high)))
+
+        def answer() -> tuple[int, ...]:
+            return (*ids(*_COMPLETION), EOS)
+
+        made: list[TrainingExample] = []
+        for question in range(units // max(1, self.pairs)):
+            prompt = ids(*_PROMPT)
+            completions = [answer() for _ in range(self.completions)]
+            picks: list[tuple[int, ...]] = {0: [(0,)], 1: [(0, 1)]}.get(
+                self.pairs, list(_PAIR_PATTERN)
+            )
+            made += [
+                TrainingExample(
+                    str(question), tuple(TokenSequence(prompt, completions[n]) for n in pick)
+                )
+                for pick in picks
+            ]
+        return made
+
+
+@dataclass(frozen=True)
+class Measured:
+    units: int
+    seconds: float
+    mib: float
+    """Memory above that of the loaded model, at its highest: the GPU's, or the process's."""
+    flops: float
+    """Of the tokens that went through the model, without padding."""
+
+
+def model(setting: Setting) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count() or 1)
+    made: Any = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=setting.vocabulary,
+            hidden_size=setting.hidden,
+            intermediate_size=8 * setting.hidden // 3,
+            num_hidden_layers=setting.layers,
+            num_attention_heads=setting.heads,
+            num_key_value_heads=setting.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=False,
+        )
+    )
+    return made.to(setting.device, getattr(torch, setting.dtype))
+
+
+def matmul_peak(setting: Setting) -> float:
+    """Floating-point operations a second of the best of several large products."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    size = 8192 if setting.device == "cuda" else 2048
+    one, other = torch.rand(2, size, size, device=setting.device).to(getattr(torch, setting.dtype))
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        (one @ other).sum().item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+@contextmanager
+def memory(setting: Setting) -> Iterator[Callable[[], float]]:
+    """MiB by which the highest use of memory is above that at the block's start."""
+    import torch
+
+    if setting.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        yield lambda: (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        before = psutil.Process().memory_info().rss
+        yield lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20
+
+
+def flops(made: Any, examples: list[TrainingExample], shared: bool) -> float:
+    """Of the examples' training, and of the reference's pass where there is one. `shared`: what
+    examples of a question have in common goes through the model once."""
+    from sirt_ray.training.batching import micro_batches
+    from sirt_ray.training.packing import grouped
+    from sirt_ray.training.throughput import forwarded, model_size
+
+    size = model_size(made)
+    assert size is not None
+    if not shared:
+        examples = [replace(e, question_id=str(number)) for number, e in enumerate(examples)]
+    total = 0.0
+    for first in range(0, len(examples), BATCH):
+        batch = range(first, min(first + BATCH, len(examples)))
+        groups = grouped(examples, batch, _CUT)
+        done = forwarded(micro_batches(groups, shared, _CUT, 1), shared)
+        total += size.flops(done)
+    return total * (4 / 3 if len(examples[0].sequences) > 1 else 1)

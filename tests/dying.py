@@ -1,0 +1,24 @@
+"""A training that dies at a known step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sirt_ray.training.workfolder import WorkFolder
+
+
+class KilledError(Exception):
+    """In the place of a killed process."""
+
+
+class KilledAt(WorkFolder):
+    """A work folder whose trainer dies when it has done `step`."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        super().__init__(out)
+        self._step = step
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        super().append(line)
+        if line["step"] == self._step:
+            raise KilledError

@@ -1,0 +1,97 @@
+"""Every layout trains the same student: ZeRO stages and offload on two workers, and plain torch in
+one process, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import layouts
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from sirt_ray import tables
+from sirt_ray.recipes import LoraConfig, RefineConfig, TuneConfig
+from sirt_ray.resources import TrainerResources
+from sirt_ray.training.run import REFERENCE_FILE, run
+from sirt_ray.training.tasks import ReferenceTask, Source, TuneTask
+from sirt_ray.training.workfolder import read_lines
+
+TUNE = TuneConfig(
+    batch_size=6, epochs=10, max_steps=20, evaluate_every_steps=20, validation_fraction=0.1
+)
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {"learning_rate": 2e-3, "lora": None},
+    "lora": {"learning_rate": 1e-2, "lora": LoraConfig(rank=4)},
+}
+SHARDED = ((0, "none"), (1, "none"), (2, "none"), (3, "none"))
+OFFLOADED = ((2, "optimizer"), (3, "parameters"))
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """20 optimizer steps in every layout of two workers; the first of each kind in this process,
+    with plain torch."""
+    folder = tmp_path_factory.mktemp("layouts")
+    source = Source(str(tiny.save_student(folder / "base", tied=True)))
+    demonstrations = tiny.write_demonstrations(folder / "demonstrations", range(24))
+    pairs = tiny.write_pairs(folder / "pairs", range(6))
+
+    def task(kind: str, zero_stage: int, offload: str, name: str) -> TuneTask:
+        resources = TrainerResources.model_validate(
+            {
+                "num_workers": 2,
+                "zero_stage": zero_stage,
+                "offload": offload,
+                "max_tokens_per_micro_batch": 300,
+            }
+        )
+        config = TUNE.model_copy(update=KINDS[kind])
+        out = folder / f"{kind}_{zero_stage}_{offload}{name}"
+        return TuneTask(out, source, demonstrations, config, resources, seed=0)
+
+    cut = [task(kind, *how, "") for kind in KINDS for how in SHARDED]
+    cut += [task("full", *how, "") for how in OFFLOADED]
+    offloading = cut[-1].resources
+    passes = [
+        ReferenceTask(folder / f"reference_{name}", source, pairs, RefineConfig(), resources)
+        for name, resources in (("cut", offloading), ("alone", TrainerResources()))
+    ]
+    layouts.train([*cut, passes[0]], folder / "meeting")
+    run(passes[1], torch.device("cpu"))
+    made = {"reference": [of.out for of in passes]}
+    for kind in KINDS:
+        alone = task(kind, 0, "none", "_alone")
+        run(alone, torch.device("cpu"))
+        made[kind] = [alone.out, *sorted(t.out for t in cut if t.out.name.startswith(kind))]
+    return made
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_zero_stages_and_offload_train_the_same_student(
+    students: dict[str, list[Path]], kind: str
+) -> None:
+    """Weights moved by 0.01 and more on average; what is left between layouts is some roundings of
+    float32 at their size, below 1e-6 where it was measured."""
+    alone, *others = students[kind]
+    assert len(others) == (6 if kind == "full" else 4)
+    for other in others:
+        assert len(read_lines(other / "metrics.jsonl")) == 20
+        for a, b in zip(
+            read_lines(alone / "metrics.jsonl"), read_lines(other / "metrics.jsonl"), strict=True
+        ):
+            assert b["loss"] == pytest.approx(a["loss"], rel=2e-6)
+            assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+        weights = load_file(other / "model.safetensors")
+        for name, tensor in load_file(alone / "model.safetensors").items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
+
+
+@pytest.mark.timeout(240)
+def test_offloaded_parameters_give_the_same_reference(students: dict[str, list[Path]]) -> None:
+    cut, alone = (tables.read(out / REFERENCE_FILE) for out in students["reference"])
+    assert len(cut) == 6
+    for one, two in zip(cut, alone, strict=True):
+        assert one == pytest.approx(two, abs=1e-4)

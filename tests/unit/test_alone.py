@@ -1,0 +1,146 @@
+"""Training in one process on rows of one's own; the command line around it, in this process."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny
+from transformers import AutoModelForCausalLM
+
+from sirt_ray import tables
+from sirt_ray.core.encoding import encode_prompt
+from sirt_ray.errors import DataError
+from sirt_ray.training import given
+from sirt_ray.training.__main__ import main
+from sirt_ray.training.workfolder import read_lines
+
+QUICK = ("--set", "resources.gpus_per_worker=0")
+TUNE = (*QUICK, "--set", "tune.learning_rate=3e-3", "--set", "tune.max_steps=6")
+REFINE = (*QUICK, "--set", "refine.learning_rate=1e-3", "--set", "refine.warmup_steps=0")
+
+
+def lines(path: Path, rows: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny.save_student(tmp_path / "base")
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    rows = [{"prompt": f"{n}+{n}=", "completion": str(2 * n)} for n in range(20)]
+    return lines(tmp_path / "answers.jsonl", rows)
+
+
+def train(kind: str, base: Path, data: Path, out: Path, *more: str) -> int:
+    return main([kind, "--model", str(base), "--data", str(data), "--out", str(out), *more])
+
+
+def test_tuning_on_given_rows_is_done_once(
+    tmp_path: Path, base: Path, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train("sft", base, answers, out, *TUNE) == 0
+    assert f"The student is {out / 'student'}" in capsys.readouterr().out
+    AutoModelForCausalLM.from_pretrained(out / "student")
+    counts = json.loads((out / "student" / "record.json").read_text())["counts"]
+    assert counts["examples"] + counts["held_out"] == 20 and counts["steps"] == 4
+    metrics = read_lines(out / "student" / "metrics.jsonl")
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    made = (out / "student" / "model.safetensors").stat().st_mtime_ns
+    assert train("sft", base, answers, out, *TUNE) == 0
+    assert (out / "student" / "model.safetensors").stat().st_mtime_ns == made
+    assert train("sft", base, answers, out, *TUNE, "--seed", "1") == 2
+    assert "seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_refinement_of_a_runs_pairs_begins_at_ln_2(tmp_path: Path, base: Path) -> None:
+    pairs = tiny.write_pairs(tmp_path / "pairs", range(8))
+    assert train("dpo", base, pairs, tmp_path / "out", *REFINE) == 0
+    (first, *_) = read_lines(tmp_path / "out" / "student" / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert not (tmp_path / "out" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--set", "tune.learning_rat=1"], "tune.learning_rat: no such setting"),
+        (["--set", "resources.num_workers=2"], "resources.num_workers: set, but of no use"),
+        (["--set", "tune.lora.quantize=nf4"], "a GPU for every training worker"),
+        (["--data", "nowhere.jsonl"], "no file or folder nowhere.jsonl"),
+    ],
+)
+def test_nothing_is_begun_that_cannot_work(
+    tmp_path: Path,
+    base: Path,
+    answers: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    words: str,
+) -> None:
+    assert train("sft", base, answers, tmp_path / "out", *QUICK, *more) != 0
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dpo", "--model", "m"]) == 2
+    said = capsys.readouterr().err
+    assert "data: is required" in said and "out: is required" in said
+
+
+def test_settings_come_from_a_file_and_then_from_the_command_line(
+    tmp_path: Path, base: Path, answers: Path
+) -> None:
+    asked = {"model": str(base), "data": str(answers), "out": "elsewhere", "tune": {"max_steps": 9}}
+    file = tmp_path / "settings.yaml"
+    file.write_text(json.dumps(asked))
+    out = tmp_path / "out"
+    assert main(["sft", str(file), "--out", str(out), *QUICK, "--set", "tune.max_steps=1"]) == 0
+    assert len(read_lines(out / "student" / "metrics.jsonl")) == 1
+
+
+def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
+    tokenizer = tiny.byte_tokenizer()
+    rows = [{"prompt": "2+2=", "chosen": "4", "rejected": " 5"}] * 2
+    assert given.encode(lines(tmp_path / "p.jsonl", rows), "dpo", tokenizer, tmp_path) == {
+        "rows": 2
+    }
+    one, two = (tables.to_pair(row) for row in tables.read(tmp_path / "dpo.parquet"))
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    assert one.prompt_ids == (tokenizer.bos_token_id, *ids("2+2="))
+    assert one.chosen.completion.completion_ids == (*ids("4"), tokenizer.eos_token_id)
+    assert one.rejected.completion.completion_ids == (*ids(" 5"), tokenizer.eos_token_id)
+    assert one.question_id == two.question_id
+    assert given.is_ours(tmp_path / "dpo.parquet", "dpo")
+    assert not given.is_ours(tmp_path / "dpo.parquet", "sft")
+
+
+def test_a_given_prompt_is_a_users_message_where_there_is_a_chat_template(tmp_path: Path) -> None:
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}<{{ messages[0]['content'] }}>"
+    source = lines(tmp_path / "s.jsonl", [{"prompt": "2+2=", "completion": "4"}])
+    given.encode(source, "sft", tokenizer, tmp_path)
+    (row,) = tables.read(tmp_path / "sft.parquet")
+    assert tokenizer.decode(row["prompt_ids"]) == "<s><2+2=>"
+    assert encode_prompt(tiny.question(1), "plain", tokenizer)[0].startswith("<s><")
+
+
+def test_all_rows_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": ""}, {"prompt": "a", "completion": "b"}, {"text": "c"}, 3]
+    with pytest.raises(DataError) as caught:
+        given.encode(lines(tmp_path / "s.jsonl", rows), "sft", tiny.byte_tokenizer(), tmp_path)
+    said = str(caught.value)
+    assert "row 1: completion must be text" in said and "row 2" not in said
+    assert "row 3: prompt and completion must be" in said and "row 4" in said
+    with pytest.raises(DataError, match="there is no row in it"):
+        given.encode(lines(tmp_path / "e.jsonl", []), "sft", tiny.byte_tokenizer(), tmp_path)
