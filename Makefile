@@ -11,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
 .PHONY: help setup quickstart quickstart-seeds test test-unit test-integration test-faults bench-sampling \
-  bench-control-plane check types format clean
+  bench-control-plane bench-training bench-gpu check types format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,12 @@ bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and H
 
 bench-control-plane: setup ## questions per second, replicas kept busy, and memory, with engines that sleep
 	$(BIN)/python -m tests.bench.control_plane
+
+bench-training: setup ## our DPO and SFT against TRL's, on the same work
+	$(BIN)/python -m tests.bench.training
+
+bench-gpu: setup ## the same on a GPU: a model of a billion parameters in bfloat16
+	$(BIN)/python -m tests.bench.training --gpu --units 1200
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
