@@ -1,8 +1,6 @@
 """What the tests of sampling share: what is asked, how it is graded, and what real engines are
 compared with. The models have random weights."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -35,20 +33,6 @@ def grader() -> Grade:
         return ("right", text[:1]) if readable else ("unparseable", None)
 
     return grade
-
-
-class Bars:
-    """Remembers what the bar has shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[float, Mapping[str, object]]] = []
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: float, unit: str) -> Iterator["Bars"]:
-        yield self
-
-    def update(self, done: float, **shown: str | float) -> None:
-        self.shown.append((done, shown))
 
 
 def engine_process(server: ModelServer) -> int:

@@ -9,9 +9,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +26,7 @@ from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.quickstart import assets, tasks
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
+from tests.bars import Bars
 
 MODEL = "quickstart:student"
 SAMPLING = SamplingConfig(temperature=0.9, max_tokens=96)
@@ -161,7 +162,7 @@ class Ours:
             self._prompter,
             self._folder / f"run_{self._runs}",
             ResourcesConfig(),
-            NoProgress(),
+            Bars(),
             "samples",
             grade,
         )
@@ -169,16 +170,6 @@ class Ours:
 
     def stop(self) -> None:
         self.server.stop()
-
-
-class NoProgress:
-    """Nobody watches a benchmark."""
-
-    @contextmanager
-    def stage(self, name: str, total: float, unit: str) -> Generator["NoProgress"]:
-        yield self
-
-    def update(self, done: float, **shown: str | float) -> None: ...
 
 
 class N1Requests:

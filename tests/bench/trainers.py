@@ -61,9 +61,7 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
 
 
 def trl(workload: Workload, units: int, setting: Setting) -> Measured:
-    from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     examples, made = workload.examples(units, setting.vocabulary), model(setting)
     clock = _Clock()
@@ -75,17 +73,13 @@ def trl(workload: Workload, units: int, setting: Setting) -> Measured:
         def on_train_end(self, *_: Any, **__: Any) -> None:
             clock.stop()
 
-    class TimedDpo(DPOTrainer):
-        def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
-            clock.start()
-            made = super()._precompute_ref_logps(*args, **kwargs)
-            clock.stop()
-            return made
-
-    shared: dict[str, Any] = {
+    given: dict[str, Any] = {
+        "model": made,
+        "processing_class": _tokenizer(setting.vocabulary),
+        "callbacks": [Timed()],
+    }
+    arguments: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": setting.trl_at_once,
-        "gradient_accumulation_steps": BATCH // setting.trl_at_once,
         "num_train_epochs": 1,
         "report_to": [],
         "save_strategy": "no",
@@ -98,44 +92,71 @@ def trl(workload: Workload, units: int, setting: Setting) -> Measured:
         "dataset_num_proc": None,
         "max_length": 1024,
     }
-    given: dict[str, Any] = {
-        "model": made,
-        "processing_class": _tokenizer(setting.vocabulary),
-        "callbacks": [Timed()],
-    }
     if workload.pairs:
-        rows = [
-            {
-                "prompt": _text(e.sequences[0].prompt_ids),
-                "chosen": " " + _text(e.sequences[0].completion_ids[:-1]),
-                "rejected": " " + _text(e.sequences[1].completion_ids[:-1]),
-            }
-            for e in examples
-        ]
-        trainer: Any = TimedDpo(
-            args=DPOConfig(**shared, precompute_ref_log_probs=True),
-            train_dataset=Dataset.from_list(rows),
-            **given,
-        )
+        trainer = _trl_dpo(examples, given, arguments, setting.trl_at_once, clock)
     else:
-        rows = [
-            {
-                "input_ids": [*s.prompt_ids, *s.completion_ids],
-                "completion_mask": [0] * len(s.prompt_ids) + [1] * len(s.completion_ids),
-            }
-            for e in examples
-            for s in e.sequences
-        ]
-        # A packed row holds about five of our examples.
-        shared |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH // 5}
-        trainer = SFTTrainer(
-            args=SFTConfig(**shared, packing=True, completion_only_loss=True),
-            train_dataset=Dataset.from_list(rows),
-            **given,
-        )
+        trainer = _trl_sft(examples, given, arguments)
     with memory(setting) as mib:
         trainer.train()
     return Measured(units, clock.seconds, mib(), flops(made, examples, shared=False))
+
+
+def _trl_dpo(
+    examples: list[TrainingExample],
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    at_once: int,
+    clock: "_Clock",
+) -> Any:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class Timed(DPOTrainer):
+        def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+            clock.start()
+            made = super()._precompute_ref_logps(*args, **kwargs)
+            clock.stop()
+            return made
+
+    rows = [
+        {
+            "prompt": _text(e.sequences[0].prompt_ids),
+            "chosen": " " + _text(e.sequences[0].completion_ids[:-1]),
+            "rejected": " " + _text(e.sequences[1].completion_ids[:-1]),
+        }
+        for e in examples
+    ]
+    config = DPOConfig(
+        **arguments,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=BATCH // at_once,
+        precompute_ref_log_probs=True,
+    )
+    return Timed(args=config, train_dataset=Dataset.from_list(rows), **given)
+
+
+def _trl_sft(
+    examples: list[TrainingExample], given: dict[str, Any], arguments: dict[str, Any]
+) -> Any:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {
+            "input_ids": [*s.prompt_ids, *s.completion_ids],
+            "completion_mask": [0] * len(s.prompt_ids) + [1] * len(s.completion_ids),
+        }
+        for e in examples
+        for s in e.sequences
+    ]
+    config = SFTConfig(
+        **arguments,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=BATCH // 5,  # A packed row holds about five of our examples.
+        packing=True,
+        completion_only_loss=True,
+    )
+    return SFTTrainer(args=config, train_dataset=Dataset.from_list(rows), **given)
 
 
 class _Clock:

@@ -32,7 +32,8 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
 from tests import sleeping
-from tests.asked import Bars, engine_process, grader, question
+from tests.asked import engine_process, grader, question
+from tests.bars import Bars
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 from tests.tiny import save_talker
 

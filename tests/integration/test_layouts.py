@@ -14,7 +14,7 @@ from sirt_ray import tables
 from sirt_ray.recipes import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import REFERENCE_FILE, run
-from sirt_ray.training.tasks import ReferenceTask, Source, TuneTask
+from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workfolder import read_lines
 
 TUNE = TuneConfig(
@@ -95,3 +95,29 @@ def test_offloaded_parameters_give_the_same_reference(students: dict[str, list[P
     assert len(cut) == 6
     for one, two in zip(cut, alone, strict=True):
         assert one == pytest.approx(two, abs=1e-4)
+
+
+@pytest.mark.timeout(240)
+def test_kto_on_two_workers_is_kto_in_one_process(tmp_path: Path) -> None:
+    """The divergence is the whole batch's, wherever its parts are computed."""
+    config = RefineConfig(batch_size=6, epochs=1, learning_rate=1e-3, warmup_steps=0, loss="kto")
+    source = Source(str(tiny.save_student(tmp_path / "base", tied=True)))
+    reference = Source(str(tiny.save_student(tmp_path / "reference", seed=3, tied=True)))
+    pairs, lone = tiny.write_pairs(tmp_path / "pairs", range(14)), TrainerResources()
+    scored = ReferenceTask(tmp_path / "logps", reference, pairs, config, lone)
+    run(scored, torch.device("cpu"))
+
+    def task(name: str, resources: TrainerResources) -> RefineTask:
+        return RefineTask(
+            tmp_path / name, source, pairs, scored.out, config, resources, 0, reference
+        )
+
+    alone, cut = task("alone", lone), task("cut", TrainerResources(num_workers=2, zero_stage=2))
+    run(alone, torch.device("cpu"))
+    layouts.train([cut], tmp_path / "meeting")
+    for one, two in zip(
+        read_lines(alone.out / "metrics.jsonl"), read_lines(cut.out / "metrics.jsonl"), strict=True
+    ):
+        assert two["loss"] == pytest.approx(one["loss"], rel=2e-5)
+        assert two["kl"] == pytest.approx(one["kl"], rel=1e-4)
+        assert one["kl"] > 0

@@ -29,12 +29,12 @@ from tests.asked import (
     MAX_TOKENS,
     PLAN,
     QUESTIONS,
-    Bars,
     engine_process,
     grader,
     greedy_reference,
     question,
 )
+from tests.bars import Bars
 from tests.sleeping import wait_until
 from tests.tiny import save_talker
 

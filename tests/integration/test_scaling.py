@@ -22,10 +22,10 @@ from sirt_ray.resources import EngineConfig, ResourcesConfig, TrainerResources
 from tests.asked import (
     PLAN,
     QUESTIONS,
-    Bars,
     grader,
     greedy_reference,
 )
+from tests.bars import Bars
 from tests.sleeping import wait_until
 from tests.tiny import save_talker
 

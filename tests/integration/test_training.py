@@ -5,8 +5,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workfolder import last_line, read_lines
+from tests.bars import Bars
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -52,20 +53,6 @@ def layout(num_workers: int, zero_stage: int, **changed: Any) -> TrainerResource
     )
 
 
-class Shown:
-    """Keeps what a terminal would show."""
-
-    def __init__(self) -> None:
-        self.updates: list[tuple[float, Mapping[str, str | float]]] = []
-
-    @contextmanager
-    def stage(self, name: str, total: float, unit: str) -> Generator["Shown"]:
-        yield self
-
-    def update(self, done: float, **shown: str | float) -> None:
-        self.updates.append((done, shown))
-
-
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, demonstrations and pairs."""
@@ -86,7 +73,7 @@ def tune(room: Path, out: Path, resources: TrainerResources, **changed: Any) -> 
         resources=resources,
         seed=0,
         name="tune",
-        progress=Shown(),
+        progress=Bars(),
     )
 
 
@@ -247,7 +234,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
     room: Path, ray_cluster: None
 ) -> None:
     resources, pairs, student = layout(2, 3), room / "pairs", str(room / "base")
-    shown = Shown()
+    bars = Bars()
     counts = trainer.reference_logps(
         room / "reference",
         student=student,
@@ -255,7 +242,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
         config=REFINE,
         resources=resources,
         name="reference",
-        progress=shown,
+        progress=bars,
     )
     assert counts["pairs"] == 14
     out = room / "refined"
@@ -268,9 +255,9 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
         resources=resources,
         seed=0,
         name="refine",
-        progress=shown,
+        progress=bars,
     )
-    done, figures = shown.updates[-1]
+    done, figures = bars.shown[-1]
     assert done == 9
     assert "kl" in figures and "length_drift" in str(figures["warnings"])
 
@@ -286,35 +273,6 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
     ):
         assert one == pytest.approx(two, abs=1e-4)
     assert read_lines(out / "metrics.jsonl")[-1]["margin"] > 0.1
-
-
-def test_kto_on_two_workers_is_kto_in_one_process(room: Path, ray_cluster: None) -> None:
-    """The divergence is the whole batch's, wherever its parts are computed."""
-    config = REFINE.model_copy(update={"loss": "kto", "epochs": 1})
-    pairs, student, lone = room / "pairs", str(room / "base"), layout(1, 0)
-    logps, out, alone = (room / name for name in ("kto_logps", "kto", "kto_alone"))
-    reference = tiny.save_student(room / "kto_reference", seed=3, tied=True)
-    run(ReferenceTask(logps, Source(str(reference)), pairs, config, lone), CPU)
-    trainer.refine(
-        out,
-        student=student,
-        pairs=pairs,
-        reference=logps,
-        config=config,
-        resources=layout(2, 2),
-        seed=0,
-        name="kto",
-        progress=Shown(),
-        reference_student=str(reference),
-    )
-    source, of_reference = Source(student), Source(str(reference))
-    run(RefineTask(alone, source, pairs, logps, config, lone, 0, of_reference), CPU)
-    assert_same_training(alone, out)
-    for one, two in zip(
-        read_lines(alone / "metrics.jsonl"), read_lines(out / "metrics.jsonl"), strict=True
-    ):
-        assert two["kl"] == pytest.approx(one["kl"], rel=1e-4)
-        assert one["kl"] > 0
 
 
 def test_workers_error_reaches_the_user_as_it_is(room: Path, ray_cluster: None) -> None:
