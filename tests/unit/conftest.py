@@ -1,5 +1,5 @@
-"""Unit tests import their fakes by name, and compute in one thread: their models are tiny, and threads
-that wait for each other take minutes where something else uses the cores, too."""
+"""Unit tests import their fakes by name, and compute in one thread: their models are tiny, and
+threads that wait for each other take minutes where something else uses the cores, too."""
 
 import os
 import sys
