@@ -10,6 +10,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from sirt_ray.training.__main__ import main
 from sirt_ray.training.workfolder import last_line
 
 WITHOUT = """
@@ -20,7 +21,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def started(room: Path, out: Path) -> subprocess.Popen[str]:
+def words(room: Path, out: Path) -> list[str]:
     settings = {
         "refine.learning_rate": "1e-3",
         "refine.batch_size": "2",
@@ -28,12 +29,15 @@ def started(room: Path, out: Path) -> subprocess.Popen[str]:
         "resources.checkpoint_every_steps": "5",
         "resources.gpus_per_worker": "0",
     }
+    return [
+        *("dpo", "--model", str(room / "base"), "--data", str(room / "pairs"), "--out", str(out)),
+        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
+    ]
+
+
+def started(room: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            *(sys.executable, "-c", WITHOUT, "dpo"),
-            *("--model", str(room / "base"), "--data", str(room / "pairs"), "--out", str(out)),
-            *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-        ],
+        [sys.executable, "-c", WITHOUT, *words(room, out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,10 +48,7 @@ def test_interrupted_and_continued_is_uninterrupted(tmp_path: Path) -> None:
     tiny.save_student(tmp_path / "base")
     tiny.write_pairs(tmp_path / "pairs", range(16))
     whole, out = tmp_path / "whole", tmp_path / "interrupted"
-    first = started(tmp_path, whole)
-    said, errors = first.communicate(timeout=120)
-    assert first.returncode == 0, errors
-    assert f"The student is {whole / 'student'}" in said
+    assert main(words(tmp_path, whole)) == 0
 
     interrupted = started(tmp_path, out)
     metrics = out / ".student.partial" / ".work" / "metrics.jsonl"
@@ -60,6 +61,8 @@ def test_interrupted_and_continued_is_uninterrupted(tmp_path: Path) -> None:
     assert interrupted.returncode == 130
 
     again = started(tmp_path, out)
-    assert again.wait(timeout=120) == 0
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert f"The student is {out / 'student'}" in said
     one, two = (load_file(of / "student" / "model.safetensors") for of in (whole, out))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
