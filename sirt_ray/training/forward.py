@@ -54,11 +54,22 @@ class CompletionLogps(torch.nn.Module):
             **attention.call(batch.segments),
         }
         if not self.abilities.bare_head:
-            logits = self.model(**call).logits.flatten(0, 1)[batch.predicts]
-            return _logps(logits, batch.targets)
+            logits = self.model(**call).logits
+            return _logps(_places(logits, batch.predicts), batch.targets)
         inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden = inner.get_decoder()(**call).last_hidden_state.flatten(0, 1)[batch.predicts]
-        return _head_logps(inner.get_output_embeddings(), hidden, batch.targets)
+        hidden = inner.get_decoder()(**call).last_hidden_state
+        places = _places(hidden, batch.predicts)
+        return _head_logps(inner.get_output_embeddings(), places, batch.targets)
+
+
+def _places(values: Tensor, places: Tensor) -> Tensor:
+    """values [rows, width, D], places [N] in the rows one after the other -> [N, D].
+
+    A prompt's last place is there once for each completion. Indexing by brackets would add up the
+    gradients of such a place in the order in which the CPU's threads come by, so that the same
+    training twice would end in other bits.
+    """
+    return values.flatten(0, 1).index_select(0, places)
 
 
 def _head_logps(head: torch.nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
