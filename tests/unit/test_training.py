@@ -45,7 +45,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_demonstrations(tmp_path_factory.mktemp("demonstrations"), range(24))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tune(base: Path, demonstrations: Path) -> Callable[..., dict[str, Any]]:
     def tuned(out: Path, resources: TrainerResources = RESOURCES, **changed: Any) -> dict[str, Any]:
         config = TUNE.model_copy(update=changed)
@@ -53,6 +53,20 @@ def tune(base: Path, demonstrations: Path) -> Callable[..., dict[str, Any]]:
         return run(task, CPU)
 
     return tuned
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tune: Any) -> Callable[..., Path]:
+    """The student of an uninterrupted training with these settings, trained once."""
+    made: dict[str, Path] = {}
+
+    def student(**changed: Any) -> Path:
+        if repr(changed) not in made:
+            made[repr(changed)] = tmp_path_factory.mktemp("whole") / "student"
+            tune(made[repr(changed)], **changed)
+        return made[repr(changed)]
+
+    return student
 
 
 def weights(student: Path) -> dict[str, torch.Tensor]:
@@ -85,9 +99,10 @@ def test_tuning_lowers_the_loss_and_exports_a_student(tmp_path: Path, tune: Any)
         assert "mfu" not in line, "nobody knows what this CPU could do at best"
 
 
-def test_exported_student_gives_the_trainers_loss(tmp_path: Path, tune: Any) -> None:
-    counts = tune(tmp_path)
-    loss = tiny.validation_loss(tmp_path, range(24), TUNE.validation_fraction, seed=0)
+def test_exported_student_gives_the_trainers_loss(whole: Any) -> None:
+    student = whole()
+    counts = json.loads((student / "training.json").read_text())
+    loss = tiny.validation_loss(student, range(24), TUNE.validation_fraction, seed=0)
     assert loss == pytest.approx(counts["best_validation_loss"], rel=1e-6)
 
 
@@ -104,21 +119,21 @@ def test_a_temperature_without_sampling_does_not_stop_the_export(
 
 
 @pytest.mark.parametrize("max_tokens", [1, 300, 100_000])
-def test_micro_batches_do_not_change_the_result(tmp_path: Path, tune: Any, max_tokens: int) -> None:
-    tune(tmp_path / "usual")
-    tune(
-        tmp_path / "other", RESOURCES.model_copy(update={"max_tokens_per_micro_batch": max_tokens})
-    )
-    usual, other = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("usual", "other"))
+def test_micro_batches_do_not_change_the_result(
+    tmp_path: Path, tune: Any, whole: Any, max_tokens: int
+) -> None:
+    tune(tmp_path, RESOURCES.model_copy(update={"max_tokens_per_micro_batch": max_tokens}))
+    usual, other = (read_lines(student / "metrics.jsonl") for student in (whole(), tmp_path))
     for one, two in zip(usual, other, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
-def test_activation_checkpointing_does_not_change_the_result(tmp_path: Path, tune: Any) -> None:
-    tune(tmp_path / "usual")
-    tune(tmp_path / "other", RESOURCES.model_copy(update={"gradient_checkpointing": True}))
-    usual, other = weights(tmp_path / "usual"), weights(tmp_path / "other")
+def test_activation_checkpointing_does_not_change_the_result(
+    tmp_path: Path, tune: Any, whole: Any
+) -> None:
+    tune(tmp_path, RESOURCES.model_copy(update={"gradient_checkpointing": True}))
+    usual, other = weights(whole()), weights(tmp_path)
     assert all(torch.equal(usual[name], other[name]) for name in usual)
 
 
@@ -127,24 +142,24 @@ def test_activation_checkpointing_does_not_change_the_result(tmp_path: Path, tun
 def test_resumed_is_uninterrupted_bit_for_bit(
     tmp_path: Path,
     tune: Any,
+    whole: Any,
     lora: LoraConfig | None,
     killed_at: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tune(tmp_path / "whole", lora=lora)
     with monkeypatch.context() as patch:
         patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, killed_at))
         with pytest.raises(KilledError):
-            tune(tmp_path / "killed", lora=lora)
-    tune(tmp_path / "killed", lora=lora)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+            tune(tmp_path, lora=lora)
+    tune(tmp_path, lora=lora)
+    one, two = weights(whole(lora=lora)), weights(tmp_path)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
     def results(student: Path) -> list[dict[str, float]]:
         lines = read_lines(student / "metrics.jsonl")
         return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
-    assert results(tmp_path / "whole") == results(tmp_path / "killed")
+    assert results(whole(lora=lora)) == results(tmp_path)
 
 
 def test_worker_that_outlived_its_driver_stops(tmp_path: Path) -> None:
@@ -188,10 +203,11 @@ DIVERGING = {"learning_rate": 0.3, "schedule": "constant", "warmup_ratio": 0.0, 
 
 @pytest.mark.parametrize("killed_at", [5, 6])
 def test_early_stop_is_at_the_same_step_after_a_kill(
-    tmp_path: Path, tune: Any, killed_at: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tune: Any, whole: Any, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = tune(tmp_path / "whole", **DIVERGING)
-    lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
+    student = whole(**DIVERGING)
+    counts = json.loads((student / "training.json").read_text())
+    lines = read_lines(student / "metrics.jsonl")
     judged = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     *earlier, _, second_worse = judged
     assert counts["chosen_step"] == earlier[-1] == min(judged, key=lambda step: judged[step])
@@ -201,13 +217,13 @@ def test_early_stop_is_at_the_same_step_after_a_kill(
     with monkeypatch.context() as patch:
         patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, killed_at))
         with pytest.raises(KilledError):
-            tune(tmp_path / "killed", **DIVERGING)
-    resumed = tune(tmp_path / "killed", **DIVERGING)
+            tune(tmp_path, **DIVERGING)
+    resumed = tune(tmp_path, **DIVERGING)
     machine = {"seconds", "peak_memory_gib"}
     assert {k: v for k, v in resumed.items() if k not in machine} == {
         k: v for k, v in counts.items() if k not in machine
     }
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    one, two = weights(student), weights(tmp_path)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
