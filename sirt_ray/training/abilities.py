@@ -11,7 +11,7 @@ from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.models import Model
-from sirt_ray.training.packing import MicroBatch, grouped, micro_batch
+from sirt_ray.training.packing import Group, MicroBatch, grouped, micro_batch
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Between log-probabilities of one token, computed in two ways."""
@@ -32,7 +32,7 @@ def probe(model: Model) -> Abilities:
     return Abilities(packed=same and everywhere, bare_head=bare_head)
 
 
-def _groups(model: Model) -> list:
+def _groups(model: Model) -> list[Group]:
     """Two prompts, with completions of several lengths."""
     size = model.config.get_text_config().vocab_size
     draw = torch.Generator().manual_seed(0)

@@ -7,6 +7,7 @@ do not see each other, and no mask of the whole row is made.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -141,6 +142,38 @@ def _by_kernel(
     prompt, repeated, and its own. Causal there means that the last query sees the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
+    layout = _layout(segments, query.device)
+    result = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1)[layout.keys],
+        value[0].transpose(0, 1)[layout.keys],
+        layout.query_bounds,
+        layout.key_bounds,
+        layout.most_queries,
+        layout.most_keys,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A packed row as the kernel wants it."""
+
+    keys: Tensor
+    """Places in the row of the keys that each segment sees, segment after segment."""
+    query_bounds: Tensor
+    key_bounds: Tensor
+    most_queries: int
+    most_keys: int
+
+
+@lru_cache(maxsize=1)
+def _layout(segments: Segments, device: torch.device) -> _Layout:
+    """The same for all layers of a pass, so it is made and sent to the device once."""
     starts = list(accumulate(segments.lengths, initial=0))
     places: list[int] = []
     key_lengths: list[int] = []
@@ -149,21 +182,13 @@ def _by_kernel(
         seen += range(starts[at], starts[at + 1])
         places += seen
         key_lengths.append(len(seen))
-    where = torch.tensor(places, device=query.device)
-    result = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1)[where],
-        value[0].transpose(0, 1)[where],
-        _boundaries(segments.lengths, query.device),
-        _boundaries(key_lengths, query.device),
-        max(segments.lengths),
-        max(key_lengths),
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+    return _Layout(
+        keys=torch.tensor(places, device=device),
+        query_bounds=_boundaries(segments.lengths, device),
+        key_bounds=_boundaries(key_lengths, device),
+        most_queries=max(segments.lengths),
+        most_keys=max(key_lengths),
     )
-    assert isinstance(result, Tensor)
-    return result
 
 
 def _boundaries(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sirt_ray.training.packing import Group
 
@@ -18,7 +19,7 @@ Part = tuple[Group, ...]
 company."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchPlan:
     """Optimizer batches over epochs: each epoch in a new order of the questions, the examples of a
     question side by side, the last smaller batch included.
@@ -36,6 +37,13 @@ class BatchPlan:
     max_steps: int | None
     seed: int
 
+    @cached_property
+    def _examples_of(self) -> dict[str, list[int]]:
+        examples: dict[str, list[int]] = {}
+        for number, question_id in enumerate(self.question_ids):
+            examples.setdefault(question_id, []).append(number)
+        return examples
+
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.question_ids) / self.batch_size)
@@ -48,12 +56,9 @@ class BatchPlan:
     def batch(self, step: int) -> list[int]:
         """The examples of optimizer step `step` (1 .. total_steps)."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        examples: dict[str, list[int]] = {}
-        for number, question_id in enumerate(self.question_ids):
-            examples.setdefault(question_id, []).append(number)
-        questions = list(examples)
+        questions = list(self._examples_of)
         random.Random(f"batches/{self.seed}/{epoch}").shuffle(questions)
-        order = [number for question_id in questions for number in examples[question_id]]
+        order = [number for question in questions for number in self._examples_of[question]]
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
