@@ -105,7 +105,7 @@ def _answer_offline(connection: Connection) -> None:
         return config
 
     EngineArgs.create_engine_config = in_one_process
-    kwargs = engine_kwargs(ENGINE, gpu=False) | {"disable_log_stats": True}
+    kwargs: dict[str, Any] = engine_kwargs(ENGINE, gpu=False) | {"disable_log_stats": True}
     llm = LLM(str(assets.resolve(MODEL)), **kwargs)
     connection.send("ready")
     while (asked := connection.recv()) is not None:

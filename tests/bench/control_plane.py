@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 import ray
+import ray.cloudpickle
+from rich.console import Console
 
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import SamplingConfig
@@ -29,9 +31,9 @@ from sirt_ray.on_ray.block_sampler import SamplingPlan
 from sirt_ray.on_ray.prompting import TextPrompter
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.report.progress import LogProgress
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from tests import sleeping
-from tests.bench.contenders import NoProgress
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 
@@ -67,7 +69,7 @@ class Plane:
             TextPrompter("chat"),
             out,
             ResourcesConfig(),
-            NoProgress(),
+            LogProgress(Console()),
             "samples",
             grade,
         )

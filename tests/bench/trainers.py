@@ -109,7 +109,8 @@ def _trl_dpo(
     clock: "_Clock",
 ) -> Any:
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     class Timed(DPOTrainer):
         def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +140,8 @@ def _trl_sft(
     examples: list[TrainingExample], given: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = [
         {

@@ -29,7 +29,7 @@ class Setting:
     """Where it runs, and how large the model is."""
 
     device: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     vocabulary: int
     hidden: int
     layers: int
