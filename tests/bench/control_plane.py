@@ -26,7 +26,7 @@ from rich.console import Console
 
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import SamplingConfig
-from sirt_ray.core.interfaces import Policy
+from sirt_ray.core.interfaces import Policy, Progress
 from sirt_ray.on_ray.block_sampler import SamplingPlan
 from sirt_ray.on_ray.prompting import TextPrompter
 from sirt_ray.on_ray.sampler import sample
@@ -34,6 +34,7 @@ from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.report.progress import LogProgress
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from tests import sleeping
+from tests.bars import Bars
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 
@@ -58,7 +59,7 @@ class Plane:
             serving=engine,
         )
 
-    def sample(self, count: int) -> float:
+    def sample(self, count: int, progress: Progress | None = None) -> float:
         """Seconds that it took."""
         out = self._folder / "out"
         began = time.perf_counter()
@@ -69,7 +70,7 @@ class Plane:
             TextPrompter("chat"),
             out,
             ResourcesConfig(),
-            LogProgress(Console()),
+            progress or LogProgress(Console()),
             "samples",
             grade,
         )
@@ -94,29 +95,35 @@ def rate(count: int) -> float:
 
 
 def busy(count: int, replicas: int = 16) -> float:
-    """Measured while there is work for all: from the first answers to the last full queue."""
+    """Measured from the first answer on, for as long as there is work for all: at the end of any
+    list of questions some engine waits for the others."""
     engine = sleeping.SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
     plane = Plane(engine, replicas)
-    taken: list[float] = []
+    places = replicas * engine.places
+    taken: list[tuple[float, bool]] = []
+    bars = Bars()
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.5):
-            running = [load.running for load in plane.server.loads(10).values()]
-            taken.append(sum(running) / (replicas * engine.places))
+            running = sum(load.running for load in plane.server.loads(10).values())
+            done = bars.shown[-1][0] if bars.shown else 0
+            if running:
+                taken.append((running / places, count - done > places))
 
     thread = threading.Thread(target=watch)
     thread.start()
-    seconds = plane.sample(count)
+    seconds = plane.sample(count, bars)
     over.set()
     thread.join()
     plane.close()
-    at_work = [share for share in taken if share > 0]
-    mean = sum(at_work) / len(at_work)
-    ideal = count * (engine.shortest_s + engine.longest_s) / 2 / (replicas * engine.places)
+    with_work = [share for share, work_for_all in taken if work_for_all]
+    mean = sum(with_work) / len(with_work)
+    whole = sum(share for share, _ in taken) / len(taken)
+    ideal = count * (engine.shortest_s + engine.longest_s) / 2 / places
     print(
         f"busy: {count:,} questions on {replicas} replicas in {seconds:.1f} s (never less than"
-        f" {ideal:.1f}); places taken {mean:.0%}, start and end counted",
+        f" {ideal:.1f}); places taken {mean:.0%}, and {whole:.0%} with the end",
         flush=True,
     )
     return mean
