@@ -1,17 +1,10 @@
-"""Four ways to sample the same completions. Each takes a `Work` and gives tokens and seconds."""
+"""The bare engine, and our whole path. Each samples a `Work` and gives tokens and seconds, as the
+scripts in `scripts.py` do."""
 
-import asyncio
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +15,6 @@ from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.block_sampler import SamplingPlan, request_seed
 from sirt_ray.on_ray.placement import engine_kwargs, environment
-from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.quickstart import assets, tasks
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
@@ -170,99 +162,3 @@ class Ours:
 
     def stop(self) -> None:
         self.server.stop()
-
-
-class N1Requests:
-    """A call of the replica's handle for each single completion, all awaited together."""
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-
-    def run(self, work: Work) -> Rate:
-        requests = [
-            SampleRequest(
-                text, ids, 1, seed + i, SAMPLING.temperature, 1.0, SAMPLING.max_tokens, "bench"
-            )
-            for (text, ids), seed in zip(work.prompts, work.seeds, strict=True)
-            for i in range(work.n)
-        ]
-
-        async def one(request: SampleRequest) -> int:
-            (reply,) = await self._server.handle.sample.remote((request,))
-            return reply.answered.completion_tokens
-
-        return asyncio.run(_rate(one, requests, 2 * ENGINE.max_num_seqs))
-
-
-class Http:
-    """The official client against `sirt serve` on the same Ray: a request of n completions for each
-    question, from as many threads as fill the engine twice."""
-
-    def __init__(self, ray_address: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        default = EngineConfig()
-        settings = {
-            name: value
-            for name, value in ENGINE.model_dump().items()
-            if value != getattr(default, name)
-        }
-        overrides = [
-            part for item in settings.items() for part in ("--set", f"{item[0]}={item[1]}")
-        ]
-        self._url = f"http://127.0.0.1:{port}/v1"
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "sirt_ray", "serve", MODEL, "--port", str(port)),
-                *("--address", ray_address, *overrides),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        while True:
-            if self._process.poll() is not None:
-                raise RuntimeError("`sirt serve` ended before it answered")
-            with suppress(OSError), urllib.request.urlopen(f"{self._url}/models"):
-                return
-            time.sleep(0.5)
-
-    def run(self, work: Work) -> Rate:
-        from openai import OpenAI
-
-        def one(asked: tuple[tuple[str, object], int]) -> int:
-            (text, _), seed = asked
-            reply = client.completions.create(
-                model=MODEL,
-                prompt=text,
-                n=work.n,
-                seed=seed,
-                temperature=SAMPLING.temperature,
-                max_tokens=SAMPLING.max_tokens,
-            )
-            assert reply.usage is not None
-            return reply.usage.completion_tokens
-
-        at_once = 2 * ENGINE.max_num_seqs // work.n
-        began = time.perf_counter()
-        with (
-            OpenAI(base_url=self._url, api_key="none", timeout=600) as client,
-            ThreadPoolExecutor(at_once) as threads,
-        ):
-            tokens = sum(threads.map(one, zip(work.prompts, work.seeds, strict=True)))
-        return Rate(tokens, time.perf_counter() - began)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=60)
-
-
-async def _rate(one: Callable[[Any], Awaitable[int]], asked: Iterable[Any], at_once: int) -> Rate:
-    free = asyncio.Semaphore(at_once)
-
-    async def bounded(item: Any) -> int:
-        async with free:
-            return await one(item)
-
-    began = time.perf_counter()
-    tokens = sum(await asyncio.gather(*map(bounded, asked)))
-    return Rate(tokens, time.perf_counter() - began)

@@ -6,12 +6,13 @@ All sample the same questions with the quickstart's student, the same prompts, s
 settings, one engine each, one after the other in every repeat:
 
     offline      vLLM's `LLM.generate` in a process of its own: the limit
-    ours         `sirt_ray.on_ray.sampler.sample`: actors and Serve, graded and written
+    ours         `sirt_ray.on_ray.sampler.sample`: actors and Serve
     n1_requests  a call of a Serve handle for each completion, as many at once as the replica takes
     http         the official client in threads against `sirt serve`, a request of n a question
 
-Engines are started and warmed up before, which is not counted; everything else is. A ratio is the
-median over the repeats; each repeat compares neighbours in time, since a machine's speed drifts.
+All but the first also grade and write what they get. Engines are started and warmed up before,
+which is not counted; everything else is. A ratio is the median over the repeats; each repeat
+compares neighbours in time, since a machine's speed drifts.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from sirt_ray.quickstart import assets
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.training.models import load_tokenizer
 from sirt_ray.training.tasks import Source
-from tests.bench.contenders import ENGINE, MODEL, Http, N1Requests, Offline, Ours, Rate, Work
+from tests.bench.contenders import ENGINE, MODEL, Offline, Ours, Rate, Work
+from tests.bench.scripts import Http, N1Requests
 
 _WARM_UP = 64
 """Questions that are sampled and thrown away, so that nothing is done for the first time."""
@@ -65,7 +67,7 @@ def _compare(arguments: argparse.Namespace, tokenizer: Any, work: Work) -> list[
     contenders = {
         "offline": offline,
         "ours": ours,
-        "n1_requests": N1Requests(ours.server),
+        "n1_requests": N1Requests(ours.server, tokenizer),
         "http": http,
     }
     try:
@@ -78,8 +80,8 @@ def _compare(arguments: argparse.Namespace, tokenizer: Any, work: Work) -> list[
         _explain(ours, work)
         return repeats
     finally:
-        for stopped in (ours, offline, http):
-            stopped.stop()
+        for contender in contenders.values():
+            contender.stop()
 
 
 def _timed(name: str, contender: Offline | Ours | N1Requests | Http, work: Work) -> Rate:
