@@ -28,8 +28,12 @@ class Samplers:
     """Enough actors for the engine's replicas, each with several blocks under way."""
 
     def __init__(self, engine: EngineConfig) -> None:
-        count = math.ceil(engine.max_replicas / _REPLICAS_PER_ACTOR)
+        self._count = math.ceil(engine.max_replicas / _REPLICAS_PER_ACTOR)
         self.replicas_per_actor = min(_REPLICAS_PER_ACTOR, engine.max_replicas)
+        self.actors: list[Any] = []
+
+    def start(self) -> None:
+        """Return at once; the actors are ready seconds later."""
         # No CPUs of Ray's: the actors are idle while a training needs them.
         actor: Any = ray.remote(_SamplingActor).options(
             num_cpus=0,
@@ -38,7 +42,7 @@ class Samplers:
             max_concurrency=1000,
             scheduling_strategy="SPREAD",
         )
-        self.actors = [actor.remote() for _ in range(count)]
+        self.actors = [actor.remote() for _ in range(self._count)]
 
     def run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
         """Sample the blocks; each one's counts as soon as its part is written.

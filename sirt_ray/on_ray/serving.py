@@ -101,7 +101,9 @@ class ModelServer:
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-        return cls(role, policy, engine, app, pointer, handle)
+        server = cls(role, policy, engine, app, pointer, handle)
+        server.samplers.start()
+        return server
 
     @classmethod
     def start(cls, *args: Any, say: Say | None = None, **kwargs: Any) -> "ModelServer":

@@ -132,6 +132,8 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
 
     from sirt_ray.on_ray.needs import gpus_per_worker
 
+    # By default Ray looks every two seconds whether workers are done: small trainings take less.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if sum(node["Alive"] for node in ray.nodes()) == 1:
         # Nothing is drained from a single machine; the watcher would be one more process.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

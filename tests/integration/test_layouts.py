@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import layouts
+import peft
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from sirt_ray import tables
+from sirt_ray.core.encoding import encode_demonstration
 from sirt_ray.recipes import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import REFERENCE_FILE, run
@@ -87,6 +90,26 @@ def test_zero_stages_and_offload_train_the_same_student(
         weights = load_file(other / "model.safetensors")
         for name, tensor in load_file(alone / "model.safetensors").items():
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
+
+
+@pytest.mark.timeout(240)
+def test_an_adapter_from_zero_3_is_what_was_merged(students: dict[str, list[Path]]) -> None:
+    out = next(student for student in students["lora"] if student.name.startswith("lora_3"))
+    sequences = [
+        encode_demonstration(tiny.demonstration(number), "cot", tiny.byte_tokenizer())
+        for number in range(4)
+    ]
+
+    def logps(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return tiny.completion_logps(model.eval(), sequences)
+
+    base = AutoModelForCausalLM.from_pretrained(out.parent / "base")
+    before = logps(base)
+    merged = logps(AutoModelForCausalLM.from_pretrained(out))
+    adapted = logps(peft.PeftModel.from_pretrained(base, out / "adapter"))
+    torch.testing.assert_close(merged, adapted, rtol=1e-5, atol=1e-4)
+    assert (merged - before).abs().max() > 1.0
 
 
 @pytest.mark.timeout(240)

@@ -67,6 +67,8 @@ def started(model: str, output: Path, key: str | None = KEY) -> Running:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "sirt_ray", "serve", model, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k != "SIRT_API_KEY"}
+    # Tests that are started in the background ignore Ctrl-C, and so would the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with output.open("w") as file:
         process = subprocess.Popen(
             command,
@@ -132,6 +134,8 @@ def server(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert_stopped(running)
     finally:
         running.process.kill()
+        running.process.wait()
+        running.process.wait()
 
 
 @pytest.fixture
@@ -270,3 +274,4 @@ def test_a_stop_during_the_start_is_clean_too(tmp_path: Path) -> None:
         assert_stopped(running)
     finally:
         running.process.kill()
+        running.process.wait()
