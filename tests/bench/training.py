@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--units", type=int, default=120, help="pairs, or completions, a trainer")
-    parser.add_argument("--trl-at-once", type=int, help="pairs in a micro-batch of TRL's DPOTrainer")
+    parser.add_argument(
+        "--trl-at-once", type=int, help="pairs in a micro-batch of TRL's DPOTrainer"
+    )
     parser.add_argument("--gpu", action="store_true", help="1.1 billion parameters in bfloat16")
     arguments = parser.parse_args()
     setting = workload.GPU if arguments.gpu else workload.CPU
