@@ -69,7 +69,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
     If nothing had changed, each of the `gained + lost` questions whose answer changed would be as
     likely a gain as a loss: twice the lower tail of Binomial(gained + lost, 1/2), at most 1
-    (McNemar 1947; the exact form as in Fagerland, Lydersen and Laake 2013, section 2.2).
+    (McNemar 1947; the exact conditional test of Fagerland, Lydersen and Laake 2013,
+    doi 10.1186/1471-2288-13-91).
     """
     changed = gained + lost
     ways = tail = 1

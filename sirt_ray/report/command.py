@@ -93,8 +93,7 @@ def _answers(run: RunRecord) -> Labelled[Answers]:
     asked = asked_in(run.path / "questions", run.job.data.evaluate)
     prompts = run.job.evaluation.prompts
     return {
-        stage: read_answers(run.path / stage / "evaluation", asked, prompts)
-        for stage in run.scores
+        stage: read_answers(run.path / stage / "evaluation", asked, prompts) for stage in run.scores
     }
 
 

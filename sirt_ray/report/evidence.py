@@ -6,7 +6,7 @@ notes say which.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sirt_ray.core.statistics import Paired, over_seeds, paired
@@ -28,9 +28,9 @@ class Labels:
 
     in_domain: Collection[str]
     """Benchmarks that were trained on."""
-    rolled_back: Mapping[str, int]
-    """Label -> in how many runs."""
-    same_questions: bool
+    rolled_back: Mapping[str, int] = field(default_factory=dict)
+    """Label -> in how many runs; those that never were may be left out."""
+    same_questions: bool = True
     """All runs were asked the same test questions."""
 
 
@@ -63,7 +63,7 @@ def differences(
     """Accuracy of each label of `after` minus that of `before`, on the same questions."""
     compared: list[Labelled[Paired]] = [
         {
-            f"{_marked(label, labels, len(runs))} - {before}": {
+            label: {
                 task: paired(run[before][task].right, run[label][task].right)
                 for task in run[label]
                 if task in run[before]
@@ -73,13 +73,13 @@ def differences(
         for run in runs
     ]
     note = (
-        "Points, 95 % interval (paired bootstrap over questions), p of McNemar's exact test. Each"
+        "95 % interval (paired bootstrap over questions), p of McNemar's exact test. Each"
         " p is of one comparison: among many, some are small by chance."
         if len(runs) == 1
-        else "Points: the mean of each seed's own difference ± standard error over seeds, 95 %"
+        else "Mean of each seed's own difference ± standard error over seeds, 95 %"
         f" interval by Student's t (degrees of freedom: {len(runs) - 1})."
     )
-    return _grid(f"Difference to {before}", compared, labels, _compared, note)
+    return _grid(f"Difference to {before}, points", compared, labels, _compared, note)
 
 
 def answer_figures(runs: Sequence[Labelled[Answers]], labels: Labels) -> list[Grid]:
@@ -152,7 +152,9 @@ def _gains(before: Mapping[Task, Score], after: Mapping[Task, Score]) -> dict[Ta
 
 def _noise(num_runs: int, same_questions: bool) -> str:
     if num_runs == 1:
-        return "± is the binomial error of having so many questions; what a seed changes is not in it."
+        return (
+            "± is the binomial error of having so many questions; what a seed changes is not in it."
+        )
     if same_questions:
         return (
             f"Mean ± standard error over {num_runs} seeds. The test questions are the same under"
@@ -215,7 +217,7 @@ def _marked(label: str, labels: Labels, num_runs: int) -> str:
     times = labels.rolled_back.get(label, 0)
     if not times:
         return label
-    return f"{label} (rolled back{f' in {times} of {num_runs}' if num_runs > 1 else ''})"
+    return f"{label}\n(rolled back{f' in {times} of {num_runs}' if num_runs > 1 else ''})"
 
 
 def _score(scores: Sequence[Score]) -> str:

@@ -64,7 +64,7 @@ def _all(records: Mapping[str, Counts]) -> Figures:
     found: Figures = {}
     for name, counts in records.items():
         figures = _of(name.rsplit("/", maxsplit=1)[-1], counts)
-        found |= {f"{name}: {_words(figure)}": n for figure, n in figures.items()}
+        found |= {f"{name}: {figure}": n for figure, n in figures.items()}
         if name == "round_00/student":
             kept = records["demonstrations"]["kept"]
             found[f"{name}: beyond tune.max_demonstrations"] = kept - sum(figures.values())
@@ -77,26 +77,21 @@ def _of(kind: str, counts: Counts) -> Figures:
             return _questions(counts)
         case "demonstrations":
             sampling = counts.get("sampling", {})
-            unused = {key: n for key, n in counts.get("file", {}).items() if key.endswith("_rows")}
-            return {
-                **_named(counts, ("questions",)),
-                **_named(sampling, _SAMPLED),
-                **sampling.get("dropped", {}),
-                **unused,
-                **{key: n for key, n in counts.items() if key.startswith("dropped_")},
-                **_named(counts, ("kept",)),
-            }
+            file = {key: n for key, n in counts.get("file", {}).items() if key.endswith("_rows")}
+            dropped = {key: n for key, n in counts.items() if key.startswith("dropped_")}
+            asked, kept = _named(counts, ("questions",)), _named(counts, ("kept",))
+            unanswered = sampling.get("dropped", {})
+            return _worded(asked | _named(sampling, _SAMPLED) | unanswered | file | dropped | kept)
         case "samples":
-            return {**_named(counts, (*_ASKED, *_SAMPLED)), **counts.get("dropped", {})}
+            return _worded(_named(counts, (*_ASKED, *_SAMPLED)) | counts.get("dropped", {}))
         case "pairs":
             reasons = {pair_reason(key): n for key, n in counts.items() if key not in _PAIRED}
-            return {**_named(counts, _PAIRED[:2]), **reasons, **_named(counts, _PAIRED[2:])}
+            return _worded(_named(counts, _PAIRED[:2]) | reasons | _named(counts, _PAIRED[2:]))
         case "reference":
-            return dict(counts.get("left_out", {}))
+            return _worded(counts.get("left_out", {}))
         case "student":
-            held_out = counts.get("held_out", 0)
-            left_out = counts.get("left_out", {})
-            return {**left_out, "held out": held_out, "trained on": counts.get("examples", 0)}
+            trained = {"held_out": counts.get("held_out", 0), "trained_on": counts["examples"]}
+            return _worded({**counts["left_out"], **trained})
         case _:
             return {}
 
@@ -104,13 +99,10 @@ def _of(kind: str, counts: Counts) -> Figures:
 def _questions(counts: Counts) -> Figures:
     found: Figures = {}
     for benchmark, of_benchmark in counts.items():
-        for part, rows in (("training", "training_rows"), ("test", "test_rows")):
-            figures = {
-                key: n
-                for key, n in of_benchmark.get(rows, {}).items()
-                if key != "train_also_in_test"
-            }
-            found |= {f"{benchmark}, {part}: {key}": n for key, n in figures.items()}
+        for part in ("training", "test"):
+            figures = _worded(of_benchmark.get(f"{part}_rows", {}))
+            figures.pop("train also in test", None)
+            found |= {f"{benchmark}, {part}: {figure}": n for figure, n in figures.items()}
         if "test" in of_benchmark:
             found[f"{benchmark}, test: asked"] = of_benchmark["test"]["questions"]
     return found
@@ -120,5 +112,5 @@ def _named(counts: Counts, names: Iterable[str]) -> Figures:
     return {name: counts[name] for name in names if name in counts}
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _worded(figures: Mapping[str, int]) -> Figures:
+    return {name.replace("_", " "): n for name, n in figures.items()}

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from sirt_ray import jobfile
 from sirt_ray.artifacts import Artifact, Build, Survey, differences
@@ -51,7 +50,7 @@ def read_run(run_dir: Path) -> RunRecord:
         )
     job = jobfile.load(config, (), REGISTRY)
     records = _Records(run_dir)
-    outcome = Loop(job, cast(Stages, _NothingToDo()), records, SILENT).run()
+    outcome = Loop(job, _NothingToDo(), records, SILENT).run()
     scores = {
         stage: found
         for stage, found in outcome.scores.items()
@@ -130,8 +129,8 @@ class _Records(Survey):
         return artifact
 
 
-class _NothingToDo:
-    """The stages of a loop that only looks: nothing is built, so nothing but these is asked."""
+class _NothingToDo(Stages):
+    """The stages of a loop that only looks: it asks what things are, and builds nothing."""
 
     def identity(self, model: str, revision: str | None) -> str:
         return model
