@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sirt_ray import jobfile
 from sirt_ray.artifacts import Artifact, Build, Survey, differences
@@ -50,7 +51,7 @@ def read_run(run_dir: Path) -> RunRecord:
         )
     job = jobfile.load(config, (), REGISTRY)
     records = _Records(run_dir)
-    outcome = Loop(job, _NothingToDo(), records, SILENT).run()
+    outcome = Loop(job, cast(Stages, _NothingToDo()), records, SILENT).run()
     scores = {
         stage: found
         for stage, found in outcome.scores.items()
@@ -129,8 +130,8 @@ class _Records(Survey):
         return artifact
 
 
-class _NothingToDo(Stages):
-    """The stages of a loop that only looks: it asks what things are, and builds nothing."""
+class _NothingToDo:
+    """The stages of a loop that only looks: of them all, it takes these alone in its hand."""
 
     def identity(self, model: str, revision: str | None) -> str:
         return model
@@ -140,3 +141,6 @@ class _NothingToDo(Stages):
 
     def rows_identity(self) -> Mapping[str, str]:
         return {}
+
+    def questions(self, out: Path) -> Counts:
+        raise AssertionError("a loop that only looks builds nothing")
