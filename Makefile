@@ -43,7 +43,7 @@ JOB ?= quickstart
 quickstart-seeds: setup ## a quickstart job under three seeds, as one table (the README's numbers)
 	@for seed in $(SEEDS); do \
 	  $(BIN)/sirt run jobs/$(JOB).yaml --set name=$(JOB)-seed$$seed --set seed=$$seed || exit 1; done
-	@$(BIN)/python -m sirt_ray.report.seeds $(SEEDS:%=runs/$(JOB)-seed%)
+	@$(BIN)/sirt report $(SEEDS:%=runs/$(JOB)-seed%) --format markdown
 
 test: check test-unit test-integration ## everything that can be tested without a GPU
 
