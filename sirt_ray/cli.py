@@ -167,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 finally:
                     stages.close()
         journal.finish(outcome.scores)
-    for table in scores_tables(outcome.scores, job.data.train, outcome.rolled_back):
+    for table in scores_tables(outcome.scores, job.in_domain, outcome.rolled_back):
         console.print()
         console.print(table)
     console.print(f"The refined student is {outcome.student.path}", soft_wrap=True)

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
-from sirt_ray.settings import Section
+from sirt_ray.methods import METHODS
+from sirt_ray.settings import Section, merged
 
 SectionType = TypeVar("SectionType", bound=Section)
 Position = tuple[str | int, ...]
@@ -17,7 +18,7 @@ _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion 
 
 
 def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> JobConfig:
-    """Read, override and validate a job file.
+    """Read, override and validate a job file, with the settings of its `method` under its own.
 
     `overrides` are `a.b=value` with YAML values. `benchmarks` are the names that `data` may use.
     Raises ConfigError with every problem, each with file and line.
@@ -34,12 +35,14 @@ def read(
 ) -> SectionType:
     """A section from a file, if there is one, then from arguments of the command line that have its
     fields' names, then from overrides. Raises ConfigError with every problem."""
-    document, sources = ({}, {}) if path is None else _parsed(path)
+    document, sources = ({}, {}) if path is None else parsed(path)
     for name, value in (arguments or {}).items():
         document[name] = value
         sources[(name,)] = f"--{name}"
     for override in overrides:
         sources[_override(document, override)] = f"--set {override}"
+    if kind is JobConfig:
+        document = with_method(document)
     try:
         return kind.model_validate(document, context=context)
     except ValidationError as error:
@@ -48,7 +51,13 @@ def read(
         raise ConfigError(_message(error, sources, elsewhere, place)) from error
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
+def with_method(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings on top of those of the method that it names."""
+    method = METHODS.get(str(document.get("method")))
+    return merged(method.settings if method else {}, document)
+
+
+def parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
     """A file's settings, and where each of them stands."""
     try:
         text = path.read_text(encoding="utf-8")

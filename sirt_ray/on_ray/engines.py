@@ -96,10 +96,10 @@ class Engines:
         )
 
     def _samples_per_question(self, role: Role) -> int:
-        refine = self._job.refine
         if role == "teacher":
             return self._job.demonstrations.samples_per_question
-        return refine.num_cot + refine.num_plain
+        refined = [self._job.refine.of_round(round) for round in (1, 2)]
+        return max(refine.num_cot + refine.num_plain for refine in refined)
 
     def _resources(self, role: Role) -> EngineConfig:
         """What each engine of the role gets of the cluster."""
