@@ -40,7 +40,7 @@ def read(
         document[name] = value
         sources[(name,)] = f"--{name}"
     for override in overrides:
-        sources[_override(document, override)] = f"--set {override}"
+        sources[set_in(document, override)] = f"--set {override}"
     if kind is JobConfig:
         document = with_method(document)
     try:
@@ -78,7 +78,7 @@ def parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
     """A section with `field=value` overrides. Raises ConfigError with every problem."""
     document = section.model_dump()
-    sources = {_override(document, text): f"--set {text}" for text in overrides}
+    sources = {set_in(document, text): f"--set {text}" for text in overrides}
     known = type(section).model_fields
     unknown = [source for (field, *_), source in sources.items() if field not in known]
     if unknown:
@@ -97,7 +97,7 @@ def dump(job: JobConfig) -> str:
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
 
 
-def _override(document: dict[str, Any], override: str) -> Position:
+def set_in(document: dict[str, Any], override: str) -> Position:
     """Set one value in place; returns the position that now comes from the command line."""
     key, separator, value = override.partition("=")
     keys = key.split(".")
@@ -105,15 +105,20 @@ def _override(document: dict[str, Any], override: str) -> Position:
         raise ConfigError(
             f"--set {override} is not of the form a.b=value, as in --set refine.rounds=3"
         )
+    try:
+        return set_value(document, keys, yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+
+
+def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> Position:
+    """Set the value at the end of `keys` in place, section by section; returns its position."""
     section = document
     for name in keys[:-1]:
         if not isinstance(section.get(name), dict):
             section[name] = {}
         section = section[name]
-    try:
-        section[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+    section[keys[-1]] = value
     return tuple(keys)
 
 
@@ -142,6 +147,12 @@ def _where(path: Path, error: yaml.YAMLError) -> str:
 def _message(
     error: ValidationError, sources: dict[Position, str], elsewhere: str, place: str
 ) -> str:
+    return all_problems(problems_of(error, sources, elsewhere), place)
+
+
+def problems_of(
+    error: ValidationError, sources: Mapping[Position, str], elsewhere: str
+) -> list[str]:
     """One line for each problem. `elsewhere`: where a problem without a source lies."""
     problems: list[str] = []
     for problem in error.errors():
@@ -152,6 +163,11 @@ def _message(
         )
         field = ".".join(map(str, position)) or "job"
         problems.append(f"{where}: {field}: {_what(problem)}")
+    return problems
+
+
+def all_problems(problems: Sequence[str], place: str) -> str:
+    """The one message for all problems of a file."""
     count = len(problems)
     head = f"{count} problem{'s' if count > 1 else ''} {place}; nothing was started"
     return "\n".join([head, *(f"  {problem}" for problem in problems)])

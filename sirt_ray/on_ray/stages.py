@@ -34,11 +34,20 @@ class RayStages:
     """`core.interfaces.Stages` on Ray Data, Ray Serve and Ray Train."""
 
     def __init__(
-        self, job: JobConfig, run_dir: Path, progress: Progress, say: Callable[[str], None]
+        self,
+        job: JobConfig,
+        run_dir: Path,
+        progress: Progress,
+        say: Callable[[str], None],
+        after: "RayStages | None" = None,
     ) -> None:
+        """`after`: the stages of a job that has ended on the same cluster, whose engines may go on
+        running; they are not to be used any more."""
         self._job = job
         self._progress = progress
-        self._engines = Engines(job, run_dir, say)
+        self._engines = (
+            Engines(job, run_dir, say) if after is None else after._engines.hand_over(job, run_dir)
+        )
 
     def check_cluster(self) -> None:
         """Raise ResourceError for all that the job asks for and the cluster can never give."""

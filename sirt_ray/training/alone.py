@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import Artifact, Store, content_key, locked
+from sirt_ray.artifacts import Artifact, Store, content_key
 from sirt_ray.core import identity
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
+from sirt_ray.folder_lock import locked
 from sirt_ray.optimization import TrainingConfig
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
