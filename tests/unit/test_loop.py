@@ -203,6 +203,14 @@ def test_where_and_how_fast_is_no_identity(tmp_path: Path, change: dict[str, obj
     assert again.calls == []
 
 
+def test_settings_that_came_later_leave_no_trace_at_their_defaults(tmp_path: Path) -> None:
+    """What was made before there were such settings is still what the job asks for."""
+    run(tmp_path, FakeStages())
+    stated = "".join(path.read_text() for path in tmp_path.rglob("record.json"))
+    for setting in ("with_demonstrations", "even_rounds", "start", "tasks", "fraction", "skip"):
+        assert f'"{setting}"' not in stated
+
+
 def test_more_rounds_extend_a_finished_run(tmp_path: Path) -> None:
     run(tmp_path, FakeStages(), refine={"rounds": 1})
     stages = FakeStages()
