@@ -11,19 +11,17 @@
   the fields that differ and the ways out. Where and how fast something runs is not an input.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
@@ -137,16 +135,42 @@ def _read_json(path: Path) -> Json:
     return json.loads(path.read_text())
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How an artifact stands."""
+
+    fingerprint: str
+    """Of what is asked for."""
+    home: Path
+    """Where that lies, or will."""
+    record: Json | None
+    """Of what lies under the artifact's name, or lies at `home`."""
+    changed: tuple[str, ...]
+    """Where something else lies under its name: the inputs that differ, `field: old -> new`."""
+    begun: bool
+
+
 class Store:
     """The artifacts of one run folder.
 
     `redo`: where the job differs from what a finished artifact was made of, delete the artifact and
     build it again instead of refusing.
+
+    `pool`: a folder that several runs have in common. An artifact lies there, under its name and
+    fingerprint, and the run folder links to it: what two runs would make of the same is made once.
     """
 
-    def __init__(self, root: Path, *, redo: bool = False, tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        redo: bool = False,
+        tell: Tell | None = None,
+        pool: Path | None = None,
+    ) -> None:
         self.root = root
         self.redo = redo
+        self.pool = pool
         self._tell: Tell = tell or _silent
 
     def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
@@ -154,29 +178,45 @@ class Store:
 
         Raises ArtifactError where the one that lies there was made of other inputs.
         """
+        final, found = self.root / name, self.look(name, inputs)
+        if found.changed:
+            if not self.redo:
+                raise refusal(final, found.changed)
+            _discard(final)
+            found = self.look(name, inputs)
+        home, record = found.home, found.record
+        if record is None:
+            record = self._built(name, home, canonical(inputs), build)
+        if home != final:
+            _link(final, home)
+        counts = record["counts"]
+        if found.record is None:
+            self._tell("finished", name, counts=counts, seconds=record["seconds"])
+        else:
+            self._tell("reused", name, counts=counts)
+        return Artifact(name, home, found.fingerprint, counts)
+
+    def look(self, name: str, inputs: Mapping[str, object]) -> Found:
+        """How the artifact stands, without touching it."""
         stated = canonical(inputs)
         key = fingerprint(stated)
         final = self.root / name
-        if (final / RECORD).exists():
-            record = _read_json(final / RECORD)
-            if record["fingerprint"] == key:
-                self._tell("reused", name, counts=record["counts"])
-                return Artifact(name, final, key, record["counts"])
-            if not self.redo:
-                raise ArtifactError(_refusal(final, differences(record["inputs"], stated)))
-            # Renamed first, so that a kill in the middle leaves no half-deleted artifact.
-            doomed = final.with_name(f".{final.name}.redone")
-            shutil.rmtree(doomed, ignore_errors=True)
-            final.rename(doomed)
-            shutil.rmtree(doomed)
-        partial = self._partial(final, stated)
+        home = final if self.pool is None else self.pool / f"{name}-{key}"
+        record = _record(final)
+        if record is not None and record["fingerprint"] != key:
+            return Found(key, home, record, tuple(differences(record["inputs"], stated)), False)
+        return Found(key, home, record or _record(home), (), _partial_of(home).exists())
+
+    def _built(self, name: str, home: Path, stated: Json, build: Build) -> Json:
+        """Build at `home`. Returns the record."""
+        partial = self._partial(home, stated)
         if not (partial / RECORD).exists():
             self._tell("started", name)
             began = time.time()
             counts = dict(build(partial))
             record: Json = {
                 "name": name,
-                "fingerprint": key,
+                "fingerprint": fingerprint(stated),
                 "inputs": stated,
                 "counts": counts,
                 "seconds": round(time.time() - began, 3),
@@ -184,15 +224,13 @@ class Store:
                 "versions": _versions(),
             }
             write_json(partial / RECORD, record)
-        record = _read_json(partial / RECORD)
-        partial.rename(final)
-        (final / _INPUTS).unlink()
-        self._tell("finished", name, counts=record["counts"], seconds=record["seconds"])
-        return Artifact(name, final, key, record["counts"])
+        partial.rename(home)
+        (home / _INPUTS).unlink()
+        return _read_json(home / RECORD)
 
-    def _partial(self, final: Path, stated: Json) -> Path:
+    def _partial(self, home: Path, stated: Json) -> Path:
         """The folder to build in: what a killed run left there, if it was building the same."""
-        partial = _partial_of(final)
+        partial = _partial_of(home)
         mark = partial / _INPUTS
         if partial.exists() and not (mark.exists() and _read_json(mark) == stated):
             shutil.rmtree(partial)
@@ -202,62 +240,32 @@ class Store:
         return partial
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """How an artifact stands before a run."""
-
-    name: str
-    state: Literal["finished", "begun", "missing", "untrue"]
-    changed: tuple[str, ...] = ()
-    """Where `untrue`: the inputs that differ, as `field: old -> new`."""
+def _record(folder: Path) -> Json | None:
+    """The record of a whole artifact."""
+    return _read_json(folder / RECORD) if (folder / RECORD).exists() else None
 
 
-class Survey(Store):
-    """A store that builds nothing and notes how each artifact stands."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.states: list[State] = []
-
-    def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
-        stated = canonical(inputs)
-        final = self.root / name
-        counts: Json = {}
-        if (final / RECORD).exists():
-            record = _read_json(final / RECORD)
-            changed = tuple(differences(record["inputs"], stated))
-            self.states.append(State(name, "untrue" if changed else "finished", changed))
-            counts = record["counts"]
-        else:
-            begun = _partial_of(final).exists()
-            self.states.append(State(name, "begun" if begun else "missing"))
-        return Artifact(name, final, fingerprint(stated), counts)
-
-    @property
-    def finished(self) -> bool:
-        return all(state.state == "finished" for state in self.states)
-
-    def refuse_untrue(self) -> None:
-        """Raise ArtifactError for the first artifact that the job would make untrue; what depends
-        on it follows from it."""
-        for state in self.states:
-            if state.state == "untrue":
-                raise ArtifactError(_refusal(self.root / state.name, list(state.changed)))
+def _discard(final: Path) -> None:
+    if final.is_symlink():
+        final.unlink()
+        return
+    # Renamed first, so that a kill in the middle leaves no half-deleted artifact.
+    doomed = final.with_name(f".{final.name}.redone")
+    shutil.rmtree(doomed, ignore_errors=True)
+    final.rename(doomed)
+    shutil.rmtree(doomed)
 
 
-@contextmanager
-def locked(root: Path) -> Generator[None]:
-    """Hold the run folder for this process: two drivers would build the same artifact twice."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(
-                f"another driver is running in {root}. Wait until it ends or stop it, or give this"
-                " job another name"
-            ) from error
-        yield
+def _link(final: Path, home: Path) -> None:
+    """Let `final` be a relative link to `home`, so that both can be moved together."""
+    target = os.path.relpath(home, final.parent)
+    if final.is_symlink() and os.readlink(final) == target:
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.link")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.replace(final)
 
 
 def _partial_of(final: Path) -> Path:
@@ -274,9 +282,10 @@ def _versions() -> Json:
     return found
 
 
-def _refusal(final: Path, changed: list[str]) -> str:
+def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
+    """What to raise for an artifact that the job would make untrue."""
     fields = "\n".join(f"  {line}" for line in changed)
-    return (
+    return ArtifactError(
         f"{final} is finished, and was made with other settings:\n{fields}\n"
         "Running on would mix two experiments in one folder. Either set these back,"
         " or give the job another `name`, or run with --redo to delete this artifact and build it"

@@ -9,8 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,13 +17,13 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile
-from sirt_ray.artifacts import Store, Survey, locked
+from sirt_ray import jobfile, studies
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
-from sirt_ray.core.loop import Loop
-from sirt_ray.errors import InputError, SirtError
+from sirt_ray.errors import SirtError
+from sirt_ray.folder_lock import locked
 from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.survey import Survey
 
 SERVE_EXAMPLES = """\
 examples:
@@ -59,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a job, or what is left of it")
+    run = commands.add_parser("run", help="run a job or a study, or what is left of it")
     _add_job(run)
     run.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
     run.add_argument(
@@ -72,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", help="print what a job would do, and all its settings")
+    plan = commands.add_parser(
+        "plan", help="print what a job would do and all its settings, or what a study would do"
+    )
     _add_job(plan)
     plan.set_defaults(command=_plan)
     _add_serve(commands)
@@ -138,52 +139,46 @@ def _port(text: str) -> int:
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", type=Path, metavar="JOB.yaml")
+    parser.add_argument(
+        "job",
+        type=Path,
+        metavar="JOB.yaml",
+        help="a job, or a study (a file with the key `study`), which is many of them",
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="overrides",
         metavar="a.b=value",
-        help="override one setting of the job; may be repeated",
+        help="override one setting of the job, or of all cells of the study; may be repeated",
     )
     parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from sirt_ray import running, study_command
     from sirt_ray.on_ray.cluster import connected
-    from sirt_ray.on_ray.stages import RayStages
-    from sirt_ray.report.journal import RunJournal
-    from sirt_ray.report.progress import progress_for
-    from sirt_ray.report.table import scores_tables
 
+    if studies.is_study(arguments.job):
+        return study_command.run(arguments)
     console = Console()
-    job, run_dir, survey = _checked(arguments)
+    job = _checked(arguments)
+    run_dir = Path(job.output) / job.name
+    survey = running.survey(job, run_dir)
     if arguments.dry_run:
-        _print_plan(console, job, run_dir, survey)
+        _print_plan(console, run_dir, survey)
         return 0
     if not arguments.redo:
         survey.refuse_untrue()
-    with _run_folder(run_dir), locked(run_dir):
-        (run_dir / "config.yaml").write_text(jobfile.dump(job))
-        journal = RunJournal(run_dir, console)
-        store = Store(run_dir, redo=arguments.redo, tell=journal.artifact)
-        say = partial(console.print, soft_wrap=True, style="dim", markup=False, highlight=False)
-        stages = RayStages(job, run_dir, progress_for(console), say)
-        loop = Loop(job, stages, store, journal)
+    with running.run_folder(run_dir), locked(run_dir):
+        run = running.Run(job, run_dir, console, redo=arguments.redo)
         if survey.finished:
-            outcome = loop.run()
+            outcome = run.loop().run()
         else:
             with connected(arguments.address, job.resources, run_dir / "logs"):
-                stages.check_cluster()
-                try:
-                    outcome = loop.run()
-                finally:
-                    stages.close()
-        journal.finish(outcome.scores)
-    for table in scores_tables(outcome.scores, job.data.train, outcome.rolled_back):
-        console.print()
-        console.print(table)
+                outcome = run.on_cluster()
+        run.finish(outcome)
     console.print(f"The refined student is {outcome.student.path}", soft_wrap=True)
     return 0
 
@@ -236,43 +231,32 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _run_folder(run_dir: Path) -> Generator[None]:
-    """Leave no run folder behind where the input turns out to be wrong before anything is made."""
-    existed = run_dir.exists()
-    try:
-        yield
-    except InputError:
-        if not existed and not any(run_dir.glob("**/record.json")):
-            shutil.rmtree(run_dir, ignore_errors=True)
-        raise
-
-
 def _plan(arguments: argparse.Namespace) -> int:
+    from sirt_ray import running, study_command
+
+    if studies.is_study(arguments.job):
+        return study_command.plan(arguments)
     console = Console()
-    job, run_dir, survey = _checked(arguments)
+    unchecked: list[str] = []
+    job = _checked(arguments, unchecked)
     console.print(jobfile.dump(job), markup=False, highlight=False)
-    _print_plan(console, job, run_dir, survey)
+    run_dir = Path(job.output) / job.name
+    _print_plan(console, run_dir, running.survey(job, run_dir))
+    running.print_unchecked(console, unchecked)
     return 0
 
 
-def _checked(arguments: argparse.Namespace) -> tuple[JobConfig, Path, Survey]:
-    """The job, after every check that costs no more than reading, and how its folder stands."""
+def _checked(arguments: argparse.Namespace, unchecked: list[str] | None = None) -> JobConfig:
+    """The job, after every check that costs no more than reading. `unchecked` hears of what cannot
+    be looked at from here, which is an error without it."""
     from sirt_ray.on_ray.checks import check_inputs
-    from sirt_ray.on_ray.stages import RayStages
-    from sirt_ray.report.journal import SILENT
-    from sirt_ray.report.progress import LogProgress
 
     job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
-    check_inputs(job)
-    run_dir = Path(job.output) / job.name
-    survey = Survey(run_dir)
-    nobody = Console(quiet=True)
-    Loop(job, RayStages(job, run_dir, LogProgress(nobody), nobody.print), survey, SILENT).run()
-    return job, run_dir, survey
+    check_inputs(job, unchecked)
+    return job
 
 
-def _print_plan(console: Console, job: JobConfig, run_dir: Path, survey: Survey) -> None:
+def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from sirt_ray.methods import METHODS
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.settings import Count, NonNegative, SamplingConfig, Section
@@ -32,6 +33,10 @@ class DataConfig(Section):
     num_train: Count | None = None
     """Training questions per benchmark, class-balanced where there are classes. None: the paper's
     protocol (4000 for the four QA tasks, all of GSM8K and MultiArith)."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the training questions that are learned from, in tuning and in refining, each of
+    them in or out by a hash of its id: the smaller share lies within the larger. The teacher
+    answers all of them, so that runs of several shares have its answers in common."""
     num_validation: NonNegative = 200
     """Held-out questions per training benchmark, taken from its training rows and never trained
     on. They choose checkpoints and decide on roll-back."""
@@ -83,6 +88,8 @@ class JobConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the run folder."""
+    method: str | None = None
+    """One of `methods.py`, whose settings lie under those of the job file; None: the defaults."""
     output: str = "runs"
     """The run folder is `<output>/<name>`."""
     seed: NonNegative = 0
@@ -98,8 +105,44 @@ class JobConfig(Section):
     @property
     def quantizes(self) -> bool:
         """Whether any training of the job is QLoRA."""
-        trained = (self.tune, self.refine) if self.refine.rounds else (self.tune,)
-        return any(config.quantizes for config in trained)
+        rounds = range(1, self.refine.rounds + 1)
+        refined = [self.refine.of_round(round) for round in rounds[:2]]
+        tuned = [] if self.tune.skip else [self.tune]
+        return any(config.quantizes for config in [*tuned, *refined])
+
+    @property
+    def in_domain(self) -> list[str]:
+        """Benchmarks that the student is trained on, in their order in `data.train`."""
+        parts = [] if self.tune.skip else [self.tune.tasks]
+        parts += [self.refine.of_round(round).tasks for round in (1, 2)[: self.refine.rounds]]
+        asked = {name for tasks in parts for name in tasks or self.data.train}
+        return [name for name in self.data.train if name in asked]
+
+    def at_round(self, round: int) -> "JobConfig":
+        """The job with the settings of one round, counted from 1, in `refine`."""
+        return self.model_copy(update={"refine": self.refine.of_round(round)})
+
+    @model_validator(mode="after")
+    def _trains_on_its_questions(self) -> "JobConfig":
+        problems: list[str] = []
+        asked = {"tune": self.tune.tasks, "refine": self.refine.tasks}
+        if self.refine.even_rounds:
+            asked["refine.even_rounds"] = self.refine.of_round(2).tasks
+        for name, tasks in asked.items():
+            foreign = [task for task in tasks or [] if task not in self.data.train]
+            if foreign:
+                problems.append(
+                    f"{name}.tasks names {', '.join(foreign)}, whose training questions the job"
+                    " does not have. Add them to data.train, or take them away"
+                )
+        if self.tune.skip and self.refine.rounds == 0:
+            problems.append(
+                "tune.skip is set and refine.rounds is 0, so nothing would be trained. Take"
+                " tune.skip away, or set refine.rounds to 1 or more"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _quantized_is_not_cut(self) -> "JobConfig":
@@ -110,6 +153,13 @@ class JobConfig(Section):
                 " below"
             )
         return self
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str | None) -> str | None:
+        if method is not None and method not in METHODS:
+            raise ValueError(f"is no known method. There are {', '.join(METHODS)}")
+        return method
 
     @field_validator("name")
     @classmethod

@@ -32,6 +32,10 @@ class ModelError(InputError):
     """A model or tokenizer cannot be used as the job asks."""
 
 
+class UnseenError(InputError):
+    """What lies elsewhere has not been looked at: planning says so and goes on, a run does not."""
+
+
 class ArtifactError(InputError):
     """The run folder holds something that this job would make untrue."""
 

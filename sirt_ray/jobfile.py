@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
-from sirt_ray.settings import Section
+from sirt_ray.methods import METHODS
+from sirt_ray.settings import Section, merged
 
 SectionType = TypeVar("SectionType", bound=Section)
 Position = tuple[str | int, ...]
@@ -17,7 +18,7 @@ _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion 
 
 
 def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> JobConfig:
-    """Read, override and validate a job file.
+    """Read, override and validate a job file, with the settings of its `method` under its own.
 
     `overrides` are `a.b=value` with YAML values. `benchmarks` are the names that `data` may use.
     Raises ConfigError with every problem, each with file and line.
@@ -34,12 +35,14 @@ def read(
 ) -> SectionType:
     """A section from a file, if there is one, then from arguments of the command line that have its
     fields' names, then from overrides. Raises ConfigError with every problem."""
-    document, sources = ({}, {}) if path is None else _parsed(path)
+    document, sources = ({}, {}) if path is None else parsed(path)
     for name, value in (arguments or {}).items():
         document[name] = value
         sources[(name,)] = f"--{name}"
     for override in overrides:
-        sources[_override(document, override)] = f"--set {override}"
+        sources[set_in(document, override)] = f"--set {override}"
+    if kind is JobConfig:
+        document = with_method(document)
     try:
         return kind.model_validate(document, context=context)
     except ValidationError as error:
@@ -48,7 +51,13 @@ def read(
         raise ConfigError(_message(error, sources, elsewhere, place)) from error
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
+def with_method(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings on top of those of the method that it names."""
+    method = METHODS.get(str(document.get("method")))
+    return merged(method.settings if method else {}, document)
+
+
+def parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
     """A file's settings, and where each of them stands."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,7 +78,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
     """A section with `field=value` overrides. Raises ConfigError with every problem."""
     document = section.model_dump()
-    sources = {_override(document, text): f"--set {text}" for text in overrides}
+    sources = {set_in(document, text): f"--set {text}" for text in overrides}
     known = type(section).model_fields
     unknown = [source for (field, *_), source in sources.items() if field not in known]
     if unknown:
@@ -88,7 +97,7 @@ def dump(job: JobConfig) -> str:
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
 
 
-def _override(document: dict[str, Any], override: str) -> Position:
+def set_in(document: dict[str, Any], override: str) -> Position:
     """Set one value in place; returns the position that now comes from the command line."""
     key, separator, value = override.partition("=")
     keys = key.split(".")
@@ -96,15 +105,20 @@ def _override(document: dict[str, Any], override: str) -> Position:
         raise ConfigError(
             f"--set {override} is not of the form a.b=value, as in --set refine.rounds=3"
         )
+    try:
+        return set_value(document, keys, yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+
+
+def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> Position:
+    """Set the value at the end of `keys` in place, section by section; returns its position."""
     section = document
     for name in keys[:-1]:
         if not isinstance(section.get(name), dict):
             section[name] = {}
         section = section[name]
-    try:
-        section[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+    section[keys[-1]] = value
     return tuple(keys)
 
 
@@ -133,6 +147,12 @@ def _where(path: Path, error: yaml.YAMLError) -> str:
 def _message(
     error: ValidationError, sources: dict[Position, str], elsewhere: str, place: str
 ) -> str:
+    return all_problems(problems_of(error, sources, elsewhere), place)
+
+
+def problems_of(
+    error: ValidationError, sources: Mapping[Position, str], elsewhere: str
+) -> list[str]:
     """One line for each problem. `elsewhere`: where a problem without a source lies."""
     problems: list[str] = []
     for problem in error.errors():
@@ -143,6 +163,11 @@ def _message(
         )
         field = ".".join(map(str, position)) or "job"
         problems.append(f"{where}: {field}: {_what(problem)}")
+    return problems
+
+
+def all_problems(problems: Sequence[str], place: str) -> str:
+    """The one message for all problems of a file."""
     count = len(problems)
     head = f"{count} problem{'s' if count > 1 else ''} {place}; nothing was started"
     return "\n".join([head, *(f"  {problem}" for problem in problems)])

@@ -5,83 +5,19 @@ Defaults are the paper's where the paper says; a default has its home here and n
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from sirt_ray.settings import Count, Fraction, NonNegative, Positive, SamplingConfig, Section
+from sirt_ray.optimization import TrainingConfig
+from sirt_ray.settings import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    SamplingConfig,
+    Section,
+    merged,
+)
 from sirt_ray.types import PromptKind
-
-
-class LoraConfig(Section):
-    rank: Count = 8
-    alpha: Positive = 16
-    dropout: Fraction = 0.0
-    """Must be 0 for self-refinement: the reference and the policy have to agree at step 0."""
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    quantize: Literal["nf4"] | None = None
-    """`nf4`: QLoRA (Dettmers et al. 2023, section 3), the base in 4 bits with double quantisation
-    while it is trained, which needs GPUs and bitsandbytes. The student is merged into the base as
-    it was; the adapter lies beside it."""
-
-
-class TrainingConfig(Section):
-    """What instruction tuning and self-refinement have in common."""
-
-    learning_rate: Positive
-    batch_size: Count
-    """Sequences (tuning) or pairs (refining; completions with `rft` and `kto`) for one optimizer
-    step, over all workers."""
-    epochs: Positive
-    max_steps: Count | None = None
-    """Stop after so many optimizer steps although epochs are left."""
-    warmup_ratio: Fraction = 0.0
-    warmup_steps: NonNegative = 0
-    """The larger of the two counts."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    max_grad_norm: Positive = 1.0
-    max_length: Count = 1024
-    """Longest prompt plus completion, in tokens; a longer one is left out and counted."""
-    lora: LoraConfig | None = None
-    """None: full fine-tuning."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Share of the questions held out from training, with all that was made of them; 0: no
-    validation."""
-    evaluate_every_steps: Count = 50
-    """Validation every so many steps, and after the last."""
-    choose: Literal["best", "accuracy", "last"] = "best"
-    """Which weights become the student. `best`: those with the lowest validation loss (the paper).
-    `accuracy`: those that prefer the chosen completion in the most held-out pairs, of equal ones
-    the lower loss (refinement only). `last`: the last step's."""
-    patience: Count | None = None
-    """Stop after so many evaluations in a row without better weights, by `choose`; None: never."""
-
-    def _choice_problems(self) -> list[str]:
-        problems: list[str] = []
-        if self.patience is not None and self.choose == "last":
-            problems.append(
-                "patience ends a training that no longer improves, but choose 'last' would keep the"
-                " weights from after the best. Set choose to 'best', or take patience away"
-            )
-        unjudged = [
-            name
-            for name, asked in (
-                ("patience", self.patience is not None),
-                ("choose 'accuracy'", self.choose == "accuracy"),
-            )
-            if asked and self.validation_fraction == 0
-        ]
-        if unjudged:
-            problems.append(
-                f"{' and '.join(unjudged)} compares evaluations, but validation_fraction is 0, so"
-                " that there are none. Set it above 0 (0.05 is usual)"
-            )
-        return problems
-
-    @property
-    def quantizes(self) -> bool:
-        return self.lora is not None and self.lora.quantize is not None
 
 
 class TuneConfig(TrainingConfig):
@@ -96,10 +32,14 @@ class TuneConfig(TrainingConfig):
     """The prompt that demonstrations are learned after."""
     max_demonstrations: Count | None = None
     """Demonstrations per benchmark, the first in question order; None: all."""
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    """Those of `data.train` to tune on; None: all of them."""
+    skip: bool = False
+    """No instruction tuning: rounds start from the base (the paper's DPO without it)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TuneConfig":
-        problems = self._choice_problems()
+        problems = self.choice_problems()
         if self.choose == "accuracy":
             problems.append(
                 "choose 'accuracy' compares preferences between completions, and tuning has no"
@@ -113,15 +53,25 @@ class TuneConfig(TrainingConfig):
 class PairsConfig(Section):
     """How graded completions become preference pairs."""
 
-    rule: Literal["dpo_cot", "correctness", "both"] = "dpo_cot"
+    rule: Literal["dpo_cot", "correctness", "both", "spin", "right"] = "dpo_cot"
     """`dpo_cot` (the paper's): chosen = own right CoT-Answer, rejected = own Answer to the plain
-    prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union."""
+    prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union. `spin`:
+    chosen = the teacher's demonstration, rejected = own CoT-Answer, right or wrong. `right`: own
+    right CoT-Answers alone, with nothing rejected (loss `rft`)."""
+    with_demonstrations: bool = False
+    """Whether a question's demonstration stands among its right CoT-Answers, if the student was
+    tuned on it."""
     plain_rejected: Literal["any", "wrong"] = "any"
     """Which Answers `dpo_cot` may reject. `any` contrasts style (the literal reading of the paper),
     `wrong` contrasts correctness as well."""
     unparseable_rejected: bool = False
     """Whether a CoT-Answer without a readable final answer may be rejected as if it were wrong."""
     max_per_question: Count = 1
+    """For each rule; with `right`, own answers beside the demonstration."""
+
+    @property
+    def uses_demonstrations(self) -> bool:
+        return self.with_demonstrations or self.rule == "spin"
 
 
 class RefineConfig(TrainingConfig):
@@ -129,10 +79,19 @@ class RefineConfig(TrainingConfig):
     steps)."""
 
     rounds: NonNegative = 1
+    even_rounds: dict[str, JsonValue] = Field(default={})
+    """What differs in rounds 2, 4, ...: settings of this section, for a method whose rounds are of
+    two kinds."""
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    """Those of `data.train` to refine on; None: all of them. Others than `tune.tasks`: the paper's
+    Cross Self-refine."""
+    start: Literal["student", "base"] = "student"
+    """Which weights a round trains: those of the student that has written its samples, or the base
+    anew (rft, simpo, orpo)."""
     num_cot: Count = 4
     """CoT-Answers per question."""
     num_plain: NonNegative = 1
-    """Answers to the plain prompt per question; only `dpo_cot` and `both` need them."""
+    """Answers to the plain prompt per question; only `dpo_cot` and `both` use them."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7)
     max_questions: Count | None = None
     """Questions per benchmark and round; None: every demonstrated question."""
@@ -172,8 +131,8 @@ class RefineConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RefineConfig":
-        problems: list[str] = []
-        if self.pairs.rule != "correctness" and self.num_plain == 0:
+        problems: list[str] = self._rule_problems()
+        if self.pairs.rule in ("dpo_cot", "both") and self.num_plain == 0:
             problems.append(
                 f"pairs.rule '{self.pairs.rule}' rejects Answers to the plain prompt, but num_plain"
                 " is 0. Set num_plain to 1 or more, or pairs.rule to 'correctness'"
@@ -183,7 +142,7 @@ class RefineConfig(TrainingConfig):
                 "pairs.rule 'correctness' needs a right and a wrong CoT-Answer to one question,"
                 " but num_cot is 1. Set num_cot to 2 or more (4 to 8 are usual)"
             )
-        if self.sampling.temperature == 0 and self.num_cot > 1:
+        if self.rounds and self.sampling.temperature == 0 and self.num_cot > 1:
             problems.append(
                 "sampling.temperature is 0, so all num_cot CoT-Answers of a question would be the"
                 " same. Raise the temperature (0.7 to 1.0 are usual) or set num_cot to 1"
@@ -198,10 +157,61 @@ class RefineConfig(TrainingConfig):
                 "choose 'accuracy' compares preferences, but loss 'rft' has none. Set choose to"
                 " 'best' or 'last'"
             )
-        problems += self._choice_problems() + self._unused()
+        problems += self.choice_problems() + self._unused() + self._even_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _rule_problems(self) -> list[str]:
+        """What the pair rule, the loss and the weights to start from make of each other."""
+        problems: list[str] = []
+        if self.pairs.rule == "right" and self.loss != "rft":
+            problems.append(
+                f"pairs.rule 'right' rejects nothing, but loss '{self.loss}' compares. Set loss to"
+                " 'rft', or pairs.rule to 'correctness'"
+            )
+        if self.pairs.rule == "spin" and self.loss == "rft":
+            problems.append(
+                "pairs.rule 'spin' chooses demonstrations and loss 'rft' looks at what is chosen"
+                " alone: the student's samples would not be used. Set pairs.rule to 'right', or"
+                " loss to 'sigmoid'"
+            )
+        if self.pairs.rule == "spin" and self.pairs.with_demonstrations:
+            problems.append(
+                "pairs.with_demonstrations is set, but pairs.rule 'spin' chooses demonstrations and"
+                " nothing else. Take it away"
+            )
+        if self.start == "base" and self.loss not in ("rft", "simpo", "orpo"):
+            problems.append(
+                f"start 'base' trains the base anew, but loss '{self.loss}' holds the student to"
+                " the one before. Set start to 'student', or loss to 'rft', 'simpo' or 'orpo'"
+            )
+        return problems
+
+    def of_round(self, round: int) -> "RefineConfig":
+        """The settings of one round, counted from 1."""
+        if not self.even_rounds:
+            return self
+        own = self.model_dump(exclude={"even_rounds"})
+        return RefineConfig.model_validate(own if round % 2 else merged(own, self.even_rounds))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the training compares with the log-probabilities of another model."""
+        return self.loss != "rft"
+
+    def _even_problems(self) -> list[str]:
+        fixed = [name for name in ("rounds", "even_rounds") if name in self.even_rounds]
+        if fixed:
+            return [f"even_rounds holds {', '.join(fixed)}, which are not a round's. Take it away"]
+        try:
+            self.of_round(2)
+        except ValidationError as error:
+            return [
+                f"even_rounds.{'.'.join(map(str, found['loc']))}: {found['msg']}"
+                for found in error.errors()
+            ]
+        return []
 
     def _unused(self) -> list[str]:
         """Settings that the chosen loss would not look at."""

@@ -165,6 +165,8 @@ def pair_row(pair: PreferencePair) -> Row:
         "prompt_ids": pair.prompt_ids,
     }
     for side, graded in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if graded is None:
+            continue
         done = graded.completion
         row |= {
             side: done.text,
@@ -207,7 +209,7 @@ def to_pair(row: Mapping[str, Any]) -> PreferencePair:
         prompt=row["prompt"],
         prompt_ids=tuple(row["prompt_ids"]),
         chosen=side("chosen"),
-        rejected=side("rejected"),
+        rejected=None if row["rejected_ids"] is None else side("rejected"),
     )
 
 

@@ -112,7 +112,8 @@ class PreferencePair:
     prompt: str
     prompt_ids: tuple[int, ...]
     chosen: Graded
-    rejected: Graded
+    rejected: Graded | None
+    """None where the chosen completion is only to be imitated."""
 
 
 @dataclass(frozen=True, slots=True)

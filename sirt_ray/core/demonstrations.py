@@ -1,11 +1,11 @@
 """Stage 1: which of the teacher's answers the student learns from."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sirt_ray.config import DemonstrationsConfig
-from sirt_ray.recipes import RefineConfig
+from sirt_ray.config import DemonstrationsConfig, JobConfig
 from sirt_ray.types import Demonstration, Graded, Question
 
 
@@ -45,6 +45,26 @@ def _reason_to_drop(graded: Graded, config: DemonstrationsConfig) -> str | None:
     return None
 
 
+def to_tune_on(demonstrations: Iterable[Demonstration], job: JobConfig) -> list[Demonstration]:
+    """The demonstrations that the student is tuned on: of the tasks to tune on and of the share of
+    questions to learn from, the first `tune.max_demonstrations` of each benchmark."""
+    tasks = job.tune.tasks or job.data.train
+    asked = [
+        item
+        for item in demonstrations
+        if item.question.benchmark in tasks and in_share(item.question.id, job)
+    ]
+    return first_per_benchmark(asked, job.tune.max_demonstrations)
+
+
+def in_share(question_id: str, job: JobConfig) -> bool:
+    """Whether a training question is one of those to learn from (`data.fraction`)."""
+    if job.data.fraction == 1:
+        return True
+    digest = hashlib.sha256(f"share/{job.seed}/{question_id}".encode()).digest()
+    return int.from_bytes(digest[:8]) < job.data.fraction * 2**64
+
+
 def first_per_benchmark(
     demonstrations: Iterable[Demonstration], most: int | None
 ) -> list[Demonstration]:
@@ -61,22 +81,27 @@ def first_per_benchmark(
 def refinement_questions(
     questions: Sequence[Question],
     demonstrations: Iterable[Demonstration],
-    config: RefineConfig,
+    job: JobConfig,
 ) -> tuple[list[Question], dict[str, int]]:
     """The questions that a round samples, with the reference that decides what is right.
 
     `ground_truth: teacher` (the paper): the demonstrated questions, judged by the teacher's final
-    answer. `gold`: every training question, judged by the benchmark's.
+    answer. `gold`: every training question, judged by the benchmark's. In both cases those of the
+    tasks to refine on and of the share of questions to learn from.
     """
+    config = job.refine
+    tasks = config.tasks or job.data.train
+    of_tasks = [question for question in questions if question.benchmark in tasks]
+    shared = [question for question in of_tasks if in_share(question.id, job)]
     if config.ground_truth == "gold":
-        judged = list(questions)
+        judged = shared
     else:
         answers: Mapping[str, str | None] = {
             item.question.id: item.graded.extracted for item in demonstrations
         }
         judged = [
             replace(question, reference=answer)
-            for question in questions
+            for question in shared
             if (answer := answers.get(question.id)) is not None
         ]
     taken: Counter[str] = Counter()
@@ -87,6 +112,8 @@ def refinement_questions(
             chosen.append(question)
     return chosen, {
         "training_questions": len(questions),
-        "without_teacher_answer": len(questions) - len(judged),
+        "of_other_tasks": len(questions) - len(of_tasks),
+        "beyond_fraction": len(of_tasks) - len(shared),
+        "without_teacher_answer": len(shared) - len(judged),
         "beyond_max_questions": len(judged) - len(chosen),
     }

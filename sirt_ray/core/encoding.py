@@ -10,12 +10,12 @@ tokenizer would merge across the boundary, exactly as it is when a model continu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sirt_ray.core import prompts
 from sirt_ray.errors import DataError, ModelError
-from sirt_ray.types import Demonstration, PreferencePair, PromptKind, Question
+from sirt_ray.types import Demonstration, Graded, PreferencePair, PromptKind, Question
 
 
 class Tokenizer(Protocol):
@@ -141,6 +141,23 @@ def encode_demonstration(
     return TokenSequence(prompt_ids, _completion_ids(text, question.id, tokenizer))
 
 
+def as_own(demonstration: Demonstration, tokenizer: Tokenizer) -> Graded:
+    """The demonstration as if the student had written it to its own prompt with the trigger, in the
+    ids that `encode_demonstration` trains on. Raises as that."""
+    prompt, _ = encode_prompt(demonstration.question, "cot", tokenizer)
+    sequence = encode_demonstration(demonstration, "cot", tokenizer)
+    graded = demonstration.graded
+    completion = replace(
+        graded.completion,
+        prompt_kind="cot",
+        prompt=prompt,
+        prompt_ids=sequence.prompt_ids,
+        completion_ids=sequence.completion_ids,
+        stop_reason="stop",
+    )
+    return replace(graded, completion=completion)
+
+
 def encode_as_written(
     prompt: str, completion: str, question_id: str, tokenizer: Tokenizer
 ) -> TokenSequence:
@@ -166,12 +183,13 @@ def _completion_ids(text: str, question_id: str, tokenizer: Tokenizer) -> tuple[
 def encode_pair(
     pair: PreferencePair, reference_logps: tuple[float, float] | None = None
 ) -> TrainingExample:
-    """Chosen and rejected after the pair's prompt, in the sampler's own ids."""
+    """Chosen and rejected, if there is one, after the pair's prompt, in the sampler's own ids."""
     return TrainingExample(
         pair.question_id,
         tuple(
             TokenSequence(pair.prompt_ids, side.completion.completion_ids)
             for side in (pair.chosen, pair.rejected)
+            if side is not None
         ),
         reference_logps or (),
     )

@@ -4,7 +4,7 @@ A setting belongs here if changing it changes what comes out. Paths, replica cou
 how often something is checkpointed never do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sirt_ray.artifacts import Artifact
 from sirt_ray.config import JobConfig
@@ -13,12 +13,25 @@ from sirt_ray.recipes import RefineConfig
 
 Inputs = Mapping[str, object]
 
+Model = Artifact | str
+"""Weights that the run has made, or the content of others."""
+
 _SAMPLING = {"num_cot", "num_plain", "sampling", "max_questions", "ground_truth"}
-_NOT_TRAINING = {"rounds", "pairs", "reference", "roll_back", "roll_back_stderrs"}
+_NOT_TRAINING = {
+    "rounds",
+    "even_rounds",
+    "tasks",
+    "start",
+    "pairs",
+    "reference",
+    "roll_back",
+    "roll_back_stderrs",
+}
 
 
 def questions(job: JobConfig, rows: Mapping[str, str]) -> Inputs:
-    return {"data": job.data.model_dump(exclude={"root"}), "rows": rows, "seed": job.seed}
+    data = job.data.model_dump(exclude={"root", "fraction"})
+    return {"data": data, "rows": rows, "seed": job.seed}
 
 
 def demonstrations(job: JobConfig, teacher: str, questions: Artifact) -> Inputs:
@@ -34,11 +47,27 @@ def demonstrations(job: JobConfig, teacher: str, questions: Artifact) -> Inputs:
 
 
 def tuned(job: JobConfig, base: str, demonstrations: Artifact) -> Inputs:
-    return {"base": base, "demonstrations": demonstrations, "tune": job.tune, "seed": job.seed}
+    return {
+        "base": base,
+        "demonstrations": demonstrations,
+        "tune": job.tune.model_dump(exclude={"tasks", "skip"}),
+        "seed": job.seed,
+        **learned_from(job, job.tune.tasks),
+    }
+
+
+def learned_from(job: JobConfig, tasks: Sequence[str] | None) -> Inputs:
+    """Which of the training questions are used, where not all of them are."""
+    stated: dict[str, object] = {}
+    if tasks is not None:
+        stated["tasks"] = sorted(tasks)
+    if job.data.fraction < 1:
+        stated["fraction"] = job.data.fraction
+    return stated
 
 
 def samples(
-    job: JobConfig, student: Artifact, questions: Artifact, demonstrations: Artifact
+    job: JobConfig, student: Model, questions: Artifact, demonstrations: Artifact
 ) -> Inputs:
     return {
         "student": student,
@@ -48,14 +77,28 @@ def samples(
         "prompts": prompts.VERSION,
         "verifier": answers.VERSION,
         "seed": job.seed,
+        **learned_from(job, job.refine.tasks),
     }
 
 
-def pairs(job: JobConfig, samples: Artifact) -> Inputs:
-    return {"samples": samples, "pairs": job.refine.pairs, "seed": job.seed}
+def pairs(job: JobConfig, samples: Artifact, demonstrations: Artifact) -> Inputs:
+    config = job.refine.pairs
+    stated: dict[str, object] = {
+        "samples": samples,
+        "pairs": config.model_dump(exclude={"with_demonstrations"}),
+        "seed": job.seed,
+    }
+    if config.uses_demonstrations:
+        stated["demonstrations"] = {
+            "from": demonstrations,
+            "with": config.with_demonstrations,
+            "at_most": job.tune.max_demonstrations,
+            **learned_from(job, job.tune.tasks),
+        }
+    return stated
 
 
-def reference(job: JobConfig, student: Artifact, pairs: Artifact) -> Inputs:
+def reference(job: JobConfig, student: Model, pairs: Artifact) -> Inputs:
     return {
         "student": student,
         "pairs": pairs,
@@ -75,11 +118,11 @@ def scored(config: RefineConfig) -> Inputs:
     return stated
 
 
-def refined(job: JobConfig, student: Artifact, pairs: Artifact, reference: Artifact) -> Inputs:
+def refined(job: JobConfig, start: Model, pairs: Artifact, reference: Artifact | None) -> Inputs:
     return {
-        "student": student,
+        "student": start,
         "pairs": pairs,
-        "reference": reference,
+        **({} if reference is None else {"reference": reference}),
         "refine": trained(job.refine),
         "seed": job.seed,
     }
@@ -90,7 +133,7 @@ def trained(config: RefineConfig) -> Inputs:
     return config.model_dump(exclude=_SAMPLING | _NOT_TRAINING)
 
 
-def evaluation(job: JobConfig, model: Artifact | str, questions: Artifact) -> Inputs:
+def evaluation(job: JobConfig, model: Model, questions: Artifact) -> Inputs:
     return {
         "model": model,
         "questions": questions,

@@ -79,8 +79,9 @@ class Stages(Protocol):
         """The student writes graded CoT-Answers and Answers to the training questions."""
         ...
 
-    def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
-        """Graded completions -> preference pairs, by the job's rule."""
+    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
+        """Graded completions, and demonstrations where the job's rule uses them -> preference
+        pairs."""
         ...
 
     def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
@@ -90,14 +91,15 @@ class Stages(Protocol):
     def refine(
         self,
         out: Path,
-        student: Policy,
+        start: Policy,
         reference: Policy,
         pairs: Artifact,
-        logps: Artifact,
+        logps: Artifact | None,
         round: int,
     ) -> Counts:
-        """DPO: student + pairs -> the round's candidate, a complete student model. `logps` are the
-        log-probabilities of the pairs under `reference`."""
+        """DPO: a model to start from + pairs -> the round's candidate, a complete student model.
+        `logps` are the log-probabilities of the pairs under `reference`; None where the job's loss
+        needs none."""
         ...
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:

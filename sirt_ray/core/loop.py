@@ -12,6 +12,11 @@
 Self-refine Instruction-tuning, Ranaldi and Freitas, EMNLP 2024, sections 2.1 and 2.2. The paper
 runs one round; rounds and roll-back are ours. Every line above is one artifact, and the same job
 again builds only what is missing: a run that was killed resumes.
+
+Other methods (`methods.py`) go through the same lines: without tuning (`tune.skip`) student_0 is
+the base; a round may train the base anew in place of student_{r-1} (`refine.start`), imitate what
+is chosen in place of comparing (`refine.loss: rft`, which has no reference), and every second round
+may be of another kind (`refine.even_rounds`).
 """
 
 from collections.abc import Mapping
@@ -38,7 +43,8 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class _Student:
     policy: Policy
-    weights: Artifact
+    weights: Artifact | str
+    """What the run has made, or the content of the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +77,32 @@ class Loop:
             scores["teacher"] = self._evaluate(teacher, teacher_id, questions).test
         elif job.evaluation.teacher:
             self._say_teacher_absent()
-        scores["baseline"] = self._evaluate(base, base_id, questions).test
+        untuned = student = initial = _Student(base, base_id)
+        kept = self._evaluate(base, base_id, questions)
+        scores[base.version] = kept.test
 
-        weights = store.once(
-            "round_00/student",
-            identity.tuned(job, base_id, demonstrations),
-            lambda out: stages.tune(out, base, demonstrations),
-        )
-        self._say_warnings(weights)
-        student = initial = _student(weights, 0)
-        kept = self._evaluate(student.policy, weights, questions)
-        scores[student.policy.version] = kept.test
+        if not job.tune.skip:
+            weights = store.once(
+                "round_00/student",
+                identity.tuned(job, base_id, demonstrations),
+                lambda out: stages.tune(out, base, demonstrations),
+            )
+            self._say_warnings(weights)
+            student = initial = _student(weights, 0)
+            kept = self._evaluate(student.policy, weights, questions)
+            scores[student.policy.version] = kept.test
 
         rolled_back: list[str] = []
         for round in range(1, job.refine.rounds + 1):
-            reference = initial if job.refine.reference == "initial" else student
-            refined = self._refine(round, student, reference, questions, demonstrations)
+            refine = job.refine.of_round(round)
+            start = untuned if refine.start == "base" else student
+            reference = initial if refine.reference == "initial" else student
+            refined = self._refine(round, student, start, reference, questions, demonstrations)
             self._say_warnings(refined)
             candidate = _student(refined, round)
             found = self._evaluate(candidate.policy, refined, questions)
             scores[candidate.policy.version] = found.test
-            if job.refine.roll_back and fell(
-                kept.held_out, found.held_out, job.refine.roll_back_stderrs
-            ):
+            if refine.roll_back and fell(kept.held_out, found.held_out, refine.roll_back_stderrs):
                 rolled_back.append(candidate.policy.version)
                 self._say_rolled_back(candidate.policy, student.policy, kept, found)
             else:
@@ -104,12 +113,14 @@ class Loop:
         self,
         round: int,
         student: _Student,
+        start: _Student,
         reference: _Student,
         questions: Artifact,
         demonstrations: Artifact,
     ) -> Artifact:
-        """One round: sample, pair, score by the reference, DPO. Returns the candidate's weights."""
-        job, stages, once = self.job, self.stages, self.store.once
+        """One round: the student samples, its answers are paired and scored by the reference, and
+        `start` is trained on them. Returns the candidate's weights."""
+        job, stages, once = self.job.at_round(round), self.stages, self.store.once
         at = f"round_{round:02d}"
         samples = once(
             f"{at}/samples",
@@ -118,18 +129,20 @@ class Loop:
         )
         pairs = once(
             f"{at}/pairs",
-            identity.pairs(job, samples),
-            lambda out: stages.pair(out, samples, round),
+            identity.pairs(job, samples, demonstrations),
+            lambda out: stages.pair(out, samples, demonstrations, round),
         )
-        logps = once(
-            f"{at}/reference",
-            identity.reference(job, reference.weights, pairs),
-            lambda out: stages.reference(out, reference.policy, pairs, round),
-        )
+        logps = None
+        if job.refine.needs_reference:
+            logps = once(
+                f"{at}/reference",
+                identity.reference(job, reference.weights, pairs),
+                lambda out: stages.reference(out, reference.policy, pairs, round),
+            )
         return once(
             f"{at}/student",
-            identity.refined(job, student.weights, pairs, logps),
-            lambda out: stages.refine(out, student.policy, reference.policy, pairs, logps, round),
+            identity.refined(job, start.weights, pairs, logps),
+            lambda out: stages.refine(out, start.policy, reference.policy, pairs, logps, round),
         )
 
     def _evaluate(self, policy: Policy, model: Artifact | str, questions: Artifact) -> Evaluation:
@@ -138,7 +151,8 @@ class Loop:
                 f"{policy.version}/evaluation",
                 identity.evaluation(self.job, model, questions),
                 lambda out: self.stages.evaluate(out, policy, questions),
-            ).counts
+            ).counts,
+            self.job.in_domain,
         )
         self.journal.scores(policy.version, evaluation.test)
         return evaluation

@@ -2,7 +2,8 @@
 
 `dpo_cot` (DPO_CoT, the paper's section 2.2 and appendix B): a right CoT-Answer is preferred to the
 student's own Answer to the plain prompt. `correctness` (Iterative RPO): a right CoT-Answer is
-preferred to a wrong one. `both`: the union.
+preferred to a wrong one. `both`: the union. `spin` (SPIN): the demonstration is preferred to the
+student's own CoT-Answer. `right` (RFT, STaR, ReST-EM): right CoT-Answers, over nothing.
 
 Never chosen nor rejected: a completion that was cut off, and one whose tokens stand on the other
 side already. Which pairs are made depends on the seed and the completions alone.
@@ -11,6 +12,7 @@ side already. Which pairs are made depends on the seed and the completions alone
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sirt_ray.recipes import PairsConfig
 from sirt_ray.types import Graded, PreferencePair
@@ -19,27 +21,36 @@ RULES = {
     "dpo_cot": ("dpo_cot",),
     "correctness": ("correctness",),
     "both": ("dpo_cot", "correctness"),
+    "spin": ("spin",),
+    "right": ("right",),
 }
 
 
 def make_pairs(
-    graded: Iterable[Graded], config: PairsConfig, seed: str
+    graded: Iterable[Graded],
+    config: PairsConfig,
+    seed: str,
+    demonstrations: Iterable[Graded] = (),
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """At most `config.max_per_question` pairs for each question and rule.
 
-    `seed` names the run's seed and the round. Returns the pairs in the order of their questions,
-    and how many questions and completions went which way, by reason.
+    `seed` names the run's seed and the round. `demonstrations`, one for a question at most and in
+    the student's own token ids, are what a rule or `config.with_demonstrations` chooses. Returns
+    the pairs in the order of their questions, and how many questions and completions went which
+    way, by reason.
     """
     by_question: dict[str, list[Graded]] = {}
     for item in graded:
         by_question.setdefault(item.completion.question_id, []).append(item)
+    demonstrated = {item.completion.question_id: item for item in demonstrations}
     pairs: list[PreferencePair] = []
     counts: Counter[str] = Counter(questions=len(by_question), pairs=0, questions_paired=0)
     for question_id, samples in by_question.items():
         usable = _usable(samples, config, counts)
         made: list[PreferencePair] = []
         for rule in RULES[config.rule]:
-            made += _pair_question(question_id, rule, usable, config, seed, counts)
+            sides = _sides(rule, usable, config, demonstrated.get(question_id))
+            made += _pair_question(question_id, rule, sides, config, seed, counts)
         pairs += made
         counts["questions_paired"] += bool(made)
     counts["pairs"] = len(pairs)
@@ -61,24 +72,60 @@ def _usable(samples: Iterable[Graded], config: PairsConfig, counts: Counter[str]
     return list(seen.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What a rule may choose and reject for one question, no tokens twice."""
+
+    chosen: list[Graded]
+    rejected: list[Graded]
+    demonstration: Graded | None
+    """Chosen beside the drawn ones (`right`)."""
+
+
+def _sides(
+    rule: str, usable: Sequence[Graded], config: PairsConfig, demonstration: Graded | None
+) -> _Sides:
+    chosen = [g for g in usable if g.completion.prompt_kind == "cot" and g.verdict == "right"]
+    if rule == "spin":
+        chosen = []
+    beside = None
+    if demonstration is not None:
+        shown = demonstration.completion.completion_ids
+        chosen = [g for g in chosen if g.completion.completion_ids != shown]
+        if rule == "right":
+            beside = demonstration
+        else:
+            chosen.append(demonstration)
+    taken = {g.completion.completion_ids for g in chosen}
+    rejected = [
+        g
+        for g in usable
+        if _may_be_rejected(g, rule, config) and g.completion.completion_ids not in taken
+    ]
+    return _Sides(chosen, rejected, beside)
+
+
 def _pair_question(
     question_id: str,
     rule: str,
-    usable: Sequence[Graded],
+    sides: _Sides,
     config: PairsConfig,
     seed: str,
     counts: Counter[str],
 ) -> list[PreferencePair]:
-    chosen = [g for g in usable if g.completion.prompt_kind == "cot" and g.verdict == "right"]
-    rejected = [g for g in usable if _may_be_rejected(g, rule, config)]
-    taken = {g.completion.completion_ids for g in chosen}
-    rejected = [g for g in rejected if g.completion.completion_ids not in taken]
-    if not chosen or not rejected:
-        counts[f"{rule}_without_{'right' if not chosen else 'rejected'}"] += 1
-        return []
+    chosen, rejected = sides.chosen, sides.rejected
     draw = random.Random(f"{seed}/{question_id}/{rule}")
     draw.shuffle(chosen)
     draw.shuffle(rejected)
+    if rule == "right":
+        drawn = chosen[: config.max_per_question]
+        imitated = drawn if sides.demonstration is None else [*drawn, sides.demonstration]
+        counts["right_without_right"] += not imitated
+        return [_pair(rule, item, None) for item in imitated]
+    if not chosen or not rejected:
+        missing = "rejected" if chosen else "demonstration" if rule == "spin" else "right"
+        counts[f"{rule}_without_{missing}"] += 1
+        return []
     # The shorter side is used again from its start: all combinations below the longer one's length
     # differ.
     total = min(config.max_per_question, max(len(chosen), len(rejected)))
@@ -87,6 +134,10 @@ def _pair_question(
 
 def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:
     kind, verdict = graded.completion.prompt_kind, graded.verdict
+    if rule == "right":
+        return False
+    if rule == "spin":
+        return kind == "cot"
     if rule == "dpo_cot":
         return kind == "plain" and (config.plain_rejected == "any" or verdict == "wrong")
     if verdict == "unparseable":
@@ -94,7 +145,7 @@ def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:
     return kind == "cot" and verdict == "wrong"
 
 
-def _pair(rule: str, chosen: Graded, rejected: Graded) -> PreferencePair:
+def _pair(rule: str, chosen: Graded, rejected: Graded | None) -> PreferencePair:
     done = chosen.completion
     return PreferencePair(
         question_id=done.question_id,

@@ -1,7 +1,7 @@
 """Accuracies, their standard errors, and when a round made the student worse."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from sirt_ray.types import PromptKind, Score, Scores
 class Evaluation:
     test: Scores
     held_out: Score
-    """On the validation questions of all training benchmarks together, with the trigger."""
+    """On the validation questions of the benchmarks that are trained on together, with the
+    trigger."""
 
 
 def score_of(right: int, n: int) -> Score:
@@ -26,10 +27,10 @@ def fell(before: Score, after: Score, stderrs: float) -> bool:
     return before.accuracy - after.accuracy > stderrs * math.hypot(before.stderr, after.stderr)
 
 
-def read_evaluation(stored: Mapping[str, Any]) -> Evaluation:
+def read_evaluation(stored: Mapping[str, Any], in_domain: Collection[str]) -> Evaluation:
     """An evaluation artifact's counts -> scores; none where it is not built yet."""
     validation = scores_from(stored.get("validation", {}))
-    held_out = [kinds["cot"] for kinds in validation.values()]
+    held_out = [kinds["cot"] for name, kinds in validation.items() if name in in_domain]
     right = sum(round(score.accuracy * score.n) for score in held_out)
     n = sum(score.n for score in held_out)
     return Evaluation(scores_from(stored.get("test", {})), score_of(right, n))

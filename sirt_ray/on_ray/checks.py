@@ -6,24 +6,35 @@ from pathlib import Path
 from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
 from sirt_ray.endpoint.request import api_key
-from sirt_ray.errors import ConfigError, InputError, ModelError
+from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
 from sirt_ray.on_ray.data import check_rows_available
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
 
 
-def check_inputs(job: JobConfig) -> None:
+def check_inputs(job: JobConfig, unchecked: list[str] | None = None) -> None:
     """Rows, models and teacher of a job, all problems in one error; only schemas and configurations
-    are read, and no endpoint is asked."""
+    are read, and no endpoint is asked.
+
+    With `unchecked` the hub is not asked either: the list hears of what only the hub or another
+    machine could tell.
+    """
     problems: list[InputError] = []
+    ask_hub = unchecked is None
+    student = job.student
     checks: list[Callable[[], object]] = [
         lambda: check_rows_available(job.data),
-        lambda: _check_teacher(job.teacher),
-        lambda: check_model("student.model", job.student.model, job.student.revision),
+        lambda: _check_teacher(job.teacher, ask_hub),
+        lambda: check_model("student.model", student.model, student.revision, ask_hub),
     ]
     for check in checks:
         try:
             check()
+        except UnseenError as error:
+            if unchecked is None:
+                problems.append(error)
+            else:
+                unchecked.append(str(error))
         except InputError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -32,17 +43,23 @@ def check_inputs(job: JobConfig) -> None:
         raise ConfigError("\n".join(str(problem) for problem in problems))
 
 
-def _check_teacher(teacher: TeacherConfig) -> None:
+def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
     if teacher.endpoint is not None:
-        api_key(teacher.endpoint)
+        try:
+            api_key(teacher.endpoint)
+        except ConfigError as error:
+            raise UnseenError(str(error)) from error
     elif teacher.demonstrations is not None:
         answered.check(teacher.demonstrations)
     else:
-        check_model("teacher.model", teacher.source, teacher.revision)
+        check_model("teacher.model", teacher.source, teacher.revision, ask_hub)
 
 
-def check_model(asked_by: str, name: str, revision: str | None = None) -> None:
-    """Raise ModelError where the model, a folder or a name, cannot be sampled from.
+def check_model(
+    asked_by: str, name: str, revision: str | None = None, ask_hub: bool = True
+) -> None:
+    """Raise ModelError where the model, a folder or a name, cannot be sampled from, UnseenError
+    where only the hub could tell and is not to be asked.
 
     `asked_by` is where the user named it: a setting, an argument.
     """
@@ -57,9 +74,14 @@ def check_model(asked_by: str, name: str, revision: str | None = None) -> None:
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     try:
-        AutoConfig.from_pretrained(model, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        local = {"revision": revision, "local_files_only": not ask_hub}
+        AutoConfig.from_pretrained(model, **local)
+        tokenizer = AutoTokenizer.from_pretrained(model, **local)
     except (OSError, ValueError) as error:
+        if not (ask_hub or path.is_dir()):
+            raise UnseenError(
+                f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
+            ) from error
         raise ModelError(
             f"{asked_by}: {model} cannot be loaded: {str(error).splitlines()[0]}"
             " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"

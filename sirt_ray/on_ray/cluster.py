@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +88,11 @@ def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def largest(each: Iterable[ResourcesConfig]) -> ResourcesConfig:
+    """Of several jobs that use one Ray after each other, what the largest of them needs."""
+    return max(each, key=_local_cpus)
 
 
 def _local_cpus(resources: ResourcesConfig) -> int:

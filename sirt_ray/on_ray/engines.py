@@ -57,7 +57,7 @@ class Engines:
             self._up[role] = self._deploy(role, policy)
         server = self._up[role]
         server.wait_until_ready(self._say)
-        if server.version != policy.version:
+        if server.policy != policy:
             server.load(policy)
         return server
 
@@ -73,6 +73,25 @@ class Engines:
         )
         if not fits or self._job.resources.student.min_replicas == 0:
             self.stop("student")
+
+    def hand_over(self, job: JobConfig, run_dir: Path) -> "Engines":
+        """The engines of a job that follows on the same cluster. A student's engine that it would
+        start in the same way goes on running and gets its weights when they are needed; all others
+        are stopped."""
+        following = Engines(job, run_dir, self._say)
+        same = (
+            self._job.student == job.student
+            and self._job.resources.student == job.resources.student
+            and self._samples_per_question("student") == following._samples_per_question("student")
+            # An adapter goes by its round's name in a running engine, and rounds have the same.
+            and not any(
+                config.lora for run in (self._job, job) for config in (run.tune, run.refine)
+            )
+        )
+        if same and "student" in self._up:
+            following._up["student"] = self._up.pop("student")
+        self.close()
+        return following
 
     def stop(self, role: Role) -> None:
         server = self._up.pop(role, None)
@@ -96,10 +115,10 @@ class Engines:
         )
 
     def _samples_per_question(self, role: Role) -> int:
-        refine = self._job.refine
         if role == "teacher":
             return self._job.demonstrations.samples_per_question
-        return refine.num_cot + refine.num_plain
+        refined = [self._job.refine.of_round(round) for round in (1, 2)]
+        return max(refine.num_cot + refine.num_plain for refine in refined)
 
     def _resources(self, role: Role) -> EngineConfig:
         """What each engine of the role gets of the cluster."""

@@ -15,10 +15,9 @@ from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import JobConfig, SamplingConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
-from sirt_ray.core.pairs import make_pairs
 from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray import data, trainer
+from sirt_ray.on_ray import data, pairing, trainer
 from sirt_ray.on_ray.engines import Engines, Role
 from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
@@ -35,11 +34,20 @@ class RayStages:
     """`core.interfaces.Stages` on Ray Data, Ray Serve and Ray Train."""
 
     def __init__(
-        self, job: JobConfig, run_dir: Path, progress: Progress, say: Callable[[str], None]
+        self,
+        job: JobConfig,
+        run_dir: Path,
+        progress: Progress,
+        say: Callable[[str], None],
+        after: "RayStages | None" = None,
     ) -> None:
+        """`after`: the stages of a job that has ended on the same cluster, whose engines may go on
+        running; they are not to be used any more."""
         self._job = job
         self._progress = progress
-        self._engines = Engines(job, run_dir, say)
+        self._engines = (
+            Engines(job, run_dir, say) if after is None else after._engines.hand_over(job, run_dir)
+        )
 
     def check_cluster(self) -> None:
         """Raise ResourceError for all that the job asks for and the cluster can never give."""
@@ -127,17 +135,19 @@ class RayStages:
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
-        kept = demonstrating.first_per_benchmark(
-            map(tables.to_demonstration, tables.rows(demonstrations.path)),
-            job.tune.max_demonstrations,
-        )
+        stored = map(tables.to_demonstration, tables.rows(demonstrations.path))
+        kept = demonstrating.to_tune_on(stored, job)
+        if not kept:
+            raise StageError(
+                "no demonstration is left to tune on. Widen tune.tasks or data.fraction, or look"
+                f" at what the teacher wrote in {demonstrations.path}"
+            )
         used = out / ".work" / "demonstrations.parquet"
         tables.write(used, map(tables.demonstration_row, kept), tables.DEMONSTRATION)
         self._engines.make_room_for_training()
         return trainer.tune(
             out,
-            base=str(assets.resolve(base.path)),
-            revision=base.revision,
+            base=_source(base),
             demonstrations=used,
             config=job.tune,
             resources=job.resources.trainer,
@@ -151,11 +161,12 @@ class RayStages:
     def sample(
         self, out: Path, student: Policy, questions: Artifact, demonstrations: Artifact, round: int
     ) -> Counts:
-        refine = self._job.refine
+        job = self._job.at_round(round)
+        refine = job.refine
         asked, fates = demonstrating.refinement_questions(
             self._questions(questions, "train"),
             map(tables.to_demonstration, tables.rows(demonstrations.path)),
-            refine,
+            job,
         )
         requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))
         sampled = self._sample(
@@ -169,29 +180,16 @@ class RayStages:
         )
         return {**fates, **sampled}
 
-    def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
-        pairs, counts = make_pairs(
-            map(tables.to_graded, tables.rows(samples.path)),
-            self._job.refine.pairs,
-            f"{self._job.seed}/{round}",
-        )
-        if not pairs:
-            raise StageError(
-                f"round {round} made no preference pair from {counts['questions']} questions"
-                f" ({', '.join(f'{name} {n}' for name, n in counts.items() if n)}). Raise"
-                " refine.num_cot or sampling.temperature, look at the texts in"
-                f" {samples.path}, or try another pairs.rule"
-            )
-        tables.write(out / "pairs.parquet", map(tables.pair_row, pairs), tables.PAIR, counts)
-        return counts
+    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
+        return pairing.pair(out, self._job.at_round(round), samples, demonstrations, round)
 
     def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
         self._engines.make_room_for_training()
         return trainer.reference_logps(
             out,
-            student=reference.path,
+            student=_source(reference),
             pairs=pairs.path,
-            config=self._job.refine,
+            config=self._job.refine.of_round(round),
             resources=self._job.resources.trainer,
             name=f"round_{round:02d}/reference",
             progress=self._progress,
@@ -200,20 +198,20 @@ class RayStages:
     def refine(
         self,
         out: Path,
-        student: Policy,
+        start: Policy,
         reference: Policy,
         pairs: Artifact,
-        logps: Artifact,
+        logps: Artifact | None,
         round: int,
     ) -> Counts:
         self._engines.make_room_for_training()
         return trainer.refine(
             out,
-            student=student.path,
+            student=_source(start),
             pairs=pairs.path,
-            reference=logps.path,
-            reference_student=reference.path,
-            config=self._job.refine,
+            reference=None if logps is None else logps.path,
+            reference_student=None if logps is None else _source(reference),
+            config=self._job.refine.of_round(round),
             resources=self._job.resources.trainer,
             seed=self._job.seed + round,
             name=f"round_{round:02d}/student",
@@ -295,5 +293,8 @@ class RayStages:
         # Brings torch with it, which planning a run does not need.
         from sirt_ray.training.models import load_tokenizer
 
-        source = Source(str(assets.resolve(policy.path)), policy.revision)
-        return TokenPrompter(load_tokenizer(source))
+        return TokenPrompter(load_tokenizer(_source(policy)))
+
+
+def _source(policy: Policy) -> Source:
+    return Source(str(assets.resolve(policy.path)), policy.revision)

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ _SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_sec
 def tune(
     out: Path,
     *,
-    base: str,
-    revision: str | None,
+    base: Source,
     demonstrations: Path,
     config: TuneConfig,
     resources: TrainerResources,
@@ -40,7 +40,7 @@ def tune(
     """Instruction-tune `base` on stored demonstrations; `out` becomes the student's folder."""
     task = TuneTask(
         out=out.resolve(),
-        source=Source(_absolute(base), revision),
+        source=_absolute(base),
         demonstrations=demonstrations.resolve(),
         config=config,
         resources=resources,
@@ -52,7 +52,7 @@ def tune(
 def reference_logps(
     out: Path,
     *,
-    student: str,
+    student: Source,
     pairs: Path,
     config: RefineConfig,
     resources: TrainerResources,
@@ -62,7 +62,7 @@ def reference_logps(
     """Write `out/reference.parquet`: the student's log-probabilities of every pair, in order."""
     task = ReferenceTask(
         out=out.resolve(),
-        source=Source(_absolute(student)),
+        source=_absolute(student),
         pairs=pairs.resolve(),
         config=config,
         resources=resources,
@@ -73,40 +73,40 @@ def reference_logps(
 def refine(
     out: Path,
     *,
-    student: str,
+    student: Source,
     pairs: Path,
-    reference: Path,
+    reference: Path | None,
     config: RefineConfig,
     resources: TrainerResources,
     seed: int,
     name: str,
     progress: Progress,
-    reference_student: str | None = None,
+    reference_student: Source | None = None,
 ) -> Counts:
-    """Refine `student` on its own pairs; `out` becomes the next student's folder.
+    """Refine `student` on pairs; `out` becomes the next student's folder.
 
     `reference_student` is the model whose log-probabilities `reference` holds; None: `student`.
-    Raises ArtifactError where they are of other weights or pairs, and the model is another than
-    `student`, which else computes them again.
+    Without `reference`, for a loss that needs none, there is no such model either. Raises
+    ArtifactError where they are of other weights or pairs, and the model is another than `student`,
+    which else computes them again.
     """
     task = RefineTask(
         out=out.resolve(),
-        source=Source(_absolute(student)),
+        source=_absolute(student),
         pairs=pairs.resolve(),
-        reference=reference.resolve(),
+        reference=None if reference is None else reference.resolve(),
         config=config,
         resources=resources,
         seed=seed,
-        reference_source=(
-            None if reference_student is None else Source(_absolute(reference_student))
-        ),
+        reference_source=None if reference_student is None else _absolute(reference_student),
     )
     return _carry_out(task, name, progress)
 
 
-def _absolute(model: str) -> str:
+def _absolute(model: Source) -> Source:
     """A folder as an absolute path, because workers run elsewhere; a hub name as it is."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
+    folder = Path(model.name)
+    return replace(model, name=str(folder.resolve())) if folder.exists() else model
 
 
 def _carry_out(task: Task, name: str, progress: Progress) -> Counts:

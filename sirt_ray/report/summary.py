@@ -76,6 +76,8 @@ def _samples(counts: Counts) -> str:
     reasons = {
         "truncated completions": counts["truncated"],
         "questions without the teacher's answer": counts["without_teacher_answer"],
+        "questions of other tasks": counts.get("of_other_tasks", 0),
+        "questions beyond data.fraction": counts.get("beyond_fraction", 0),
         **{f"questions dropped: {reason}": n for reason, n in counts["dropped"].items()},
     }
     return (
@@ -98,8 +100,11 @@ def pair_reason(key: str) -> str:
     kind, _, reason = key.partition("_")
     if kind == "completions":
         return f"{reason} completions"
-    rule, _, missing = key.partition("_without_")
-    return f"questions without a {missing} answer for {rule}"
+    rule, without, missing = key.partition("_without_")
+    if not without:
+        return f"{kind} with {reason}"
+    what = missing if missing == "demonstration" else f"{missing} answer"
+    return f"questions without a {what} for {rule}"
 
 
 def _reference(counts: Counts) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rich.table import Table
 
-from sirt_ray.artifacts import State
+from sirt_ray.survey import State
 from sirt_ray.types import PromptKind, Scores
 
 _PROMPTS: dict[PromptKind, str] = {"cot": "With the trigger", "plain": "Without the trigger"}

@@ -4,7 +4,7 @@ The same tasks, settings and files as in a run (`sirt run`), each step an artifa
 `out`: called again, what is finished is reused and what was killed goes on at its last checkpoint.
 
     out/data/        rows that others have written, encoded; not for files of a run
-    out/reference/   dpo: the log-probabilities of the pairs before the training
+    out/reference/   dpo: the log-probabilities of the pairs before the training (not for `rft`)
     out/student/     the trained model
 """
 
@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import Artifact, Store, content_key, locked
+from sirt_ray.artifacts import Artifact, Store, content_key
 from sirt_ray.core import identity
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
-from sirt_ray.recipes import RefineConfig, TrainingConfig, TuneConfig
+from sirt_ray.folder_lock import locked
+from sirt_ray.optimization import TrainingConfig
+from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.settings import NonNegative, Section
 from sirt_ray.training import given, quantization
@@ -95,17 +97,20 @@ def dpo(asked: Dpo, say: Say, redo: bool = False) -> Artifact:
             task = ReferenceTask(out.resolve(), asked.source, data, config, resources)
             return _carry_out(task, device, "reference", say)
 
-        reference = store.once("reference", {**inputs, **identity.scored(config)}, score)
+        reference = None
+        if config.needs_reference:
+            reference = store.once("reference", {**inputs, **identity.scored(config)}, score)
 
         def refine(out: Path) -> Mapping[str, Any]:
-            scored = reference.path.resolve()
+            scored = None if reference is None else reference.path.resolve()
             task = RefineTask(
                 out.resolve(), asked.source, data, scored, config, resources, asked.seed
             )
             return _carry_out(task, device, "dpo", say)
 
+        if reference is not None:
+            inputs["reference"] = reference
         inputs |= {
-            "reference": reference,
             "refine": identity.trained(config),
             "seed": asked.seed,
         }

@@ -7,7 +7,7 @@ resumed training ends at the step where an uninterrupted one does.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 from sirt_ray.training.workfolder import State
 
 _DIGITS = 9

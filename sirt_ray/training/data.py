@@ -83,15 +83,21 @@ def refinement_data(
     seed: int,
 ) -> TrainingData:
     """Pairs, or what `config.loss` makes of them, with their reference log-probabilities. Raises
-    DataError where none is left."""
+    DataError where none is left, or where there is nothing to compare with."""
+    if config.loss != "rft" and any(len(pair.sequences) == 1 for pair in pairs):
+        raise DataError(
+            f"refine.loss '{config.loss}' compares completions, but there are pairs without a"
+            " rejected one (pairs.rule 'right' makes such). Set refine.loss to 'rft', or train on"
+            " pairs of another rule"
+        )
     left_out: Counter[str] = Counter()
     usable = [
         TrainingExample(pair.question_id, pair.sequences, logps or ())
         for pair, logps in zip(pairs, reference, strict=True)
     ]
-    usable = _short_enough(usable, config.max_length, left_out)
     if config.loss == "rft":
         usable = _chosen_once(usable, left_out)
+    usable = _short_enough(usable, config.max_length, left_out)
     if config.loss == "kto":
         usable = _unpaired(usable, left_out)
     return _split(usable, config.validation_fraction, seed, left_out, "pair")

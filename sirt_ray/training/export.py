@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from sirt_ray.errors import ArtifactError
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 from sirt_ray.training.models import add_lora, load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
 from sirt_ray.training.workfolder import WorkFolder

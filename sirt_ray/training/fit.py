@@ -20,7 +20,7 @@ from torch import Tensor
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training import checkpoint, choice, health
 from sirt_ray.training.batching import BatchPlan, Part, micro_batches

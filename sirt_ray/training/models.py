@@ -9,7 +9,7 @@ import torch
 
 from sirt_ray.core.encoding import Tokenizer
 from sirt_ray.errors import ModelError
-from sirt_ray.recipes import LoraConfig, TrainingConfig
+from sirt_ray.optimization import LoraConfig, TrainingConfig
 from sirt_ray.training import attention, quantization
 from sirt_ray.training.tasks import Source
 

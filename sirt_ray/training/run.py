@@ -81,7 +81,7 @@ def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) 
         of_policy = weights_key(model)
         is_reference = of_reference in (None, of_policy)
         key = content_key(of_reference or of_policy, pairs)
-        reference = _stored_reference(task, key, is_reference)
+        reference = _stored_reference(task, key, is_reference, len(pairs))
     abilities = probe(model)
     model = prepare(model, task.source, config, task.seed)
     size = model_size(model)
@@ -119,10 +119,13 @@ def _weights_of_another_reference(task: Task, device: torch.device) -> str | Non
 
 
 def _stored_reference(
-    task: RefineTask, key: str, is_reference: bool
-) -> list[data.ReferenceLogps | None] | None:
-    """The stored log-probabilities; None where the policy has to compute them again, which it can
-    where it is the reference. Raises ArtifactError where it is not."""
+    task: RefineTask, key: str, is_reference: bool, num_pairs: int
+) -> Sequence[data.ReferenceLogps | None] | None:
+    """The stored log-probabilities, none for each pair where the loss needs none; None where the
+    policy has to compute them again, which it can where it is the reference. Raises ArtifactError
+    where it is not."""
+    if task.reference is None:
+        return [()] * num_pairs
     stored = data.stored_reference(task.reference, key)
     if stored is None and not is_reference:
         assert task.reference_source is not None

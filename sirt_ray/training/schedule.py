@@ -2,7 +2,7 @@
 
 import math
 
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 
 
 def warmup_steps(config: TrainingConfig, total_steps: int) -> int:

@@ -41,12 +41,13 @@ class ReferenceTask:
 
 @dataclass(frozen=True, slots=True)
 class RefineTask:
-    """Refine `source` on its own pairs; `out` becomes the next student's folder."""
+    """Refine `source` on pairs; `out` becomes the next student's folder."""
 
     out: Path
     source: Source
     pairs: Path
-    reference: Path
+    reference: Path | None
+    """None where the loss compares with no reference."""
     config: RefineConfig
     resources: TrainerResources
     seed: int

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 from sirt_ray.resources import TrainerResources
 
 _NEVER = 2**31

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray import tables
 from sirt_ray.core.encoding import encode_demonstration
-from sirt_ray.recipes import LoraConfig, RefineConfig, TuneConfig
+from sirt_ray.optimization import LoraConfig
+from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask

@@ -63,8 +63,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tune(room: Path, out: Path, resources: TrainerResources, **changed: Any) -> Mapping[str, Any]:
     return trainer.tune(
         out,
-        base=str(room / "base"),
-        revision=None,
+        base=Source(str(room / "base")),
         demonstrations=room / "demonstrations",
         config=TUNE.model_copy(update=changed),
         resources=resources,
@@ -203,7 +202,7 @@ def test_killed_machine_costs_nothing(room: Path, tuned: Path) -> None:
 def test_refinement_on_two_workers_is_refinement_in_one_process(
     room: Path, ray_cluster: None
 ) -> None:
-    resources, pairs, student = layout(2, 2), room / "pairs", str(room / "base")
+    resources, pairs, student = layout(2, 2), room / "pairs", Source(str(room / "base"))
     bars = Bars()
     counts = trainer.reference_logps(
         room / "reference",
@@ -231,10 +230,10 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
     assert done == 9
     assert "kl" in figures and "length_drift" in str(figures["warnings"])
 
-    source, lone = Source(student), layout(1, 0)
-    run(ReferenceTask(room / "reference_alone", source, pairs, REFINE, lone), CPU)
+    lone = layout(1, 0)
+    run(ReferenceTask(room / "reference_alone", student, pairs, REFINE, lone), CPU)
     task = RefineTask(
-        room / "refined_alone", source, pairs, room / "reference_alone", REFINE, lone, seed=0
+        room / "refined_alone", student, pairs, room / "reference_alone", REFINE, lone, seed=0
     )
     run(task, CPU)
     assert_same_training(room / "refined_alone", out)

@@ -63,6 +63,7 @@ def models(room: Path) -> tuple[Any, Any]:
 def rows() -> Iterator[dict[str, Any]]:
     for number in NUMBERS:
         pair = tiny.pair(number)
+        assert pair.rejected is not None
         chosen, rejected = (side.completion.text for side in (pair.chosen, pair.rejected))
         yield {"prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
 

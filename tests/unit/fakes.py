@@ -99,7 +99,7 @@ class FakeStages:
     ) -> Counts:
         return self._make(out, f"sample {round} from {student.version}")
 
-    def pair(self, out: Path, samples: Artifact, round: int) -> Counts:
+    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
         return self._make(out, f"pair {round}")
 
     def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
@@ -108,14 +108,16 @@ class FakeStages:
     def refine(
         self,
         out: Path,
-        student: Policy,
+        start: Policy,
         reference: Policy,
         pairs: Artifact,
-        logps: Artifact,
+        logps: Artifact | None,
         round: int,
     ) -> Counts:
-        held_to = "" if reference == student else f" held to {reference.version}"
-        return self._make(out, f"refine {round} from {student.version}{held_to}")
+        if logps is None:
+            return self._make(out, f"imitate {round} from {start.version}")
+        held_to = "" if reference == start else f" held to {reference.version}"
+        return self._make(out, f"refine {round} from {start.version}{held_to}")
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
         self._make(out, f"evaluate {policy.version}")

@@ -119,6 +119,7 @@ def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
 
     assert one.prompt_ids == (tokenizer.bos_token_id, *ids("2+2="))
     assert one.chosen.completion.completion_ids == (*ids("4"), tokenizer.eos_token_id)
+    assert one.rejected is not None
     assert one.rejected.completion.completion_ids == (*ids(" 5"), tokenizer.eos_token_id)
     assert one.question_id == two.question_id
     assert given.is_ours(tmp_path / "dpo.parquet", "dpo")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.artifacts import Store, canonical, content_key, fingerprint, locked
+from sirt_ray.artifacts import Store, canonical, content_key, fingerprint
 from sirt_ray.errors import ArtifactError
+from sirt_ray.folder_lock import locked
 
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from fakes import graded
+from fakes import graded, job
 
 from sirt_ray.config import DemonstrationsConfig
 from sirt_ray.core.demonstrations import (
     first_per_benchmark,
     keep_demonstrations,
     refinement_questions,
+    to_tune_on,
 )
-from sirt_ray.recipes import RefineConfig
 from sirt_ray.types import Demonstration, Question
 
 
@@ -59,13 +59,41 @@ def test_a_round_is_judged_by_the_teachers_answers() -> None:
     answer = replace(graded("gsm8k/1"), extracted="7")
     unread = graded("gsm8k/2", verdict="unparseable")
     demonstrations = [Demonstration(QUESTIONS[1], answer), Demonstration(QUESTIONS[2], unread)]
-    asked, counts = refinement_questions(QUESTIONS, demonstrations, RefineConfig())
+    asked, counts = refinement_questions(QUESTIONS, demonstrations, job())
     assert [(q.id, q.reference) for q in asked] == [("gsm8k/1", "7")]
     assert counts["without_teacher_answer"] == 5
 
 
 def test_gold_judges_every_training_question() -> None:
-    config = RefineConfig(ground_truth="gold", max_questions=4)
-    asked, counts = refinement_questions(QUESTIONS, [], config)
+    gold = job(refine={"ground_truth": "gold", "max_questions": 4})
+    asked, counts = refinement_questions(QUESTIONS, [], gold)
     assert [q.id for q in asked] == [q.id for q in QUESTIONS[:4]]
     assert counts["beyond_max_questions"] == 2
+
+
+def test_a_round_asks_the_tasks_to_refine_on_and_tuning_shows_its_own() -> None:
+    both = {"train": ["gsm8k", "math"], "evaluate": ["gsm8k"]}
+    crossed = job(data=both, tune={"tasks": ["gsm8k"]}, refine={"tasks": ["math"]})
+    questions = [*QUESTIONS, question("math/0"), question("math/1")]
+    items = [Demonstration(q, graded(q.id)) for q in questions]
+    assert {item.question.benchmark for item in to_tune_on(items, crossed)} == {"gsm8k"}
+    asked, counts = refinement_questions(questions, items, crossed)
+    assert [q.id for q in asked] == ["math/0", "math/1"]
+    assert counts["of_other_tasks"] == 6
+
+
+def test_a_smaller_share_of_the_questions_lies_within_a_larger_one() -> None:
+    questions = [question(f"gsm8k/{i}") for i in range(400)]
+    items = [Demonstration(q, graded(q.id)) for q in questions]
+
+    def shares(fraction: float) -> tuple[set[str], set[str]]:
+        data = {"train": ["gsm8k"], "evaluate": ["gsm8k"], "fraction": fraction}
+        some = job(data=data, refine={"ground_truth": "gold"})
+        asked, counts = refinement_questions(questions, items, some)
+        assert counts["beyond_fraction"] == 400 - len(asked)
+        return {item.question.id for item in to_tune_on(items, some)}, {q.id for q in asked}
+
+    (quarter, quarter_asked), (half, half_asked) = shares(0.25), shares(0.5)
+    assert quarter < half and (quarter_asked, half_asked) == (quarter, half)
+    assert 60 < len(quarter) < 140 and 160 < len(half) < 240
+    assert len(shares(1.0)[0]) == 400

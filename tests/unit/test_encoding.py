@@ -8,6 +8,7 @@ import tiny
 
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import (
+    as_own,
     encode_demonstration,
     encode_pair,
     encode_prompt,
@@ -109,10 +110,19 @@ def test_pair_keeps_the_samplers_ids_after_the_pairs_prompt() -> None:
     pair = tiny.pair(3)
     example = encode_pair(pair, (-1.0, -2.0))
     chosen, rejected = example.sequences
+    assert pair.rejected is not None
     assert chosen.completion_ids == pair.chosen.completion.completion_ids
     assert rejected.completion_ids == pair.rejected.completion.completion_ids
     assert chosen.prompt_ids == rejected.prompt_ids == pair.prompt_ids
     assert example.reference_logps == (-1.0, -2.0)
+
+
+def test_a_demonstration_as_own_has_the_ids_that_tuning_trains_on() -> None:
+    teachers, tokenizer = demonstrated(" six"), tiny.byte_tokenizer()
+    own = as_own(teachers, tokenizer).completion
+    sequence = encode_demonstration(teachers, "cot", tokenizer)
+    assert (own.prompt_ids, own.completion_ids) == (sequence.prompt_ids, sequence.completion_ids)
+    assert (own.text, own.prompt_kind, own.stop_reason) == (" six", "cot", "stop")
 
 
 class TestMissingChatTemplate:

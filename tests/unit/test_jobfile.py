@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, studies
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
 
-JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
+JOBS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
+    if not studies.is_study(path)
+]
 BENCHMARKS = {"gsm8k", "commonsense_qa"}
 GOOD = """\
 name: mine
@@ -74,6 +78,16 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
         (GOOD + "  loss: kto\n  nll_weight: 1.0\n", "nll_weight is set, but loss 'kto'"),
         (GOOD + "  loss: simpo\n  reference: initial\n", "choose one of sigmoid, ipo, robust, kto"),
         (GOOD + "tune: {choose: accuracy}\n", "tuning has no pairs"),
+        (GOOD + "  pairs: {rule: right}\n", "Set loss to 'rft'"),
+        (GOOD + "  pairs: {rule: spin}\n  loss: rft\n", "Set pairs.rule to 'right'"),
+        (GOOD + "  pairs: {rule: spin, with_demonstrations: true}\n", "nothing else. Take it"),
+        (GOOD + "  start: base\n", "Set start to 'student'"),
+        (GOOD + "  tasks: [commonsense_qa]\n", "Add them to data.train"),
+        (GOOD + "  even_rounds: {betta: 1}\n", "even_rounds.betta: Extra inputs"),
+        (GOOD + "  even_rounds: {rounds: 1}\n", "which are not a round's"),
+        (GOOD + "  even_rounds: {loss: kto, nll_weight: 1}\n", "but loss 'kto' does not heed it"),
+        (GOOD.replace("rounds: 2", "rounds: 0") + "tune: {skip: true}\n", "nothing would be"),
+        (GOOD + "method: magic\n", "no known method. There are instruction_tuning, rft"),
         (GOOD + "  choose: accuracy\n  loss: rft\n", "loss 'rft' has none"),
         (GOOD + "  choose: accuracy\n  validation_fraction: 0\n", "choose 'accuracy' compares"),
         (GOOD + "tune: {patience: 3, choose: last}\n", "take patience away"),

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from fakes import FakeStages, Heard, Killed, job
 
-from sirt_ray.artifacts import Store, Survey
+from sirt_ray.artifacts import Store
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError
+from sirt_ray.survey import Survey
 
 WHOLE = [
     "questions",
@@ -200,6 +201,14 @@ def test_where_and_how_fast_is_no_identity(tmp_path: Path, change: dict[str, obj
     again = FakeStages()
     run(tmp_path, again, **change)
     assert again.calls == []
+
+
+def test_settings_that_came_later_leave_no_trace_at_their_defaults(tmp_path: Path) -> None:
+    """What was made before there were such settings is still what the job asks for."""
+    run(tmp_path, FakeStages())
+    stated = "".join(path.read_text() for path in tmp_path.rglob("record.json"))
+    for setting in ("with_demonstrations", "even_rounds", "start", "tasks", "fraction", "skip"):
+        assert f'"{setting}"' not in stated
 
 
 def test_more_rounds_extend_a_finished_run(tmp_path: Path) -> None:

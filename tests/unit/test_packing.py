@@ -19,7 +19,7 @@ from transformers import (
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.core.losses import PairSettings, preference_loss
-from sirt_ray.recipes import LoraConfig
+from sirt_ray.optimization import LoraConfig
 from sirt_ray.training import attention, forward
 from sirt_ray.training.abilities import probe
 from sirt_ray.training.forward import Abilities, CompletionLogps

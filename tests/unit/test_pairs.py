@@ -23,7 +23,9 @@ SAMPLES = [
 def ids(samples: list[Graded], config: PairsConfig) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
     pairs, _ = make_pairs(samples, config, "0/1")
     return {
-        (p.chosen.completion.completion_ids, p.rejected.completion.completion_ids) for p in pairs
+        (p.chosen.completion.completion_ids, p.rejected.completion.completion_ids)
+        for p in pairs
+        if p.rejected is not None
     }
 
 
@@ -66,7 +68,7 @@ def test_a_question_gives_no_more_than_its_cap(most: int) -> None:
 def test_both_sides_are_scored_after_the_prompt_with_the_trigger() -> None:
     (pair,), _ = make_pairs(SAMPLES, PairsConfig(rule="dpo_cot"), "0/1")
     assert pair.prompt_ids == (1, 5)
-    assert pair.rejected.completion.prompt_ids == (1, 6)
+    assert pair.rejected is not None and pair.rejected.completion.prompt_ids == (1, 6)
 
 
 def test_the_same_tokens_are_never_chosen_and_rejected() -> None:
@@ -106,3 +108,44 @@ def test_the_seed_and_the_completions_alone_decide() -> None:
     random.Random(3).shuffle(many)
     assert make_pairs(many, config, "0/1") == first
     assert make_pairs(many, config, "0/2") != first
+
+
+SHOWN = graded("a", ids=(90, 2), text=" as the teacher wrote")
+
+
+def test_spin_prefers_the_demonstration_to_any_own_cot_answer() -> None:
+    config = PairsConfig(rule="spin", max_per_question=9)
+    pairs, counts = make_pairs([*SAMPLES, graded("b", 0)], config, "0/1", [SHOWN])
+    assert {p.chosen.completion.completion_ids for p in pairs} == {(90, 2)}
+    rejected = {p.rejected.completion.completion_ids for p in pairs if p.rejected}
+    assert rejected == {(10, 2), (11, 2), (12, 2), (13, 2)}
+    assert counts["spin_without_demonstration"] == 1
+
+
+def test_a_sample_that_is_the_demonstration_is_not_rejected() -> None:
+    same = graded("a", 0, ids=(90, 2))
+    pairs, counts = make_pairs([same], PairsConfig(rule="spin"), "0/1", [SHOWN])
+    assert pairs == [] and counts["spin_without_rejected"] == 1
+
+
+def test_right_answers_alone_are_imitated_once_each() -> None:
+    config = PairsConfig(rule="right", max_per_question=9)
+    pairs, counts = make_pairs([*SAMPLES, graded("b", verdict="wrong")], config, "0/1")
+    assert {p.chosen.completion.completion_ids for p in pairs} == {(10, 2), (11, 2)}
+    assert all(p.rejected is None for p in pairs)
+    assert counts["right_without_right"] == 1 and counts["questions_paired"] == 1
+
+
+def test_a_demonstration_stands_beside_the_capped_right_answers() -> None:
+    config = PairsConfig(rule="right", with_demonstrations=True, max_per_question=1)
+    pairs, _ = make_pairs(SAMPLES, config, "0/1", [SHOWN])
+    assert [p.chosen for p in pairs][1:] == [SHOWN] and len(pairs) == 2
+    nothing_right = [graded("a", verdict="wrong")]
+    pairs, _ = make_pairs(nothing_right, config, "0/1", [SHOWN])
+    assert [p.chosen for p in pairs] == [SHOWN]
+
+
+def test_a_demonstration_counts_among_what_may_be_chosen() -> None:
+    config = PairsConfig(rule="correctness", with_demonstrations=True, max_per_question=9)
+    pairs, _ = make_pairs(SAMPLES, config, "0/1", [SHOWN])
+    assert {p.chosen.completion.completion_ids for p in pairs} == {(10, 2), (11, 2), (90, 2)}

@@ -9,7 +9,8 @@ import torch
 
 from sirt_ray import jobfile
 from sirt_ray.errors import ConfigError, ResourceError
-from sirt_ray.recipes import LoraConfig, TuneConfig
+from sirt_ray.optimization import LoraConfig
+from sirt_ray.recipes import TuneConfig
 from sirt_ray.training import quantization
 from sirt_ray.training.models import load_model, weights_key
 from sirt_ray.training.tasks import Source

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from sirt_ray import tables
 from sirt_ray.core.encoding import TrainingExample, encode_pair
 from sirt_ray.errors import StageError
-from sirt_ray.recipes import LoraConfig, RefineConfig
+from sirt_ray.optimization import LoraConfig
+from sirt_ray.recipes import RefineConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.abilities import probe
 from sirt_ray.training.data import pair_examples, refinement_data, stored_reference

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,24 @@ def test_kto_takes_each_completion_once_on_its_side(tmp_path: Path) -> None:
 def test_kto_of_one_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one question"):
         pair_examples(tiny.write_pairs(tmp_path, [1, 1]), mismatched=True)
+
+
+def test_what_is_only_imitated_needs_no_reference_and_cannot_be_compared(
+    tmp_path: Path, room: Path
+) -> None:
+    imitated = [replace(tiny.pair(number), rejected=None) for number in range(12)]
+    rows = [tables.pair_row(pair) for pair in (*imitated, imitated[3])]
+    tables.write(tmp_path / "pairs" / "pairs.parquet", rows, tables.PAIR)
+    base = Source(str(room / "base"))
+
+    def trained(out: Path, loss: str) -> dict[str, Any]:
+        config = REFINE.model_copy(update={"loss": loss, "validation_fraction": 0.25})
+        return run(RefineTask(out, base, tmp_path / "pairs", None, config, RESOURCES, 0), CPU)
+
+    counts = trained(tmp_path / "imitating", "rft")
+    assert (counts["examples"], counts["held_out"]) == (9, 3)
+    assert counts["left_out"] == {"chosen_again": 1}
+    losses = [line["loss"] for line in read_lines(tmp_path / "imitating/metrics.jsonl")]
+    assert losses[-1] < losses[0]
+    with pytest.raises(DataError, match="'right' makes such"):
+        trained(tmp_path / "comparing", "sigmoid")

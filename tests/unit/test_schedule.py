@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.recipes import TrainingConfig
+from sirt_ray.optimization import TrainingConfig
 from sirt_ray.training.schedule import learning_rate
 
 

@@ -21,9 +21,10 @@ def test_an_evaluation_survives_its_record_and_pools_what_is_held_out() -> None:
     test = tally([("a", "cot", True), ("a", "plain", False)])
     validation = tally([("a", "cot", True), ("a", "cot", True), ("b", "cot", False)])
     stored = {"test": scores_to_json(test), "validation": scores_to_json(validation)}
-    evaluation = read_evaluation(stored)
+    evaluation = read_evaluation(stored, ["a", "b"])
     assert evaluation.test == test
     assert evaluation.held_out == score_of(2, 3)
+    assert read_evaluation(stored, ["b"]).held_out == score_of(0, 1)
 
 
 def test_only_a_fall_beyond_the_noise_counts() -> None:

@@ -1,5 +1,6 @@
 """Records survive Parquet, and the ecosystem's libraries find their columns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ def test_every_record_comes_back_as_it_went(tmp_path: Path) -> None:
         (GRADED[1], tables.graded_row, tables.to_graded, tables.GRADED),
         (demonstration, tables.demonstration_row, tables.to_demonstration, tables.DEMONSTRATION),
         (PAIR, tables.pair_row, tables.to_pair, tables.PAIR),
+        (replace(PAIR, rejected=None), tables.pair_row, tables.to_pair, tables.PAIR),
     ]
     for number, (record, to_row, from_row, schema) in enumerate(cases):
         path = tmp_path / f"{number}.parquet"

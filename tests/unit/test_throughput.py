@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
-from sirt_ray.recipes import LoraConfig
+from sirt_ray.optimization import LoraConfig
 from sirt_ray.training.batching import micro_batches
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.memory import peak_memory_gib

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_demonstration
 from sirt_ray.errors import DataError, StageError
-from sirt_ray.recipes import LoraConfig, TuneConfig
+from sirt_ray.optimization import LoraConfig
+from sirt_ray.recipes import TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.data import held_out_questions
 from sirt_ray.training.run import run

@@ -1,0 +1,61 @@
+"""Graded samples, and demonstrations in the student's own words, -> a round's pairs."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sirt_ray import tables
+from sirt_ray.artifacts import Artifact
+from sirt_ray.config import JobConfig
+from sirt_ray.core.demonstrations import to_tune_on
+from sirt_ray.core.encoding import as_own
+from sirt_ray.core.interfaces import Counts
+from sirt_ray.core.pairs import make_pairs
+from sirt_ray.errors import DataError, StageError
+from sirt_ray.quickstart import assets
+from sirt_ray.training.tasks import Source
+from sirt_ray.types import Demonstration, Graded
+
+
+def pair(
+    out: Path, job: JobConfig, samples: Artifact, demonstrations: Artifact, round: int
+) -> Counts:
+    """Write `out/pairs.parquet` by the rule of the job's `refine`. Raises StageError where there is
+    no pair."""
+    unlike: Counter[str] = Counter()
+    shown: list[Graded] = []
+    if job.refine.pairs.uses_demonstrations:
+        stored = map(tables.to_demonstration, tables.rows(demonstrations.path))
+        shown = list(_as_own(to_tune_on(stored, job), job, unlike))
+    pairs, counts = make_pairs(
+        map(tables.to_graded, tables.rows(samples.path)),
+        job.refine.pairs,
+        f"{job.seed}/{round}",
+        shown,
+    )
+    counts |= unlike
+    if not pairs:
+        raise StageError(
+            f"round {round} made no preference pair from {counts['questions']} questions"
+            f" ({', '.join(f'{name} {n}' for name, n in counts.items() if n)}). Raise"
+            " refine.num_cot or sampling.temperature, look at the texts in"
+            f" {samples.path}, or try another pairs.rule"
+        )
+    tables.write(out / "pairs.parquet", map(tables.pair_row, pairs), tables.PAIR, counts)
+    return counts
+
+
+def _as_own(
+    demonstrations: list[Demonstration], job: JobConfig, unlike: Counter[str]
+) -> Iterator[Graded]:
+    """Demonstrations in the student's token ids; those that cannot be are counted, as in tuning."""
+    # Brings torch with it, which planning a run does not need.
+    from sirt_ray.training.models import load_tokenizer
+
+    student = job.student
+    tokenizer = load_tokenizer(Source(str(assets.resolve(student.model)), student.revision))
+    for demonstration in demonstrations:
+        try:
+            yield as_own(demonstration, tokenizer)
+        except DataError:
+            unlike["demonstrations_end_of_sequence_inside"] += 1

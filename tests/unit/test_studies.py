@@ -1,0 +1,208 @@
+"""Study files: the cells they span, what they refuse, and what cells share, by a fake world."""
+
+from pathlib import Path
+
+import pytest
+from fakes import FakeStages, Heard, Killed
+
+from sirt_ray import studies
+from sirt_ray.artifacts import Store
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.cli import main
+from sirt_ray.core.loop import Loop
+from sirt_ray.errors import ArtifactError, ConfigError
+from sirt_ray.studies import Cell, Study
+from sirt_ray.study_plan import work_of
+from sirt_ray.survey import Survey
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
+GOOD = """\
+study: mine
+output: {output}
+job:
+  data: {{train: [gsm8k], evaluate: [gsm8k, math], num_train: 40, num_validation: 5, num_test: 7}}
+  teacher: {{model: big}}
+  refine: {{num_cot: 6}}
+grid:
+  student:
+    7b: {{student.model: small}}
+    13b: {{student.model: middle}}
+  method:
+    tuned: {{method: instruction_tuning}}
+    rft: {{method: rft}}
+  seed: [0, 1]
+"""
+
+
+def load(tmp_path: Path, more: str = "", *overrides: str, text: str = GOOD) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(text.format(output=tmp_path / "runs") + more)
+    return studies.load(path, overrides, ["gsm8k", "math"])
+
+
+def refused(tmp_path: Path, more: str = "", *overrides: str, text: str = GOOD) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, more, *overrides, text=text)
+    return str(caught.value)
+
+
+def test_the_grid_spans_one_cell_for_every_combination(tmp_path: Path) -> None:
+    study = load(tmp_path)
+    assert [cell.name for cell in study.cells] == [
+        f"{student}-{method}-seed{seed}"
+        for student in ("7b", "13b")
+        for method in ("tuned", "rft")
+        for seed in (0, 1)
+    ]
+    cell = study.cells[-1]
+    assert cell.labels == {"student": "13b", "method": "rft", "seed": "seed1"}
+    job = cell.job
+    assert (job.student.model, job.seed, job.method) == ("middle", 1, "rft")
+    assert (job.refine.loss, job.refine.num_cot) == ("rft", 6)
+    assert Path(job.output) / job.name == tmp_path / "runs/mine/13b-rft-seed1"
+
+
+def test_an_override_wins_in_every_cell_and_output_is_the_studys(tmp_path: Path) -> None:
+    study = load(tmp_path, "", "refine.num_cot=9", "output=elsewhere", "seed=5")
+    assert {cell.job.refine.num_cot for cell in study.cells} == {9}
+    assert {cell.job.seed for cell in study.cells} == {5}
+    assert study.folder == Path("elsewhere/mine")
+
+
+def test_combinations_are_left_out_or_taken(tmp_path: Path) -> None:
+    excluded = load(tmp_path, "exclude: [{student: 13b, method: rft}, {seed: 1}]\n")
+    assert [cell.name for cell in excluded.cells] == [
+        "7b-tuned-seed0",
+        "7b-rft-seed0",
+        "13b-tuned-seed0",
+    ]
+    only = load(tmp_path, "only: [{student: [7b], seed: [0, 1], method: rft}]\n")
+    assert [cell.name for cell in only.cells] == ["7b-rft-seed0", "7b-rft-seed1"]
+
+
+def test_all_problems_come_at_once_with_file_line_and_cells(tmp_path: Path) -> None:
+    text = GOOD.replace("refine: {{", "tune: {{betta: 1}}\n  refine: {{").replace(
+        "{{method: rft}}", "{{method: rft, refine.loss: kto}}"
+    )
+    told = refused(tmp_path, text=text)
+    file = tmp_path / "study.yaml"
+    assert f"{file}:6: tune.betta: no such setting" in told and "(in all cells)" in told
+    assert "2 problems" in told and "pairs.rule 'right' rejects nothing" in told
+    assert "7b-rft-seed0, 7b-rft-seed1, 13b-rft-seed0 and 1 more" in told
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("exclude: [{studnet: 7b}]\n", "studnet is no axis. There are student, method, seed"),
+        ("exclude: [{student: 70b}]\n", "student has no 70b. There are 7b, 13b"),
+        ("only: []\n", "no combination is left"),
+        ("  tuning: {fast: {seed: 3}}\n", "seed is set by the axis seed already"),
+        ("  tuning: {fast: {name: other}}\n", "name is the study's to give"),
+        ("  tuning: {fa/st: {tune.epochs: 1}}\n", "a label names folders"),
+        ("  tuning: {}\n", "has no labels"),
+        ("grind: {}\n", "grind: no such setting"),
+    ],
+)
+def test_nonsense_is_refused(tmp_path: Path, more: str, words: str) -> None:
+    assert words in refused(tmp_path, more)
+
+
+def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Path) -> None:
+    text = GOOD.replace("{{model: big}}", "{{endpoint: {{url: 'http://a/v1', model: m}}}}")
+    caches = {
+        cell.job.teacher.endpoint.cache
+        for cell in load(tmp_path, text=text).cells
+        if cell.job.teacher.endpoint is not None
+    }
+    assert caches == {str(tmp_path / "runs/mine/endpoint")}
+
+
+# What cells share
+
+
+def run(study: Study, cell: Cell, stages: FakeStages, redo: bool = False) -> None:
+    store = Store(study.folder / cell.name, pool=study.pool, redo=redo)
+    Loop(cell.job, stages, store, Heard()).run()
+
+
+def test_what_two_cells_have_in_common_is_made_once(tmp_path: Path) -> None:
+    study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
+    tuned, rft = study.cells
+    first, second = FakeStages(), FakeStages()
+    run(study, tuned, first)
+    run(study, rft, second)
+    assert second.calls == [
+        "sample 1 from round_00",
+        "pair 1",
+        "imitate 1 from baseline",
+        "evaluate round_01",
+    ]
+    links = [study.folder / cell.name / "round_00/student" for cell in study.cells]
+    assert links[0].resolve() == links[1].resolve()
+    assert links[0].readlink().parts[:3] == ("..", "..", "artifacts")
+    assert (links[0] / "record.json").exists()
+    moved = study.folder.rename(tmp_path / "moved")
+    assert (moved / rft.name / "round_01/student/record.json").exists()
+
+
+def test_a_cell_that_was_killed_is_continued_by_the_next_that_wants_the_same(
+    tmp_path: Path,
+) -> None:
+    study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
+    with pytest.raises(Killed):
+        run(study, study.cells[0], FakeStages(kill_in="tune"))
+    stages = FakeStages()
+    run(study, study.cells[1], stages)
+    assert stages.calls[0] == "tune" and "demonstrate" not in stages.calls
+    assert not list(study.folder.rglob("*.partial"))
+
+
+def test_a_changed_cell_is_refused_and_redone_without_touching_the_others(tmp_path: Path) -> None:
+    only = "only: [{student: 7b, seed: 0}]\n"
+    study = load(tmp_path, only)
+    for cell in study.cells:
+        run(study, cell, FakeStages())
+    changed = load(tmp_path, only, "refine.learning_rate=1.0e-3")
+    survey = Survey(changed.folder / changed.cells[1].name, pool=changed.pool)
+    Loop(changed.cells[1].job, FakeStages(), survey, Heard()).run()
+    with pytest.raises(ArtifactError, match="learning_rate"):
+        survey.refuse_untrue()
+    with pytest.raises(ArtifactError, match="learning_rate"):
+        run(changed, changed.cells[1], FakeStages())
+    redone = FakeStages()
+    run(changed, changed.cells[1], redone, redo=True)
+    assert redone.calls == ["imitate 1 from baseline", "evaluate round_01"]
+    back = FakeStages()
+    run(study, study.cells[1], back, redo=True)
+    assert back.calls == []
+
+
+# What is known beforehand
+
+
+def test_a_plan_counts_from_the_settings(tmp_path: Path) -> None:
+    job = load(tmp_path, "", "refine.batch_size=10", "refine.validation_fraction=0.5").cells[-1].job
+    assert work_of(job, "demonstrations").completions == 40
+    assert work_of(job, "baseline/evaluation").completions == (7 + 7) * 2 + 5
+    assert work_of(job, "round_01/samples").completions == 40 * 6
+    student = work_of(job, "round_01/student")
+    assert (student.examples, student.steps) == (40 * 6 + 40, 14 * 3)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
+def test_every_job_and_study_of_ours_can_be_planned_without_a_network(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert main(["plan", str(path)]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert "round_0" in shown or "distinct" in shown
+    if path.parent.name == "paper":
+        assert "not checked: " in shown and "a run looks for it on the hub" in shown
+
+
+def test_every_study_of_ours_names_known_benchmarks(tmp_path: Path) -> None:
+    for path in JOBS:
+        if studies.is_study(path):
+            assert studies.load(path, [], REGISTRY).cells
