@@ -18,7 +18,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile
+from sirt_ray import evaluate_command, jobfile
 from sirt_ray.artifacts import Store, Survey, locked
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="print what a job would do, and all its settings")
     _add_job(plan)
     plan.set_defaults(command=_plan)
+    evaluate_command.add_to(commands)
     _add_serve(commands)
     return parser
 

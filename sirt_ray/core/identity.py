@@ -5,9 +5,10 @@ how often something is checkpointed never do.
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from sirt_ray.artifacts import Artifact
-from sirt_ray.config import JobConfig
+from sirt_ray.config import DataConfig, EvaluationConfig, JobConfig
 from sirt_ray.core import answers, prompts
 from sirt_ray.recipes import RefineConfig
 
@@ -17,7 +18,20 @@ _SAMPLING = {"num_cot", "num_plain", "sampling", "max_questions", "ground_truth"
 _NOT_TRAINING = {"rounds", "pairs", "reference", "roll_back", "roll_back_stderrs"}
 
 
-def questions(job: JobConfig, rows: Mapping[str, str]) -> Inputs:
+class Scoring(Protocol):
+    """What decides scores: of a job, or of a model by itself."""
+
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def evaluation(self) -> EvaluationConfig: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def questions(job: Scoring, rows: Mapping[str, str]) -> Inputs:
     return {"data": job.data.model_dump(exclude={"root"}), "rows": rows, "seed": job.seed}
 
 
@@ -90,7 +104,7 @@ def trained(config: RefineConfig) -> Inputs:
     return config.model_dump(exclude=_SAMPLING | _NOT_TRAINING)
 
 
-def evaluation(job: JobConfig, model: Artifact | str, questions: Artifact) -> Inputs:
+def evaluation(job: Scoring, model: Artifact | str, questions: Artifact) -> Inputs:
     return {
         "model": model,
         "questions": questions,
