@@ -104,6 +104,11 @@ def content_key(path: Path, sampled_above_bytes: int = 64 << 20) -> str:
     return digest.hexdigest()[:16]
 
 
+def model_key(name: str, revision: str | None) -> str:
+    """A key for the content of a model: a folder's, or of one on the hub its name and revision."""
+    return content_key(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
+
+
 def differences(old: object, new: object, field: str = "") -> list[str]:
     """`field: old -> new` for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -287,7 +292,7 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
     fields = "\n".join(f"  {line}" for line in changed)
     return ArtifactError(
         f"{final} is finished, and was made with other settings:\n{fields}\n"
-        "Running on would mix two experiments in one folder. Either set these back,"
-        " or give the job another `name`, or run with --redo to delete this artifact and build it"
-        " and what depends on it again"
+        "Running on would mix two experiments in one folder. Either set these back, or choose"
+        " another folder (a job's `name`, or --out), or run with --redo to delete this artifact and"
+        " build it and what depends on it again"
     )

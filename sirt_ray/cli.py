@@ -17,7 +17,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile, studies
+from sirt_ray import evaluate_command, jobfile, studies
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import SirtError
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_job(plan)
     plan.set_defaults(command=_plan)
+    evaluate_command.add_to(commands)
     _add_serve(commands)
     _add_report(commands)
     return parser

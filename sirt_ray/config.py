@@ -16,10 +16,23 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sirt_ray.methods import METHODS
 from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import ResourcesConfig
+from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.settings import Count, NonNegative, SamplingConfig, Section
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
+
+
+def _problem(names: list[str], info: ValidationInfo) -> str | None:
+    """What is wrong with names of benchmarks, which the context may list."""
+    known = cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
+    if len(set(names)) != len(names):
+        return f"names a benchmark twice: {', '.join(names)}"
+    unknown = [name for name in names if name not in known]
+    if known and unknown:
+        return (
+            f"names no known benchmark: {', '.join(unknown)}. Known are {', '.join(sorted(known))}"
+        )
+    return None
 
 
 class DataConfig(Section):
@@ -45,18 +58,17 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _known_and_distinct(self, info: ValidationInfo) -> "DataConfig":
-        known = cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
-        for field in ("train", "evaluate"):
-            names: list[str] = getattr(self, field)
-            if len(set(names)) != len(names):
-                raise ValueError(f"{field} names a benchmark twice: {', '.join(names)}")
-            unknown = [name for name in names if name not in known]
-            if known and unknown:
-                raise ValueError(
-                    f"{field} names no known benchmark: {', '.join(unknown)}. "
-                    f"Known are {', '.join(sorted(known))}"
-                )
+        for field, names in (("train", self.train), ("evaluate", self.evaluate)):
+            if problem := _problem(names, info):
+                raise ValueError(f"{field} {problem}")
         return self
+
+
+class ScoredDataConfig(DataConfig):
+    """Questions to score a model on; nothing is learned from any."""
+
+    train: list[str] = Field(default=[], max_length=0)
+    num_validation: NonNegative = 0
 
 
 class DemonstrationsConfig(Section):
@@ -81,6 +93,36 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     teacher: bool = True
     """Also score the teacher on the test questions, where there is one that can be asked."""
+
+
+class ScoringConfig(Section):
+    """What `sirt evaluate` asks a model, by the names of its arguments."""
+
+    benchmarks: list[str] = Field(min_length=1)
+    root: str | None = None
+    """As `data.root` in a job file."""
+    num: Count | None = None
+    """Test questions per benchmark; None: the whole split."""
+    prompts: list[PromptKind] = Field(default=EvaluationConfig().prompts, min_length=1)
+    sampling: SamplingConfig = SamplingConfig()
+    seed: NonNegative = 0
+    engine: EngineConfig = EngineConfig()
+    """Where and how fast; never part of the scores' identity."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _known_and_distinct(cls, benchmarks: list[str], info: ValidationInfo) -> list[str]:
+        if problem := _problem(benchmarks, info):
+            raise ValueError(problem)
+        return benchmarks
+
+    @property
+    def data(self) -> ScoredDataConfig:
+        return ScoredDataConfig(evaluate=self.benchmarks, root=self.root, num_test=self.num)
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return EvaluationConfig(prompts=self.prompts, sampling=self.sampling)
 
 
 class JobConfig(Section):

@@ -14,6 +14,10 @@ from sirt_ray.training.data import held_out_questions
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, PromptKind, Question
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token }}\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
 def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
@@ -29,6 +33,13 @@ def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, bos_token=BOS, eos_token=EOS
     )
+
+
+def chat_tokenizer(template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """The same with a chat template, of which the default puts BOS, too."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def save_student(folder: Path, seed: int = 0, tied: bool = False, **config: Any) -> Path:

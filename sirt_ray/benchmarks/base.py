@@ -52,7 +52,8 @@ class Benchmark:
 
     name: str
     version: int
-    """Raised whenever the same row becomes another question or is judged differently."""
+    """Raised whenever the same row becomes another question, is asked in other words or is judged
+    differently."""
     kind: answers.AnswerKind
     source: Hub | Generated
     columns: tuple[str, ...]

@@ -36,7 +36,7 @@ def to_question(row: Row, id: str) -> Question:
 
 MATH = Benchmark(
     name="math",
-    version=1,
+    version=2,
     kind="expression",
     source=Hub("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3", _SUBJECTS),
     columns=("problem", "solution"),

@@ -5,8 +5,11 @@ A prompt is encoded in one place, so that sampling and instruction tuning see th
     [BOS] instruction, question, options, "Answer: ..."   | completion                   EOS
     prompt_ids                                            | completion_ids
 
-The two sides are encoded apart: the prompt's ids are a strict prefix of the sequence whatever the
-tokenizer would merge across the boundary, exactly as it is when a model continues a prompt.
+The prompt's ids are a strict prefix of the sequence, exactly as when a model continues a prompt. A
+completion is encoded behind its prompt, since many tokenizers put a space before whatever comes
+first. Where a tokenizer would merge the prompt's end with the beginning of one text, that text is
+encoded by itself; one that merges them always, or a chat template that words the prompt anew once
+it is answered, is refused before a job starts (`check_prompts`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +19,12 @@ from typing import Any, Protocol
 from sirt_ray.core import prompts
 from sirt_ray.errors import DataError, ModelError
 from sirt_ray.types import Demonstration, Graded, PreferencePair, PromptKind, Question
+
+_PROBE = Question("probe", "probe", "What is 3 plus 4?", (), "7")
+_PROBE_ANSWER = "3 and 4 make 7. The answer is 7."
+_KINDS: tuple[PromptKind, ...] = ("cot", "plain")
+_SHOWN = 40
+"""Characters of a prompt that a message shows."""
 
 
 class Tokenizer(Protocol):
@@ -102,9 +111,7 @@ def _encode_prompt(
         text = str(
             tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         )
-        ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    else:
-        ids = (*_opening(tokenizer), *tokenizer.encode(text, add_special_tokens=False))
+    ids = _ids(text, tokenizer)
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == (bos, bos):
         raise ModelError(
@@ -134,11 +141,11 @@ def encode_demonstration(
     Raises ModelError for a tokenizer without EOS, DataError for a text with EOS in its middle.
     """
     question = demonstration.question
-    _, prompt_ids = encode_prompt(question, kind, tokenizer)
+    prompt, prompt_ids = encode_prompt(question, kind, tokenizer)
     text = demonstration.graded.completion.text
     if not tokenizer.chat_template and not text[:1].isspace():
         text = f" {text}"
-    return TokenSequence(prompt_ids, _completion_ids(text, question.id, tokenizer))
+    return _sequence(prompt, prompt_ids, text, question.id, tokenizer)
 
 
 def as_own(demonstration: Demonstration, tokenizer: Tokenizer) -> Graded:
@@ -163,13 +170,19 @@ def encode_as_written(
 ) -> TokenSequence:
     """A prompt in anybody's words, a user's message where there is a chat template, and what was
     written to it, not even a space added; then EOS. Raises as `encode_demonstration`."""
-    _, prompt_ids = _encode_prompt(prompt, question_id, tokenizer)
-    return TokenSequence(prompt_ids, _completion_ids(completion, question_id, tokenizer))
+    text, prompt_ids = _encode_prompt(prompt, question_id, tokenizer)
+    return _sequence(text, prompt_ids, completion, question_id, tokenizer)
 
 
-def _completion_ids(text: str, question_id: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _sequence(
+    prompt: str, prompt_ids: tuple[int, ...], text: str, question_id: str, tokenizer: Tokenizer
+) -> TokenSequence:
     eos = end_of_sequence(tokenizer)
-    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    whole = _ids(prompt + text, tokenizer)
+    if whole[: len(prompt_ids)] == prompt_ids:
+        ids = list(whole[len(prompt_ids) :])
+    else:
+        ids = list(tokenizer.encode(text, add_special_tokens=False))
     while ids and ids[-1] == eos:
         ids.pop()
     if eos in ids:
@@ -177,7 +190,7 @@ def _completion_ids(text: str, question_id: str, tokenizer: Tokenizer) -> tuple[
             f"The demonstration of question {question_id} has the end-of-sequence"
             " token in the middle of its text, so it cannot be learned as one answer"
         )
-    return (*ids, eos)
+    return TokenSequence(prompt_ids, (*ids, eos))
 
 
 def encode_pair(
@@ -203,6 +216,71 @@ def end_of_sequence(tokenizer: Tokenizer) -> int:
             " Set eos_token in the model's tokenizer_config.json"
         )
     return tokenizer.eos_token_id
+
+
+def check_prompts(tokenizer: Tokenizer, trained: bool) -> None:
+    """Look at the prompts of one question before anything is started. Raises ModelError.
+
+    Refused are a chat template that cannot be rendered and BOS that stands twice. `trained`: the
+    model is also to learn behind these prompts. Then a prompt must be the beginning of itself and
+    its answer together, as text and as ids: a template that drops, strips or words anew what came
+    before an answer is refused, as is a tokenizer that merges the end of every prompt with the
+    beginning of its answer.
+    """
+    for kind in _KINDS:
+        try:
+            prompt, prompt_ids = encode_prompt(_PROBE, kind, tokenizer)
+            answered = _answered(prompt, kind, tokenizer) if trained else []
+        except ModelError:
+            raise
+        except Exception as error:  # A template is a program of others: it raises what it likes.
+            raise ModelError(
+                f"the chat template cannot be rendered for a user's message: {error}. Mend"
+                " chat_template in the model's folder, or take it away to use plain prompts"
+            ) from error
+        for text in answered:
+            if not text.startswith(prompt):
+                raise ModelError(
+                    "the chat template changes a prompt once it is answered, so what the student"
+                    " learns from would not begin as what it is asked. It makes"
+                    f" {_around(prompt, text)} Give the model's folder a chat template whose"
+                    " generation prompt is how an answer begins, or take it away to use plain"
+                    " prompts"
+                )
+            if _ids(text, tokenizer)[: len(prompt_ids)] != prompt_ids:
+                raise ModelError(
+                    f"the tokenizer merges the end of a prompt, {prompt[-_SHOWN:]!r}, with the"
+                    " beginning of its answer, so what the student learns from would not begin"
+                    " with the tokens that it is asked with. Give the model's folder a chat"
+                    " template whose generation prompt ends in a special token, or choose another"
+                    " student"
+                )
+
+
+def _answered(prompt: str, kind: PromptKind, tokenizer: Tokenizer) -> list[str]:
+    """The probe's prompt with its answer: as it is trained on, and as the chat template has it."""
+    if not tokenizer.chat_template:
+        return [f"{prompt} {_PROBE_ANSWER}"]
+    messages = [
+        {"role": "user", "content": prompts.chat_message(_PROBE, kind)},
+        {"role": "assistant", "content": _PROBE_ANSWER},
+    ]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    return [str(whole), prompt + _PROBE_ANSWER]
+
+
+def _around(prompt: str, text: str) -> str:
+    """Where a prompt and its answered form part, for a message."""
+    pairs = enumerate(zip(prompt, text, strict=False))
+    at = next((at for at, (one, other) in pairs if one != other), min(len(prompt), len(text)))
+    start = max(0, at - _SHOWN // 2)
+    return f"{prompt[start : at + _SHOWN]!r} into {text[start : at + _SHOWN]!r}."
+
+
+def _ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """A text that opens a sequence. The template alone decides about BOS where there is one."""
+    opening = () if tokenizer.chat_template else _opening(tokenizer)
+    return (*opening, *tokenizer.encode(text, add_special_tokens=False))
 
 
 def _opening(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ how often something is checkpointed never do.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from sirt_ray.artifacts import Artifact
-from sirt_ray.config import JobConfig
+from sirt_ray.config import DataConfig, EvaluationConfig, JobConfig
 from sirt_ray.core import answers, prompts
 from sirt_ray.recipes import RefineConfig
 
@@ -29,7 +30,20 @@ _NOT_TRAINING = {
 }
 
 
-def questions(job: JobConfig, rows: Mapping[str, str]) -> Inputs:
+class Scoring(Protocol):
+    """What decides scores: of a job, or of a model by itself."""
+
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def evaluation(self) -> EvaluationConfig: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def questions(job: Scoring, rows: Mapping[str, str]) -> Inputs:
     data = job.data.model_dump(exclude={"root", "fraction"})
     return {"data": data, "rows": rows, "seed": job.seed}
 
@@ -133,7 +147,7 @@ def trained(config: RefineConfig) -> Inputs:
     return config.model_dump(exclude=_SAMPLING | _NOT_TRAINING)
 
 
-def evaluation(job: JobConfig, model: Model, questions: Artifact) -> Inputs:
+def evaluation(job: Scoring, model: Model, questions: Artifact) -> Inputs:
     return {
         "model": model,
         "questions": questions,

@@ -20,12 +20,16 @@ one that is asked in messages gets them by `chat_template`, which makes the plai
 from sirt_ray.types import PromptKind, Question
 
 VERSION = "1"
-"""Raised whenever a rendered prompt changes: it is part of every sampled artifact's identity."""
+"""Raised whenever the prompts of all benchmarks change: it is part of every sampled artifact's
+identity. Where only one benchmark is asked in other words, its own `Benchmark.version` is raised.
+`tests/golden/prompts.txt` shows every prompt as it is rendered."""
 
 TRIGGER = "Let's think step by step."
 """The zero-shot chain-of-thought trigger (Kojima et al. 2022)."""
 
 OPEN_INSTRUCTION = "Answer the math question with a number."
+BENCHMARK_INSTRUCTIONS = {"math": "Answer the math question with a number or an expression."}
+"""Of the benchmarks that the other two would ask for the wrong thing."""
 CHOICE_INSTRUCTION = "Choose the answer to the question only from options {letters}."
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -34,7 +38,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def instruction(question: Question) -> str:
     """The instruction line i of the demonstration tuple (i, q, a)."""
     if not question.choices:
-        return OPEN_INSTRUCTION
+        return BENCHMARK_INSTRUCTIONS.get(question.benchmark, OPEN_INSTRUCTION)
     return CHOICE_INSTRUCTION.format(letters=", ".join(LETTERS[: len(question.choices)]))
 
 

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
+from sirt_ray.core.encoding import check_prompts
 from sirt_ray.endpoint.request import api_key
 from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
 from sirt_ray.on_ray.data import check_rows_available
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
+
+Use = Literal["served", "asked", "trained"]
+"""`served`: to anybody. `asked`: our prompts. `trained`: behind them, too."""
 
 
 def check_inputs(job: JobConfig, unchecked: list[str] | None = None) -> None:
@@ -25,7 +30,7 @@ def check_inputs(job: JobConfig, unchecked: list[str] | None = None) -> None:
     checks: list[Callable[[], object]] = [
         lambda: check_rows_available(job.data),
         lambda: _check_teacher(job.teacher, ask_hub),
-        lambda: check_model("student.model", student.model, student.revision, ask_hub),
+        lambda: check_model("student.model", student.model, student.revision, "trained", ask_hub),
     ]
     for check in checks:
         try:
@@ -52,14 +57,18 @@ def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
     elif teacher.demonstrations is not None:
         answered.check(teacher.demonstrations)
     else:
-        check_model("teacher.model", teacher.source, teacher.revision, ask_hub)
+        check_model("teacher.model", teacher.source, teacher.revision, "asked", ask_hub)
 
 
 def check_model(
-    asked_by: str, name: str, revision: str | None = None, ask_hub: bool = True
+    asked_by: str,
+    name: str,
+    revision: str | None = None,
+    use: Use = "served",
+    ask_hub: bool = True,
 ) -> None:
-    """Raise ModelError where the model, a folder or a name, cannot be sampled from, UnseenError
-    where only the hub could tell and is not to be asked.
+    """Raise ModelError where the model, a folder or a name, cannot be used, UnseenError where only
+    the hub could tell and is not to be asked.
 
     `asked_by` is where the user named it: a setting, an argument.
     """
@@ -93,6 +102,11 @@ def check_model(
             f"{asked_by}: the tokenizer of {model} has no end-of-sequence token, so answers"
             " would never end. Set `eos_token` in its tokenizer_config.json"
         )
+    if use != "served":
+        try:
+            check_prompts(tokenizer, trained=use == "trained")
+        except ModelError as error:
+            raise ModelError(f"{asked_by}: {model} cannot be {use}: {error}") from error
 
 
 def _check_weights(asked_by: str, folder: Path) -> None:

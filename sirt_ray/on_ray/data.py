@@ -79,6 +79,12 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
     return _select_and_write(out, data, seed, converted)
 
 
+def read_questions(folder: Path, names: Iterable[str], split: Split) -> list[Question]:
+    """What `prepare_questions` has written to `folder`, of all benchmarks that have the split."""
+    files = [folder / name / f"{split}.parquet" for name in names]
+    return [tables.to_question(row) for file in files if file.exists() for row in tables.rows(file)]
+
+
 def check_rows_available(data: DataConfig) -> None:
     """Look for the rows of a job without Ray and without reading them: the files are there, can be
     read and have the columns. Raises one DataError for all problems. What the hub has is only seen

@@ -1,4 +1,4 @@
-"""Which model `sirt serve` is to serve: a run's last kept student, a folder, or a name."""
+"""Which model is meant: a run's last kept student, a folder, or a name."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import JobConfig
 from sirt_ray.errors import ModelError
 from sirt_ray.quickstart import assets
 from sirt_ray.resources import EngineConfig
@@ -37,9 +38,8 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
     `field=value` over them. Raises ModelError for a run without a finished student, ConfigError for
     options that do not exist.
     """
-    folder = Path(target).expanduser()
-    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
-        job = jobfile.load(folder / "config.yaml", (), REGISTRY)
+    folder, job = Path(target).expanduser(), find_run(target)
+    if job is not None:
         student = last_kept_student(folder, job.refine.rounds)
         engine = jobfile.override(job.resources.student, options)
         return ServedModel(name or job.name, str(student.resolve()), engine)
@@ -47,6 +47,14 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
     if folder.is_dir():
         return ServedModel(name or folder.resolve().name, str(folder.resolve()), engine)
     return ServedModel(name or target, str(assets.resolve(target)), engine)
+
+
+def find_run(target: str) -> JobConfig | None:
+    """The job of a run's folder; None for a model's folder or name."""
+    folder = Path(target).expanduser()
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+        return jobfile.load(folder / "config.yaml", (), REGISTRY)
+    return None
 
 
 def last_kept_student(run_dir: Path, rounds: int) -> Path:

@@ -5,29 +5,25 @@ runs; the teacher's ends with its last stage.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 
 from sirt_ray import tables
-from sirt_ray.artifacts import Artifact, content_key
+from sirt_ray.artifacts import Artifact, model_key
 from sirt_ray.benchmarks import answered
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import JobConfig, SamplingConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
-from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import data, pairing, trainer
 from sirt_ray.on_ray.engines import Engines, Role
+from sirt_ray.on_ray.evaluation import Requests, evaluate
 from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import DemonstrationFileConfig
 from sirt_ray.training.tasks import Source
-from sirt_ray.types import Graded, PromptKind, Question, Split
-
-Requests = tuple[tuple[PromptKind, int], ...]
-"""(prompt kind, completions) of each request that is made for a question."""
+from sirt_ray.types import Graded, Question, Split
 
 
 class RayStages:
@@ -60,8 +56,7 @@ class RayStages:
     # What a model and the rows are
 
     def identity(self, model: str, revision: str | None) -> str:
-        path = str(assets.resolve(model))
-        return content_key(Path(path)) if Path(path).exists() else f"{model}@{revision or 'main'}"
+        return model_key(str(assets.resolve(model)), revision)
 
     def teacher_identity(self) -> str:
         teacher = self._job.teacher
@@ -221,47 +216,32 @@ class RayStages:
     # Stage 4
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
-        """Test and validation questions in one pass: each pass costs the samplers' start."""
+        """Test questions, and of a student validation questions."""
         role: Role = "teacher" if policy.version == "teacher" else "student"
-        shown = self._job.evaluation.prompts
         splits: dict[Split, list[Question]] = {"test": self._questions(questions, "test")}
         if role == "student":
             splits["validation"] = self._questions(questions, "validation")
-        kinds: list[PromptKind] = ["cot", *shown] if splits.get("validation") else list(shown)
-        distinct: dict[PromptKind, None] = dict.fromkeys(kinds)
-        requests: Requests = tuple((kind, 1) for kind in distinct)
-        sampled = self._sample(
-            out,
-            role,
-            policy,
-            [question for of_split in splits.values() for question in of_split],
-            requests,
-            self._job.evaluation.sampling,
-            f"{policy.version}/evaluation",
-            cot_only=frozenset(question.id for question in splits.get("validation", [])),
-        )
-        right = {
-            (row["question_id"], row["prompt_kind"])
-            for row in tables.rows(out)
-            if row["verdict"] == "right"
-        }
-        counts: dict[str, object] = {"sampling": sampled}
-        for split, of_split in splits.items():
-            of_interest: list[PromptKind] = ["cot"] if split == "validation" else list(shown)
-            asked = product(of_split, of_interest)
-            scores = tally((q.benchmark, kind, (q.id, kind) in right) for q, kind in asked)
-            counts[split] = scores_to_json(scores)
-        return counts
+
+        def ask(asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]) -> Counts:
+            return self._sample(
+                out,
+                role,
+                policy,
+                asked,
+                requests,
+                self._job.evaluation.sampling,
+                f"{policy.version}/evaluation",
+                cot_only,
+            )
+
+        return evaluate(out, splits, self._job.evaluation.prompts, ask)
 
     # What the steps share
 
     def _questions(self, questions: Artifact, split: Split) -> list[Question]:
         """The split's questions of every benchmark that has it, in the job's order."""
         names = self._job.data.evaluate if split == "test" else self._job.data.train
-        files = [questions.path / name / f"{split}.parquet" for name in names]
-        return [
-            tables.to_question(row) for file in files if file.exists() for row in tables.rows(file)
-        ]
+        return data.read_questions(questions.path, names, split)
 
     def _sample(
         self,

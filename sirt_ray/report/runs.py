@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import cast
 
 from sirt_ray import jobfile
-from sirt_ray.artifacts import Artifact, Build, Survey, differences
+from sirt_ray.artifacts import Artifact, Build, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Counts, Stages
 from sirt_ray.core.loop import Loop
 from sirt_ray.errors import DataError
 from sirt_ray.report.journal import SILENT
+from sirt_ray.survey import Survey
 from sirt_ray.types import Scores
 
 

@@ -21,12 +21,14 @@ _MOST_BENCHMARKS = 4
 
 
 def scores_tables(
-    scores: Mapping[str, Scores], in_domain: Collection[str], rolled_back: Collection[str] = ()
+    scores: Mapping[str, Scores],
+    in_domain: Collection[str] | None,
+    rolled_back: Collection[str] = (),
 ) -> list[Table]:
     """Tables for each kind of prompt: stages down, benchmarks across, percent right ± one standard
-    error; in-domain benchmarks first."""
+    error; in-domain benchmarks first. `in_domain` None: of a model that no run has trained."""
     named = dict.fromkeys(name for found in scores.values() for name in found)
-    benchmarks = sorted(named, key=lambda name: name not in in_domain)
+    benchmarks = sorted(named, key=lambda name: name not in (in_domain or ()))
     return [
         _table(kind, scores, benchmarks[first : first + _MOST_BENCHMARKS], in_domain, rolled_back)
         for kind in _PROMPTS
@@ -39,7 +41,7 @@ def _table(
     kind: PromptKind,
     scores: Mapping[str, Scores],
     benchmarks: Sequence[str],
-    in_domain: Collection[str],
+    in_domain: Collection[str] | None,
     rolled_back: Collection[str],
 ) -> Table:
     table = Table(
@@ -48,10 +50,11 @@ def _table(
     )
     table.add_column("stage", no_wrap=True)
     for name in benchmarks:
-        domain = "in-domain" if name in in_domain else "out-domain"
         # Names break at their underscores: a column is as wide as its figures.
-        broken = name.replace("_", "_\n")
-        table.add_column(f"{broken}\n[dim]{domain}[/]", justify="right", vertical="bottom")
+        head = name.replace("_", "_\n")
+        if in_domain is not None:
+            head += f"\n[dim]{'in-domain' if name in in_domain else 'out-domain'}[/]"
+        table.add_column(head, justify="right", vertical="bottom")
     for stage, found in scores.items():
         label = f"{stage}\n[dim](rolled back)[/]" if stage in rolled_back else stage
         table.add_row(label, *[_cell(found, name, kind) for name in benchmarks])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import Artifact, Store, content_key
+from sirt_ray.artifacts import Artifact, Store, content_key, model_key
 from sirt_ray.core import identity
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
 from sirt_ray.folder_lock import locked
@@ -151,9 +151,8 @@ def _data(store: Store, asked: Training, kind: given.Kind) -> tuple[Path, dict[s
     from sirt_ray.training.models import load_tokenizer
 
     path = Path(asked.data).resolve()
-    model = Path(asked.source.name)
-    name = content_key(model) if model.exists() else f"{model}@{asked.revision or 'main'}"
-    inputs: dict[str, object] = {"model": name, "data": content_key(path)}
+    model = model_key(asked.source.name, asked.revision)
+    inputs: dict[str, object] = {"model": model, "data": content_key(path)}
     if given.is_ours(path, kind):
         return path, inputs
     made = store.once(

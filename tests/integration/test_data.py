@@ -13,6 +13,8 @@ import ray.data
 from ray.data import DataContext
 
 from sirt_ray import tables
+from sirt_ray.benchmarks.base import Hub
+from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import text_key
 from sirt_ray.config import DataConfig
 from sirt_ray.errors import DataError
@@ -99,7 +101,7 @@ def test_all_file_formats_give_the_same_questions(tmp_path: Path) -> None:
 def test_paper_protocol_on_real_rows(assets: Path, tmp_path: Path) -> None:
     settings = DataConfig(
         train=["commonsense_qa", "openbookqa"],
-        evaluate=["commonsense_qa", "mmlu", "math", "piqa"],
+        evaluate=[name for name, known in REGISTRY.items() if isinstance(known.source, Hub)],
         root=str(assets / "data"),
         num_test=100,
     )
@@ -116,6 +118,7 @@ def test_paper_protocol_on_real_rows(assets: Path, tmp_path: Path) -> None:
         of_rows = counts[name]["training_rows"]
         dropped = sum(n for reason, n in of_rows.items() if reason.startswith("dropped_"))
         assert of_rows["train"] + of_rows["validation"] + dropped == of_rows["rows"]
+    assert len(settings.evaluate) == 8
     for name in settings.evaluate:
         assert len(questions(tmp_path, name, "test")) == 100
     assert not (tmp_path / "mmlu" / "train.parquet").exists()
@@ -261,6 +264,7 @@ def test_hub_that_cannot_be_reached_says_what_to_do(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("datasets.load_dataset", no_network)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
     settings = config(train=["gsm8k"], evaluate=["piqa"])
     check_rows_available(settings)
     with pytest.raises(DataError) as caught:

@@ -1,17 +1,16 @@
 """`sirt serve` as its users meet it: a process of its own, asked by the official OpenAI client."""
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from sirt_ray.core import prompts
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.quickstart import assets
 from sirt_ray.types import Question
+from tests.serve_process import KEY, Running, assert_stopped, ready, started, wait_for
 
 JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
-KEY = "sk-the-tests-own-key"
+LM_EVAL = Path(__file__).parents[1] / "lm_eval"
 MODEL = "quickstart"
 STUDENT = assets.resolve("quickstart:student")
 QUESTION = Question("toy/0", "toy", "Tom has 3 apples and buys 4. How many apples?", (), "7")
@@ -36,78 +36,8 @@ PROMPT = prompts.render(QUESTION, "cot")
 # At least eight tokens: a stream needs pieces, whatever the student has to say.
 LONG_ENOUGH = {"min_tokens": 8, "return_token_ids": True}
 GREEDY: Any = {"model": MODEL, "temperature": 0, "max_tokens": 40, "extra_body": LONG_ENOUGH}
-READY_SECONDS = 180
-STOPPED_SECONDS = 60
-PORT_ATTEMPTS = 3
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    process: subprocess.Popen[str]
-    port: int
-    output: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def told(self) -> str:
-        return self.output.read_text()
-
-    def client(self, key: str = KEY, **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
-
-
-def started(model: str, output: Path, key: str | None = KEY) -> Running:
-    """`sirt serve` in a session of its own, as in a terminal; it has just been started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sirt_ray", "serve", model, "--port", str(port)]
-    environment = {k: v for k, v in os.environ.items() if k != "SIRT_API_KEY"}
-    # Tests that are started in the background ignore Ctrl-C, and so would the command.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env=environment | ({} if key is None else {"SIRT_API_KEY": key}),
-        )
-    return Running(process, port, output)
-
-
-def wait_for(running: Running, text: str) -> bool:
-    """Whether `text` is told before the process ends."""
-    deadline = time.monotonic() + READY_SECONDS
-    while text not in running.told():
-        assert time.monotonic() < deadline, running.told()
-        if running.process.poll() is not None:
-            return text in running.told()
-        time.sleep(0.2)
-    return True
-
-
-def ready(model: str, output: Path) -> Running:
-    for _ in range(PORT_ATTEMPTS):
-        running = started(model, output)
-        if wait_for(running, "curl "):
-            return running
-        # The port was free a moment ago; another program may have been faster.
-        assert "is taken" in running.told(), running.told()
-    raise AssertionError("every port that was free was taken a moment later")
-
-
-def assert_stopped(running: Running) -> None:
-    assert running.process.wait(STOPPED_SECONDS) == 130, running.told()
-    assert running.told().rstrip().endswith("stopped"), running.told()
-    with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", running.port))
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +187,88 @@ def test_the_command_that_is_shown_works(server: Running) -> None:
     )
     assert json.loads(done.stdout)["choices"][0]["message"]["content"]
     assert KEY not in told
+
+
+def harness(server: Running, out: Path, model: str, tasks: str, **settings: object) -> None:
+    """lm-evaluation-harness on tasks of `tests/lm_eval`, started as the README says."""
+    if importlib.util.find_spec("lm_eval") is None:
+        pytest.skip("lm_eval is not installed: pip install 'lm_eval[api]==0.4.13'")
+    told = {"model": MODEL, "num_concurrent": 4, **settings}
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--tasks", tasks]
+    command += ["--model_args", ",".join(f"{name}={value}" for name, value in told.items())]
+    command += ["--include_path", ".", "--output_path", str(out), "--log_samples"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(out / "hub"), "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        [*command, "--apply_chat_template"] if "chat" in model else command,
+        cwd=LM_EVAL,
+        env=os.environ | offline | {"OPENAI_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def asked_by_harness(out: Path, task: str) -> list[dict[str, Any]]:
+    (samples,) = out.glob(f"*/samples_{task}_*.jsonl")
+    return [json.loads(line) for line in samples.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_lm_evaluation_harness_generates(
+    server: Running, client: OpenAI, tmp_path: Path, chat: bool
+) -> None:
+    """The text of each answer is what a run would sample; so is the prompt that it was asked by."""
+    if chat:
+        url = f"{server.url}/v1/chat/completions"
+        harness(server, tmp_path, "local-chat-completions", "sirt_word_problems", base_url=url)
+    else:
+        harness(server, tmp_path, "local-completions", "sirt_word_problems", **by_tokens(server))
+    rows = asked_by_harness(tmp_path, "sirt_word_problems")
+    assert len(rows) == 8
+    for row in rows:
+        asked = REGISTRY["word_problems"].to_question(row["doc"], "")
+        prompt = prompts.render(asked, "cot")
+        assert chat or row["arguments"]["gen_args_0"]["arg_0"] == prompt
+        plain = client.completions.create(
+            model=MODEL, prompt=prompt, temperature=0, max_tokens=96
+        ).choices[0]
+        assert row["resps"] == [[plain.text]]
+        assert row["target"] == asked.reference
+        last = re.findall(r"-?[0-9]+", plain.text)[-1:]
+        assert row["exact_match"] == float(last == [asked.reference])
+
+
+def test_lm_evaluation_harness_weighs_options(
+    server: Running, client: OpenAI, tmp_path: Path
+) -> None:
+    """By the log-probability of each letter, which is the server's own for it as the next token."""
+    harness(server, tmp_path, "local-completions", "sirt_letter_choices", **by_tokens(server))
+    rows = asked_by_harness(tmp_path, "sirt_letter_choices")
+    assert len(rows) == 8
+    for row in rows:
+        asked = REGISTRY["letter_choices"].to_question(row["doc"], "")
+        prompt = prompts.render(asked, "plain")
+        assert row["arguments"]["gen_args_0"] == {"arg_0": prompt, "arg_1": " A"}
+        weights = [float(weight) for ((weight, _),) in row["resps"]]
+        best = max(range(len(weights)), key=weights.__getitem__)
+        assert row["acc"] == float("ABCDE"[best] == asked.reference)
+        for letter, weight in zip("ABCDE", weights, strict=False):
+            echoed = client.completions.create(
+                model=MODEL, prompt=f"{prompt} {letter}", echo=True, logprobs=1, max_tokens=1
+            ).choices[0]
+            assert echoed.logprobs is not None and echoed.logprobs.token_logprobs is not None
+            assert weight == pytest.approx(echoed.logprobs.token_logprobs[-2], abs=1e-3)
+
+
+def by_tokens(server: Running) -> dict[str, object]:
+    """What the harness must be told to send the tokens that a run would send, BOS included."""
+    return {
+        "base_url": f"{server.url}/v1/completions",
+        "tokenizer": STUDENT,
+        "tokenized_requests": True,
+        "add_bos_token": True,
+    }
 
 
 def test_a_second_server_on_the_port_is_refused(server: Running) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 
 from sirt_ray.cli import main
 from sirt_ray.quickstart import assets
@@ -144,6 +145,20 @@ def test_a_tokenizer_that_cannot_end(
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     told = refused(tmp_path, capsys, job(tmp_path, rows), "--set", f"student.model={model}")
     assert "end-of-sequence" in told
+
+
+def test_a_chat_template_that_changes_prompts(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only of the student: a teacher learns nothing behind its prompts."""
+    model = tmp_path / "model"
+    shutil.copytree(assets.resolve("quickstart:student"), model)
+    thinking = tiny.CHAT_TEMPLATE.replace("|>\n{% endif", "|>\n<think>{% endif")
+    (model / "chat_template.jinja").write_text(thinking)
+    told = refused(tmp_path, capsys, job(tmp_path, rows), "--set", f"student.model={model}")
+    assert "student.model" in told and "changes a prompt once it is answered" in told
+    teacher = ["--set", f"teacher.model={model}"]
+    assert main(["run", str(job(tmp_path, rows)), "--dry-run", *teacher]) == 0
 
 
 def test_weights_that_are_cut_off_or_not_there(

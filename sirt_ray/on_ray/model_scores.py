@@ -1,0 +1,87 @@
+"""The scores of one model, outside of a run: questions -> engine -> graded answers -> scores.
+
+out/questions/    the test questions
+    evaluation/   the graded answers, and the scores in its record
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sirt_ray.artifacts import Artifact, Store, model_key
+from sirt_ray.benchmarks.registry import grade
+from sirt_ray.config import ScoringConfig
+from sirt_ray.core import identity
+from sirt_ray.core.interfaces import Counts, Policy, Progress
+from sirt_ray.core.scoring import read_evaluation
+from sirt_ray.on_ray import data
+from sirt_ray.on_ray.evaluation import Requests, evaluate
+from sirt_ray.on_ray.prompting import TokenPrompter
+from sirt_ray.on_ray.sampler import SamplingPlan, sample
+from sirt_ray.on_ray.served_model import ServedModel
+from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import ResourcesConfig
+from sirt_ray.training.tasks import Source
+from sirt_ray.types import Question, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScoring:
+    """`run` is the only entry."""
+
+    model: ServedModel
+    config: ScoringConfig
+    out: Path
+    progress: Progress
+    say: Callable[[str], None]
+
+    def run(self, store: Store) -> Scores:
+        """The scores, or what is left to be asked for them. Ray must be running where `store` has
+        something to build."""
+        config = self.config
+        questions = store.once(
+            "questions",
+            identity.questions(config, data.rows_identity(config.data)),
+            lambda out: data.prepare_questions(out, config.data, config.seed, self.progress),
+        )
+        evaluation = store.once(
+            "evaluation",
+            identity.evaluation(config, model_key(self.model.path, None), questions),
+            lambda out: self._evaluate(out, questions),
+        )
+        return read_evaluation(evaluation.counts).test
+
+    def _evaluate(self, out: Path, questions: Artifact) -> Counts:
+        # Brings torch with it, which looking at finished scores does not need.
+        from sirt_ray.training.models import load_tokenizer
+
+        config, model = self.config, self.model
+        prompter = TokenPrompter(load_tokenizer(Source(model.path, None)))
+        server = ModelServer.deploy(
+            "student",
+            Policy(model.name, model.path),
+            config.engine,
+            run=self.out.name,
+            pointers=self.out / "serving",
+            samples_per_question=len(config.prompts),
+        )
+
+        def ask(asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]) -> Counts:
+            return sample(
+                asked,
+                SamplingPlan(requests, config.sampling, config.seed, cot_only),
+                server,
+                prompter,
+                out=out,
+                resources=ResourcesConfig(student=config.engine),
+                progress=self.progress,
+                name="evaluation",
+                grade=grade,
+            )
+
+        try:
+            server.wait_until_ready(self.say)
+            asked = data.read_questions(questions.path, config.benchmarks, "test")
+            return evaluate(out, {"test": asked}, config.prompts, ask)
+        finally:
+            server.stop()

@@ -1,0 +1,93 @@
+"""What `sirt evaluate` decides before anything starts: what is asked of which model."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from sirt_ray import evaluate_command, jobfile
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.cli import main
+from sirt_ray.config import ScoringConfig
+from sirt_ray.core import identity
+from sirt_ray.errors import ConfigError
+from sirt_ray.on_ray.served_model import find_run
+
+JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+
+
+def config(*given: str) -> ScoringConfig:
+    parser = argparse.ArgumentParser()
+    evaluate_command.add_to(parser.add_subparsers())
+    arguments = parser.parse_args(["evaluate", *given])
+    return evaluate_command._config(arguments, find_run(arguments.model))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that has trained nothing yet."""
+    job = jobfile.load(JOB, ["seed=3", "resources.student.max_num_seqs=7"], REGISTRY)
+    (tmp_path / "config.yaml").write_text(jobfile.dump(job))
+    return tmp_path
+
+
+def test_a_run_is_asked_what_it_has_been_asked(run_dir: Path) -> None:
+    job = jobfile.load(JOB, (), REGISTRY)
+    found = config(str(run_dir))
+    assert found.benchmarks == job.data.evaluate and found.num == 300 and found.seed == 3
+    assert found.evaluation.sampling == job.evaluation.sampling
+    assert found.engine.max_num_seqs == 7 and found.engine.max_model_len == 256
+
+
+def test_arguments_win_over_the_run(run_dir: Path) -> None:
+    given = ["--benchmarks", "gsm8k,mmlu", "--root", "rows", "--num", "5", "--prompts", "plain"]
+    given += ["--seed", "1", "--set", "engine.max_num_seqs=9", "--set", "sampling.temperature=0.5"]
+    found = config(str(run_dir), *given)
+    assert found.benchmarks == ["gsm8k", "mmlu"] and found.prompts == ["plain"]
+    assert (found.root, found.num, found.seed) == ("rows", 5, 1)
+    assert found.engine.max_num_seqs == 9 and found.engine.max_model_len == 256
+    assert found.sampling.temperature == 0.5 and found.sampling.max_tokens == 96
+    assert found.data.train == [] and found.data.evaluate == ["gsm8k", "mmlu"]
+
+
+def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
+    one = config(str(run_dir), "--benchmarks", "gsm8k", "--root", "here")
+    other = config(
+        str(run_dir), "--benchmarks", "gsm8k", "--root", "there", "--set", "engine.num_cpus=2"
+    )
+    assert identity.questions(one, {}) == identity.questions(other, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((), "benchmarks: is required"),
+        (("--benchmarks", "gsm9k"), "--benchmarks: benchmarks: names no known benchmark: gsm9k"),
+        (("--benchmarks", "gsm8k,gsm8k"), "names a benchmark twice"),
+        (("--benchmarks", "gsm8k", "--prompts", "cat"), "--prompts: prompts.0"),
+        (("--benchmarks", "gsm8k", "--num", "0"), "--num: num"),
+        (("--benchmarks", "gsm8k", "--set", "engine.gpus=1"), "engine.gpus: no such setting"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(given: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config("quickstart:student", *given)
+    assert told in str(caught.value)
+
+
+def test_a_bad_model_or_bad_rows_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "scores"), "--benchmarks", "gsm8k"]
+    assert main(["evaluate", "./nowhere", *out]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main(["evaluate", "quickstart:student", *out, "--root", str(tmp_path / "rows")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_run_without_a_student_is_refused(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_dir)]) == 2
+    assert "no finished student" in capsys.readouterr().err
