@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from sirt_ray import jobfile
 from sirt_ray.artifacts import Store, Survey, locked
+from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_job(plan)
     plan.set_defaults(command=_plan)
     _add_serve(commands)
+    grading.add_command(commands)
     return parser
 
 
