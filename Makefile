@@ -11,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
 .PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults bench-sampling \
-  bench-control-plane bench-training bench-gpu check types format clean
+  bench-control-plane bench-training bench-grading bench-gpu check types format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -76,6 +76,9 @@ bench-control-plane: setup ## questions per second, replicas kept busy, and memo
 
 bench-training: setup ## our DPO and SFT against TRL's, on the same work
 	$(BIN)/python -m tests.bench.training
+
+bench-grading: setup ## the verifier on a million mutated responses
+	$(BIN)/python -m tests.bench.grading
 
 bench-gpu: setup ## the same on a GPU: a model of a billion parameters in bfloat16
 	$(BIN)/python -m tests.bench.training --gpu --units 1200

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import evaluate_command, jobfile, studies
+from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import SirtError
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate_command.add_to(commands)
     _add_serve(commands)
     _add_report(commands)
+    grading.add_command(commands)
     return parser
 
 

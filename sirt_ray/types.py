@@ -74,13 +74,33 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the verifier says of a text.
+
+    Example::
+
+        Judgement("right", "18", stated=True)     # of "9 * 2 = 18. The answer is 18."
+    """
+
+    verdict: Verdict
+    extracted: str | None
+    """The final answer found in the text; None where the verdict is `unparseable`."""
+    stated: bool
+    """Whether the text says that this is its answer. False where it was guessed: the last number,
+    formula or option that the text mentions; and where there is none."""
+    undecided: bool = False
+    """Whether the comparison with the reference had to be given up, because it took too much time
+    or memory. The verdict is `wrong` then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Graded:
     """A completion with the verifier's judgement of its final answer."""
 
     completion: Completion
     verdict: Verdict
     extracted: str | None
-    """The final answer found in the text; None where the verdict is `unparseable`."""
+    """As the `Judgement` has them."""
     reference: str
 
 

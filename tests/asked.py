@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from sirt_ray.config import SamplingConfig
 from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
 from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.types import Question, Verdict
+from sirt_ray.types import Judgement, Question
 
 MAX_TOKENS = 24
 PLAN = SamplingPlan(
@@ -28,9 +28,11 @@ QUESTIONS = [question(row, length=10 + 3 * row) for row in range(10)]
 def grader() -> Grade:
     """A local function travels to Ray's workers by value; this module is not importable there."""
 
-    def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
+    def grade(text: str, question: Question) -> Judgement:
         readable = text.startswith(tuple("abcdefghij "))
-        return ("right", text[:1]) if readable else ("unparseable", None)
+        if not readable:
+            return Judgement("unparseable", None, stated=False)
+        return Judgement("right", text[:1], stated=True)
 
     return grade
 

@@ -147,8 +147,8 @@ def _graded(question: Question, text: str, sample_index: int) -> Graded:
         model_version="teacher",
         seed=0,
     )
-    verdict, extracted = REGISTRY[question.benchmark].grade(text, question)
-    return Graded(completion, verdict, extracted, question.reference)
+    found = REGISTRY[question.benchmark].grade(text, question)
+    return Graded(completion, found.verdict, found.extracted, question.reference)
 
 
 def _texts(question: Question) -> list[str]:

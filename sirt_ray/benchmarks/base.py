@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from sirt_ray.core import answers, numbers
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError
-from sirt_ray.types import Question, Verdict
+from sirt_ray.types import Judgement, Question
 
 Row = Mapping[str, Any]
 """One row as the data set has it; untrusted."""
@@ -69,13 +69,18 @@ class Benchmark:
     """Whether training questions are chosen with each answer letter equally often."""
     default_num_train: int | None = None
     """Training questions where the job does not say how many; None: all."""
+    labels: tuple[str, ...] = tuple(LETTERS)
+    """What the rows call their options, in order."""
+    equivalent: answers.Equivalent | None = None
+    """Asked about expressions that do not look the same."""
 
     def split_names(self, part: Part) -> tuple[str, ...]:
         return self.train if part == "train" else self.test
 
-    def grade(self, text: str, question: Question) -> tuple[Verdict, str | None]:
-        """The verdict on a completion, and the final answer found in it. Never raises."""
-        return answers.grade(text, question.reference, self.kind, question.choices)
+    def grade(self, text: str, question: Question) -> Judgement:
+        """The verdict on a completion, and the final answer found in it. No text makes it raise."""
+        reference, choices = question.reference, question.choices
+        return answers.grade(text, reference, self.kind, choices, self.equivalent)
 
 
 def text_in(row: Row, column: str) -> str:

@@ -10,6 +10,7 @@ A row::
                  "are $\\\\boxed{\\\\left( 3, \\\\frac{\\\\pi}{2} \\\\right)}.$"}
 """
 
+from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.base import Benchmark, Hub, Row, text_in
 from sirt_ray.core import statements
 from sirt_ray.errors import DataError
@@ -42,4 +43,5 @@ MATH = Benchmark(
     columns=("problem", "solution"),
     to_question=to_question,
     test=("test", "test500"),
+    equivalent=algebra.equivalent,
 )

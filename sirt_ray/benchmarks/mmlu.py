@@ -17,11 +17,12 @@ A row::
 from sirt_ray.benchmarks.base import Benchmark, Hub, Row, choice_question, strings, text_in
 from sirt_ray.types import Question
 
+_LABELS = tuple("0123456789")
+
 
 def to_question(row: Row, id: str) -> Question:
     text, choices = text_in(row, "question"), strings(row.get("choices"))
-    positions = range(len(choices))
-    return choice_question("mmlu", id, text, choices, row.get("answer"), labels=positions)
+    return choice_question("mmlu", id, text, choices, row.get("answer"), _LABELS)
 
 
 MMLU = Benchmark(
@@ -31,6 +32,7 @@ MMLU = Benchmark(
     source=Hub("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", ("all",)),
     columns=("question", "choices", "answer"),
     to_question=to_question,
+    labels=_LABELS,
     train=(),
     test=("test", "test_stem"),
 )

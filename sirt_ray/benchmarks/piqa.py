@@ -22,12 +22,12 @@ from sirt_ray.benchmarks.base import (
 )
 from sirt_ray.types import Question
 
+_LABELS = ("0", "1")
+
 
 def to_question(row: Row, id: str) -> Question:
     solutions = [text_in(row, "sol1"), text_in(row, "sol2")]
-    return choice_question(
-        "piqa", id, text_in(row, "goal"), solutions, row.get("label"), labels=("0", "1")
-    )
+    return choice_question("piqa", id, text_in(row, "goal"), solutions, row.get("label"), _LABELS)
 
 
 PIQA = Benchmark(
@@ -40,4 +40,5 @@ PIQA = Benchmark(
     test=("validation", "test"),
     balanced=True,
     default_num_train=PAPER_NUM_TRAIN,
+    labels=_LABELS,
 )

@@ -15,7 +15,7 @@ from sirt_ray.benchmarks.synthetic import (
     WORD_PROBLEMS,
     WORD_PROBLEMS_OOD,
 )
-from sirt_ray.types import Question, Verdict
+from sirt_ray.types import Judgement, Question
 
 REGISTRY: dict[str, Benchmark] = {
     "gsm8k": GSM8K,
@@ -33,6 +33,6 @@ REGISTRY: dict[str, Benchmark] = {
 }
 
 
-def grade(text: str, question: Question) -> tuple[Verdict, str | None]:
+def grade(text: str, question: Question) -> Judgement:
     """What the verifier of the question's benchmark says of a completion's text."""
     return REGISTRY[question.benchmark].grade(text, question)

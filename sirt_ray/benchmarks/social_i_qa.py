@@ -20,13 +20,13 @@ from sirt_ray.benchmarks.base import (
 )
 from sirt_ray.types import Question
 
+_LABELS = ("1", "2", "3")
+
 
 def to_question(row: Row, id: str) -> Question:
     text = f"{text_in(row, 'context')} {text_in(row, 'question')}"
     choices = [text_in(row, f"answer{letter}") for letter in "ABC"]
-    return choice_question(
-        "social_i_qa", id, text, choices, row.get("label"), labels=("1", "2", "3")
-    )
+    return choice_question("social_i_qa", id, text, choices, row.get("label"), _LABELS)
 
 
 SOCIAL_I_QA = Benchmark(
@@ -39,4 +39,5 @@ SOCIAL_I_QA = Benchmark(
     test=("validation", "test"),
     balanced=True,
     default_num_train=PAPER_NUM_TRAIN,
+    labels=_LABELS,
 )

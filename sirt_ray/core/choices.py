@@ -2,22 +2,25 @@
 
 Read in this order; two different letters at the same place mean that there is no answer:
 
-1. the letters that the text names as its answer ("The answer is (B)", "**B** is correct",
-   "The correct answer is: D) Venice");
+1. the letters that the text names as its answer ("The answer is (B)", "The correct answer is: D)
+   Venice", "Option B is the best choice"), or else chooses or calls correct ("I would go with B");
 2. an option's text named as the answer ("The answer is Venice");
-3. the only letter in an option's dress ("B", "(B)", "**B**", "D) Venice"), which a list of all
-   options has not;
-4. the only option whose text the last sentence, or else the whole text, mentions.
+3. an option that the first line is ("D) Venice", as few-shot prompts have it), where no other line
+   is one;
+4. the only letter in an option's dress ("B", "(B)", "**B**"), which a list of all options has not;
+5. as a guess, what a conclusion at the end mentions ("Therefore, D) Venice is ..."), or else the
+   only option whose text the last sentence or the whole text mentions.
 """
 
-import itertools
 import re
 from collections.abc import Sequence
 
+from sirt_ray.core.option_texts import ALONE, PLAIN, behind, exactly, mentioned
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.core.statements import (
     MOST_MARKS,
     WINDOW,
+    Found,
     Statement,
     find,
     first_sentence,
@@ -27,9 +30,10 @@ from sirt_ray.core.statements import (
 )
 
 _FILLER = re.compile(
-    r"[\s:*_\"'`$({\[\\]{0,20}"
+    r"[\s:*_\"'`$({<\[\\]{0,20}"
     r"(?:(?:the\s)?(?:option|choice|letter|answer|textbf|text|mathrm|mathbf|boxed"
-    r"|clearly|probably|(?:most\s)?likely|definitely|therefore|thus|simply|obviously)\b"
+    r"|clearly|probably|(?:most\s)?likely|definitely|therefore|thus|simply|obviously|indeed|also"
+    r"|to\sbe)\b"
     r"[\s:({\[*_\"'$]{0,10}){0,3}",
     re.IGNORECASE,
 )
@@ -46,70 +50,76 @@ _CONNECTIVE = re.compile(
     re.IGNORECASE,
 )
 _CHOOSE = re.compile(
-    r"\b(?:choose|pick|select|go\swith|choosing|correct\s(?:option|choice)\sis"
-    r"|(?:option|choice)\sis)\b",
+    r"(?<!not\s)(?<!n't\s)\b(?:choose|pick|select|go\swith|choosing"
+    r"|(?:option|choice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b",
     re.IGNORECASE,
 )
 _IS_CORRECT = re.compile(
-    r"(?<![A-Za-z'])(?P<letter>[A-Z])(?:\s?[)\]*_\".:]{1,4})?\s"
-    r"(?:is|seems|would\sbe|must\sbe)\s(?:the\s|therefore\s|clearly\s|only\s){0,2}"
-    r"(?:correct|right|best|answer)\b"
+    r"(?<![A-Za-z'])(?P<letter>[A-Z])(?:\s?[)\]*_\".:]{1,4}(?P<text>\s[^\n]{1,160}?)?)?[*_]{0,3}\s"
+    r"(?:is|seems|would\sbe|must\sbe)\s(?:the\s|our\s|my\s|therefore\s|clearly\s|only\s){0,2}"
+    r"(?:(?:correct|right|best|(?:more|most)\s[a-z]{3,12})\b(?P<noun>\s(?:answer|option|choice))?"
+    r"|(?P<answer>answer))\b"
+)
+_TEXT_IS_CORRECT = re.compile(
+    r"\s(?:is|would\sbe|must\sbe)\sthe\s(?:correct|right|best|most\s[a-z]{3,12})\s(?:answer|option|choice)"
+)
+_CONCLUSION = re.compile(
+    r"[\s*_]{0,4}(?:so|thus|therefore|hence|overall|finally|in\s(?:conclusion|summary|short)|based\son"
+    r"|given|considering|among|of\sthe)\b",
+    re.IGNORECASE,
 )
 _DRESSED = re.compile(
     r"(?<![A-Za-z0-9'])(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|\*\*(?P<bold>[A-Z])\*\*"
     r"|(?P<half>[A-Z])\)|(?:(?<=\n)|(?<![\s\S]))\s{0,3}(?P<line>[A-Z])[.:](?=\s|$))"
 )
-_ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:]{0,10}")
 _CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
 _ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
 _NEGATED = re.compile(
     r"\b(?:not|nor|neither)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
 )
-_PLAIN = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"}
-)
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_DENIALS = {"not", "isn't", "never", "nor", "neither", "cannot", "can't", "aren't", "wasn't"}
-_ARTICLES = {"a", "an", "the", "in", "at", "be", "on"}
 
 _NO_CHOICE = "?"
 """Stands for a letter that is named as the answer and is no option's."""
 
 
-def extract(text: str, choices: Sequence[str]) -> str | None:
+def extract(text: str, choices: Sequence[str]) -> Found | None:
     """The chosen option's letter, or None. Without `choices` the options are A to J."""
-    found = (_extract(reading, choices) for reading in readings(text.translate(_PLAIN)))
+    found = (_extract(reading, choices) for reading in readings(text.translate(PLAIN)))
     return next(filter(None, found), None)
 
 
-def _extract(text: str, choices: Sequence[str]) -> str | None:
+def _extract(text: str, choices: Sequence[str]) -> Found | None:
     allowed = LETTERS[: len(choices) or 10]
-    if (whole := _exactly(text, choices) or _letter_and_text(text, choices)) is not None:
-        return whole
+    if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
+        return Found(whole, stated=True)
     text = _NEGATED.sub(" not ", text.strip())
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
-    named = _named(text, statements, choices, allowed)
-    if named:
-        return _only(named)
-    told = {
-        letter
-        for statement in statements
-        if (letter := _told(text, statement, choices)) is not None
-    }
-    if told:
-        return _only(told)
+    for letters in (
+        lambda: _named(text, statements, choices, allowed),
+        lambda: _chosen(text, choices, allowed),
+        lambda: _told(text, statements, choices),
+        lambda: _first(text, choices),
+    ):
+        if found := letters():
+            return _only(found, stated=True)
     dressed = {letter for match in _DRESSED.finditer(text) for letter in match.groups() if letter}
     dressed |= _letters_at(text[:WINDOW], choices, allowed)
     dressed |= _alone_on_a_line(text, allowed) | _last_word(text)
     dressed &= set(allowed)
+    if len(dressed) == 1:
+        return _only(dressed, stated=True)
+    last = last_sentence(text)
+    if concluded := _concluded(last, choices, allowed):
+        return _only(concluded, stated=False)
     if dressed:
-        return _only(dressed)
-    return _mentioned(last_sentence(text), choices) or _mentioned(text, choices)
+        return None
+    guess = mentioned(last, choices) or mentioned(text, choices)
+    return None if guess is None else Found(guess, stated=False)
 
 
-def _only(letters: set[str]) -> str | None:
+def _only(letters: set[str], *, stated: bool) -> Found | None:
     (first, *others) = letters
-    return None if others or first == _NO_CHOICE else first
+    return None if others or first == _NO_CHOICE else Found(first, stated)
 
 
 def _is_option_a(text: str, statement: Statement) -> bool:
@@ -124,17 +134,35 @@ def _named(
     named: set[str] = set()
     for statement in statements:
         named |= _letters_at(statement.text, choices, allowed)
+    return named | _called_correct(text, choices, allowed, as_answer=True)
+
+
+def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
+    """Letters that are chosen, or called correct without being called the answer."""
+    chosen = _called_correct(text, choices, allowed, as_answer=False)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
-        named |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
-    for match in _IS_CORRECT.finditer(text):
-        named.add(match["letter"] if match["letter"] in allowed else _NO_CHOICE)
-    return named
+        chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
+    return chosen
+
+
+def _called_correct(
+    text: str, choices: Sequence[str], allowed: str, *, as_answer: bool
+) -> set[str]:
+    called: set[str] = set()
+    position = 0
+    while match := _IS_CORRECT.search(text, position):
+        letter = match["letter"] if match["letter"] in allowed else _NO_CHOICE
+        of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
+        if of_its_text and as_answer == bool(match["noun"] or match["answer"]):
+            called.add(letter)
+        position = match.end() if of_its_text else match.end("letter")
+    return called
 
 
 def _letters_at(window: str, choices: Sequence[str], allowed: str) -> set[str]:
     """The letter that a window begins with, and a second one where it hedges. An option's text may
     look like a letter, too ("A bison", "I, II and III"), or have letters in it ("32 degrees F")."""
-    if _exactly(_first_line(window), choices) is not None:
+    if exactly(_first_line(window), choices) is not None:
         return set()
     match = _first_letter(window)
     if match is None:
@@ -146,10 +174,11 @@ def _letters_at(window: str, choices: Sequence[str], allowed: str) -> set[str]:
     if letter not in allowed:
         return {_NO_CHOICE} if match["dress"].strip() else set()
     letters = {letter}
-    rest = _behind(rest, choices[LETTERS.index(letter)] if choices else "")
-    if second := _SECOND.match(rest) or _OR_ELSE.search(first_sentence(rest)):
+    rest = behind(rest, choices[LETTERS.index(letter)] if choices else "")
+    ended = "." in match["dress"] and not rest.lstrip().startswith(("or ", "and "))
+    if second := (None if ended else _SECOND.match(rest)) or _OR_ELSE.search(first_sentence(rest)):
         letters |= {group for group in second.groups() if group}
-    if (told := _exactly(first_sentence(rest), choices)) is not None:
+    if (told := exactly(first_sentence(rest), choices)) is not None:
         letters.add(told)
     return letters
 
@@ -161,26 +190,54 @@ def _is_letter(match: re.Match[str], rest: str, opened: bool, choices: Sequence[
     if at_end or any(mark in dress for mark in ")]"):
         return True
     if match["letter"].islower():
-        return opened and bool(dress)
+        clear = bool(dress) or bool(_CONNECTIVE.match(rest))
+        return clear and (opened or match["letter"] not in "ai")
     if dress or match["letter"] not in "AI":
         return True
-    return bool(_CONNECTIVE.match(rest)) or _exactly(first_sentence(rest), choices) is not None
+    return bool(_CONNECTIVE.match(rest)) or exactly(first_sentence(rest), choices) is not None
 
 
-def _told(text: str, statement: Statement, choices: Sequence[str]) -> str | None:
-    """The option whose text a statement names. A heading may be followed by the reasoning, so it
+def _told(text: str, statements: Sequence[Statement], choices: Sequence[str]) -> set[str]:
+    """The options whose texts statements name. A heading may be followed by the reasoning, so it
     counts only if nothing else follows it."""
-    if statement.mark == "label" and not is_last(text, statement):
-        return _exactly(_first_line(statement.text), choices)
-    line = _exactly(_first_line(statement.text), choices)
-    sentence = statement.text if statement.mark == "boxed" else statement.sentence
-    return line or _exactly(sentence, choices) or _mentioned(sentence, choices)
+    told: set[str | None] = set()
+    for statement in statements:
+        line = exactly(_first_line(statement.text), choices)
+        if statement.mark == "label" and not is_last(text, statement):
+            told.add(line)
+            continue
+        sentence = statement.text if statement.mark == "boxed" else statement.sentence
+        told.add(line or exactly(sentence, choices) or mentioned(sentence, choices))
+    for match in list(_TEXT_IS_CORRECT.finditer(text))[-MOST_MARKS:]:
+        before = last_sentence(text[max(0, match.start() - WINDOW) : match.start()])
+        told.add(mentioned(before, choices))
+    return {letter for letter in told if letter is not None}
+
+
+def _first(text: str, choices: Sequence[str]) -> set[str]:
+    """The option that the first line is, unless others are listed as well."""
+    lines = [line for line in text.split("\n", MOST_MARKS) if line.strip()]
+    first = _option(lines[0], choices) if lines else None
+    others = {_option(line, choices) for line in lines[1:]} - {None, first} if first else set()
+    return {first} if first is not None and not others else set()
+
+
+def _option(line: str, choices: Sequence[str]) -> str | None:
+    return exactly(line, choices) or _letter_and_text(line, choices)
+
+
+def _concluded(sentence: str, choices: Sequence[str], allowed: str) -> set[str]:
+    """The letters in option's dress in a sentence that begins like a conclusion."""
+    if not _CONCLUSION.match(sentence):
+        return set()
+    dressed = {letter for match in _DRESSED.finditer(sentence) for letter in match.groups()}
+    return {letter for letter in dressed if letter is not None and letter in allowed}
 
 
 def _alone_on_a_line(text: str, allowed: str) -> set[str]:
     """A letter that is all of the first or of the last line."""
     lines = (text.split("\n", 1)[0][:WINDOW], text.rsplit("\n", 1)[-1][-WINDOW:])
-    matches = (_ALONE.fullmatch(line) for line in lines)
+    matches = (ALONE.fullmatch(line) for line in lines)
     return {match["letter"].upper() for match in matches if match} & set(allowed)
 
 
@@ -189,10 +246,6 @@ def _last_word(text: str) -> set[str]:
     line = text.rsplit("\n", 1)[-1][-WINDOW:]
     letters = set(_CAPITAL.findall(line)) - {"I"}
     return letters if len(letters) == 1 and _ENDS_IN_CAPITAL.search(line) else set()
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.translate(_PLAIN).lower())
 
 
 def _first_letter(text: str) -> re.Match[str] | None:
@@ -210,75 +263,4 @@ def _letter_and_text(text: str, choices: Sequence[str]) -> str | None:
     if match is None or not match["dress"].strip():
         return None
     letter = match["letter"].upper()
-    return letter if _exactly(text[match.end() :], choices) == letter else None
-
-
-def _behind(text: str, choice: str) -> str:
-    """What follows the option's own text, if the text begins with it."""
-    option = _words(choice)
-    found = list(itertools.islice(_WORD.finditer(text), len(option)))
-    return text[found[-1].end() :] if option and [m[0].lower() for m in found] == option else text
-
-
-def _exactly(text: str, choices: Sequence[str]) -> str | None:
-    """The option that the whole text is: sign by sign, or else without regard to capitals, or else
-    word by word apart from an article. A single letter is an option's letter and not a text."""
-    if _ALONE.fullmatch(text):
-        return None
-    for same in (_signs, _small_signs, _without_article):
-        said = same(text)
-        found = [
-            letter
-            for letter, choice in zip(LETTERS, choices, strict=False)
-            if said and same(choice) == said
-        ]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
-
-
-def _signs(text: str) -> str:
-    return " ".join(text.split()).strip(" .!\"'") or text.strip()
-
-
-def _small_signs(text: str) -> str:
-    return _signs(text.casefold())
-
-
-def _without_article(text: str) -> list[str]:
-    words = _words(text)
-    return words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words
-
-
-def _mentioned(text: str, choices: Sequence[str]) -> str | None:
-    """The only option whose text occurs in the text, whole words only. An option within a longer
-    one that occurs ("bank" in "river bank") and one that is denied do not count."""
-    said = f" {' '.join(_words(text))} "
-    phrases = {
-        letter: f" {' '.join(_words(choice))} "
-        for letter, choice in zip(LETTERS, choices, strict=False)
-    }
-    found = {
-        letter: phrase
-        for letter, phrase in phrases.items()
-        if phrase.strip() and _affirmed(said, phrase)
-    }
-    longest = [
-        letter
-        for letter, phrase in found.items()
-        if not any(phrase in other and phrase != other for other in found.values())
-    ]
-    return longest[0] if len(longest) == 1 else None
-
-
-def _affirmed(said: str, phrase: str) -> bool:
-    """Whether a phrase occurs at least once without a denial in front of it."""
-    position = said.find(phrase)
-    while position >= 0:
-        before = [
-            word for word in said[max(0, position - 60) : position].split() if word not in _ARTICLES
-        ]
-        if not before or before[-1] not in _DENIALS:
-            return True
-        position = said.find(phrase, position + 1)
-    return False
+    return letter if exactly(text[match.end() :], choices) == letter else None

@@ -1,14 +1,16 @@
 """Mathematical final answers, compared after plain normalisation of their LaTeX.
 
 It knows that `\\dfrac12`, `\\frac{1}{2}` and `0.5` are the same, that units and delimiters do not
-count, and that the order matters in `(1, 2)` but not in a bare list `1, 2`. It does no algebra:
-`x+1` and `1+x` differ. Numbers are compared by value.
+count, and that the order matters in `(1, 2)` but not in a bare list `1, 2`. Numbers are compared by
+value. It does no algebra: whether `x+1` and `1+x` are the same is asked of somebody who does, and
+only where this says no (`answers.grade`).
 """
 
 import re
+from collections import deque
 
 from sirt_ray.core import numbers
-from sirt_ray.core.statements import WINDOW, Statement, find, is_last, readings
+from sirt_ray.core.statements import WINDOW, Found, Statement, find, is_last, readings
 
 LONGEST_EXPRESSION = 400
 
@@ -20,30 +22,39 @@ _SHORT_FRACTION = re.compile(r"\\frac\s?([0-9])\s?([0-9a-z])")
 _SHORT_ROOT = re.compile(r"\\sqrt\s?([0-9a-z])")
 _SLASH = re.compile(r"(?<![0-9a-z.}/])([0-9]{1,20})/([0-9]{1,20})(?![0-9a-z./])")
 _NAMED = re.compile(r"[a-zA-Z](?:\([a-z]\))?(?:=(?!=)|\\in(?![a-z]))")
+_SIMPLE = re.compile(
+    r"-?(?:[0-9.]{1,40}|(?:[0-9]{1,20}(?=\\))?\\frac\{-?[0-9]{1,20}\}\{[0-9]{1,20}\})"
+)
+_WITH_UNIT = re.compile(r"(\\?\$?\s?-?[0-9][0-9.,/]{0,40})\s[a-z][a-z -]{0,60}", re.IGNORECASE)
+_PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{3,}|[=$\n]|\\[(\[]|\\(?:boxed|fbox)")
 _LETTER_IN_BRACKETS = re.compile(r"\(([A-Z])\)")
 
 
-def extract(text: str) -> str | None:
-    """The final answer as it is written, or None: the last box, else the last statement, else the
-    last formula, else the last number."""
+def extract(text: str) -> Found | None:
+    """The final answer as it is written, or None: the last box (Hendrycks et al. 2021), else the
+    last statement ("Final Answer: The final answer is $x$." of Lewkowycz et al. 2022), else, as a
+    guess, the last formula or the last number."""
     return next(filter(None, map(_extract, readings(text))), None)
 
 
-def _extract(text: str) -> str | None:
+def _extract(text: str) -> Found | None:
     statements = find(text)
     boxes = [s.text.strip() for s in statements if s.mark == "boxed" and s.text.strip()]
     if boxes:
-        return boxes[-1]
+        return Found(boxes[-1], stated=True)
     for statement in reversed(statements):
         stated = _stated(text, statement)
         if stated:
-            return stated
-    formula = None
-    for formula in _INLINE_MATH.finditer(text):  # noqa: B007 - the last one is wanted
-        pass
-    if formula is not None:
-        return next(group for group in formula.groups() if group is not None).strip() or None
-    return numbers.extract(text)
+            return Found(stated, stated=True)
+    if len(text) <= LONGEST_EXPRESSION and text and not _PROSE.search(text):
+        return Found(text, stated=True)
+    last = deque(_INLINE_MATH.finditer(text), maxlen=1)
+    formula = _content(last[0]) if last else ""
+    return Found(formula, stated=False) if formula else numbers.extract(text)
+
+
+def _content(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group is not None).strip()
 
 
 def _stated(text: str, statement: Statement) -> str | None:
@@ -52,8 +63,10 @@ def _stated(text: str, statement: Statement) -> str | None:
     lead = len(statement.text) - len(statement.text.lstrip())
     formula = _INLINE_MATH.search(statement.text[: lead + len(statement.sentence) + WINDOW // 8])
     if formula is not None and formula.start() <= lead + len(statement.sentence):
-        return next(group for group in formula.groups() if group is not None).strip()
-    return statement.sentence.strip(" .") or None
+        return _content(formula)
+    sentence = statement.sentence.strip(" .*")
+    measured = _WITH_UNIT.fullmatch(sentence)
+    return (measured[1] if measured else sentence) or None
 
 
 def equal(first: str, second: str) -> bool:
@@ -92,10 +105,7 @@ def _word_or_unit(match: re.Match[str]) -> str:
 
 
 def _same_number(one: str, other: str) -> bool:
-    simple = re.compile(r"-?(?:[0-9.]{1,40}|\\frac\{-?[0-9]{1,20}\}\{[0-9]{1,20}\})")
-    if simple.fullmatch(one) and simple.fullmatch(other):
-        return numbers.equal(one, other)
-    return False
+    return all(map(_SIMPLE.fullmatch, (one, other))) and numbers.equal(one, other)
 
 
 def _same_parts(one: str, other: str) -> bool:

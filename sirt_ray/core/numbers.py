@@ -2,8 +2,10 @@
 
 Final answers are read in this order:
 
-1. the last statement that names a number ("#### 18", a box, "The answer is 18", "A: 18");
-2. as the last resort, the last number of the text.
+1. the last statement that names a number ("#### 18", a box, "The answer is 18", "A: 18"), or the
+   number that is the whole text;
+2. as the last resort, a guess: the bold number of the last sentence, or the last number of all
+   (`flexible-extract` of the lm-evaluation-harness), a question at the end not counted.
 """
 
 import re
@@ -13,20 +15,30 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 
-from sirt_ray.core.statements import Statement, find, is_last, readings
+from sirt_ray.core.statements import (
+    Found,
+    Statement,
+    find,
+    is_last,
+    last_sentence,
+    readings,
+)
 
 LONGEST_NUMBER = 80
 """Characters; what is longer is not an answer (and costs quadratic time to read)."""
 
+LONGEST_POWER = 30
+"""Of ten."""
+
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_])(?<![0-9]\.)"
     r"(?:(?<![)\]])(?P<sign>[-+]))?"
-    r"(?:(?:US|USD)?\s?\\?[$€£¥]\s?)?"
+    r"(?:(?:US|USD)?\s?\\?[$€£¥₹]\s?)?"
     r"(?P<second_sign>-)?"
     r"(?:(?P<whole>(?>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])|[0-9]++))(?P<part>\.[0-9]++)?"
     r"|(?P<only_part>\.[0-9]++))"
     r"(?:[eE](?P<exponent>[+-]?[0-9]{1,3})(?![A-Za-z0-9]))?"
-    r"(?:\s?(?:\\times|\u00d7|\*)\s?10\^\{?(?P<power>-?[0-9]{1,3})\}?)?"
+    r"(?:\s?(?:\\times|\u00d7|\*|x)\s?10\^\{?(?P<power>-?[0-9]{1,3})\}?)?"
     r"(?:\s(?P<top>[0-9]{1,20})/(?P<bottom>[0-9]{1,20})(?![0-9/])"
     r"|\s?/\s?(?P<divisor>[0-9]{1,20})(?![0-9/]|[.,][0-9]))?"
     r"(?P<percent>\s?\\?%|\s(?:percent|per\scent)\b)?"
@@ -42,12 +54,16 @@ _NEGATED = re.compile(r"\bnot\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?"
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{")
 _DIRECT = re.compile(
     r"[\s*_:=$(\[{\\\"'~≈]{0,20}"
-    r"(?:(?:about|approximately|exactly|only|just|therefore|thus|a\stotal\sof|[A-Za-z]\s?=)\s{0,3})?"
+    r"(?:(?:about|approximately|around|roughly|exactly|simply|only|just|indeed|therefore|thus"
+    r"|equal\sto|a\stotal\sof|[A-Za-z]\s?=)\s{0,3})?"
     r"[\s*_:=$(\[{\\\"'~≈]{0,20}",
     re.IGNORECASE,
 )
-_ARITHMETIC = re.compile(r"[=+*\u00d7\u00f7]|\s[-/x]\s")
+_ARITHMETIC = re.compile(r"[=+\u00d7\u00f7]|(?<!\*)\*(?!\*)|\s[-/x]\s")
 _ANOTHER = re.compile(r"[^.\n0-9]{0,30}\bor\s[^0-9]{0,3}\Z", re.IGNORECASE)
+_UNIT = re.compile(r"[\s*_$}]{0,4}(?!or\b)([A-Za-z]+)")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_LIST = re.compile(r"[\s*_:]{0,10}1[.)]\s[^\n]{0,300}\n\s{0,8}[*_]{0,2}2[.)]\s")
 _PLAIN = str.maketrans(
     {
         "\u2212": "-",
@@ -58,6 +74,11 @@ _PLAIN = str.maketrans(
         "\uff05": "%",
         "\u2019": "'",
         "\u00a0": " ",
+        "\u2009": "",
+        "\u202f": "",
+        "\u00bc": " 1/4",
+        "\u00bd": " 1/2",
+        "\u00be": " 3/4",
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
     }
 )
@@ -83,7 +104,7 @@ class Number:
         return f"{_decimal(self.value)}{'%' if self.percent else ''}"
 
 
-def extract(text: str) -> str | None:
+def extract(text: str) -> Found | None:
     """The final answer as a plain number ("$1,234.50" -> "1234.5"), or None."""
     plain = map(_plain, readings(text))
     return next((_extract(reading) for reading in plain if _NUMBER.search(reading)), None)
@@ -122,17 +143,59 @@ def _close(one: Fraction, other: Fraction) -> bool:
     return abs(one - other) * 10_000 <= max(abs(one), abs(other))
 
 
-def _extract(text: str) -> str | None:
+def _extract(text: str) -> Found | None:
     for statement in reversed(find(text)):
         numbers = list(_numbers(statement.text))
         stated = _stated(text, statement, numbers)
         if stated is None:
             continue
         following = next((n for n in numbers if n.start >= stated.end), None)
-        hedged = following and _ANOTHER.fullmatch(statement.text[stated.end : following.start])
-        return None if hedged else str(stated)
-    last = deque(_numbers(text), maxlen=1)
-    return str(last[0]) if last else None
+        hedged = following is not None and _hedged(statement.text, stated, following)
+        return None if hedged else Found(str(stated), stated=True)
+    return _last(text)
+
+
+def _last(text: str) -> Found | None:
+    """The number that is all of the text or of its first paragraph, or else the one to guess."""
+    said = text.rstrip()
+    first, more, _ = said.partition("\n\n")
+    if more and (alone := _alone(first)) is not None:
+        return Found(str(alone), stated=True)
+    if said.endswith("?"):
+        said = said[: said.rfind(last_sentence(said))]
+    last = deque(_numbers(said), maxlen=2)
+    if not last:
+        said, last = text, deque(_numbers(text), maxlen=2)
+    if not last:
+        return None
+    if len(last) == 1 and _alone(said) is not None:
+        return Found(str(last[0]), stated=True)
+    return Found(str(_bold(last_sentence(said)) or last[-1]), stated=False)
+
+
+def _alone(text: str) -> Number | None:
+    """The number that a text is, apart from signs."""
+    numbers = list(_numbers(text)) if len(text) <= LONGEST_NUMBER else []
+    if len(numbers) != 1:
+        return None
+    around = text[: numbers[0].start] + text[numbers[0].end :]
+    return None if any(map(str.isalnum, around)) else numbers[0]
+
+
+def _bold(text: str) -> Number | None:
+    """The last bold number."""
+    bold = (list(_numbers(match[1])) for match in _BOLD.finditer(text))
+    return next((numbers[0] for numbers in reversed(list(bold)) if len(numbers) == 1), None)
+
+
+def _hedged(text: str, stated: Number, following: Number) -> bool:
+    """Whether another number is named beside the first ("18 or 20"). The same in another unit is
+    none ("1.5 hours or 90 minutes")."""
+    between = text[stated.end : following.start]
+    if not _ANOTHER.fullmatch(between) or equal(str(stated), str(following)):
+        return False
+    unit, other = _UNIT.match(between), _UNIT.match(text, following.end)
+    return unit is None or other is None or unit[1].lower() == other[1].lower()
 
 
 def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | None:
@@ -143,6 +206,8 @@ def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | 
     if not inside:
         return None
     span = statement.text if statement.mark == "boxed" else statement.text[:limit]
+    if _LIST.match(statement.text):
+        return None
     if statement.mark == "hash":
         rest = span[inside[0].end :]
         whole_line = len(inside) == 1 and len(rest) <= 30
@@ -157,7 +222,9 @@ def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | 
         first = inside[0]
         reasoning = _ARITHMETIC.search(span[first.end :])
         return first if _is_direct(span, first) and not reasoning else None
-    return result or (inside[0] if _is_direct(span, inside[0]) else inside[-1])
+    if result or _is_direct(span, inside[0]):
+        return result or inside[0]
+    return _bold(span) or inside[-1]
 
 
 def _is_direct(span: str, number: Number) -> bool:
@@ -168,13 +235,16 @@ def _is_direct(span: str, number: Number) -> bool:
 def _numbers(text: str) -> Iterator[Number]:
     for match in _NUMBER.finditer(text):
         start, end = match.span()
-        if end - start <= LONGEST_NUMBER and not _divides_by_zero(match):
+        if end - start <= LONGEST_NUMBER and not _unreadable(match):
             yield Number(match, start, end)
 
 
-def _divides_by_zero(match: re.Match[str]) -> bool:
-    below = match["bottom"] or match["divisor"]
-    return below is not None and int(below) == 0
+def _unreadable(match: re.Match[str]) -> bool:
+    """Whether it divides by zero, or would be longer than a number may be without its power."""
+    below, power = match["bottom"] or match["divisor"], match["exponent"] or match["power"]
+    if below is not None and int(below) == 0:
+        return True
+    return power is not None and abs(int(power)) > LONGEST_POWER
 
 
 def _value(match: re.Match[str]) -> Fraction:

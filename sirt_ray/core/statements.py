@@ -5,6 +5,10 @@
     "The answer is 18."  is       a sentence
     "Answer: 18"         label    a heading; what follows may also be the reasoning
 
+GSM8K's mark is that of Cobbe et al. 2021, MATH's that of Hendrycks et al. 2021, "The answer is"
+that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>` and
+`</think>` are how chat models lay out their answers.
+
 Model text is untrusted: every pattern has bounded repetition, every look at the text behind a mark
 is a window of fixed size, and only the last marks are read. So the cost is linear in the length.
 """
@@ -12,7 +16,7 @@ is a window of fixed size, and only the last marks are read. So the cost is line
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 WINDOW = 400
 """Characters that are read behind a mark: more than any final answer needs."""
@@ -21,27 +25,49 @@ MOST_MARKS = 50
 
 Mark = Literal["hash", "boxed", "is", "label"]
 
+# A pattern that begins with a few characters is searched for three times as fast as one that begins
+# with `\b` or ignores case from the start.
+_TAG = re.compile(r"<answer>")
 _IS = re.compile(
-    r"\banswer\b"
-    r"(?:\s{1,3}(?:to|for|of|in|from)\s[^.,:;=?!\n]{1,60}?)?"
+    r"[Aa](?<!\w[Aa])(?i:nswer\b"
+    r"(?:\s{1,3}(?:choice|option|here))?"
+    r"(?:\s{1,3}(?:to|for|of|in|from|that|which|among|given)\s[^.,:;=?!\n]{1,60}?)?"
     r"(?:\s{0,3}\([^()\n]{0,40}\))?"
     r"[\s*_,]{0,4}"
     r"(?:(?:\b(?:therefore|thus|then|hence)\b)[\s,]{1,3})?"
-    r"\b(?:is|was|are|equals|would\sbe|should\sbe|will\sbe|must\sbe)\b"
-    r"|<answer>",
-    re.IGNORECASE,
+    r"\b(?:is|was|are|equals|(?:would|should|will|must|might|may|could)\sbe"
+    r"|(?:has|seems|appears|ought)\sto\sbe)\b)"
 )
-_LABEL = re.compile(
-    r"(?:\b(?:answer|ans)|(?:^|(?<=\n))[ \t*_>]{0,8}a)"
-    r"(?:\s?\([^()\n]{0,40}\))?[*_]{0,3}\s?[:=]",
-    re.IGNORECASE,
+_COLON = r"(?:\s?\([^()\n]{0,40}\))?[*_]{0,3}(?:\s?[:=]|\s-\s)"
+_LABEL = re.compile(r"[Aa](?<!\w[Aa])(?i:ns(?:wer)?)" + _COLON)
+_CHOICE_LABEL = re.compile(
+    r"[BbCcFfMmRr](?<!\w[A-Za-z])(?i:est|orrect|inal|y|ight)\s(?i:option|choice)" + _COLON
+)
+_LINE_LABEL = re.compile(
+    r"^[ \t#*_>]{0,8}(?:a[*_]{0,3}\s?[:=]"
+    r"|(?:the\s)?(?:final\s|correct\s)?answer[ \t*_]{0,8}\n)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _HASH = re.compile(r"#{4}(?!#)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]*_$}]|$)|\n")
-_NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:question|q)\s?[0-9]{0,3}\s?:", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(
+    r"\n[ \t#*>]{0,8}(?:(?:next\s|new\s|follow-up\s)?(?:question|q|problem|exercise)\s?[0-9]{0,3}"
+    r"|human|user|instruction)\s?[*_]{0,3}:"
+    r"|<\|(?:im_start|im_end|eot_id|endoftext|end_of_text|end)\|>|</s>|\[INST\]",
+    re.IGNORECASE,
+)
+_THOUGHT = "</think>"
 
 _DRESS = " \t\r\n*_:$`"
+
+
+class Found(NamedTuple):
+    """A final answer. `stated`: whether the text says that it is one; where it does not, the last
+    number, formula or option that it mentions was taken for it."""
+
+    answer: str
+    stated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +107,10 @@ def find(text: str) -> list[Statement]:
 _PATTERNS: tuple[tuple[Mark, re.Pattern[str]], ...] = (
     ("hash", _HASH),
     ("is", _IS),
+    ("is", _TAG),
     ("label", _LABEL),
+    ("label", _CHOICE_LABEL),
+    ("label", _LINE_LABEL),
 )
 
 
@@ -128,8 +157,9 @@ def is_last(text: str, statement: Statement) -> bool:
 
 
 def readings(text: str) -> list[str]:
-    """What to read, the better first: the text up to where the model begins to ask itself another
-    question, as base models do, and the whole."""
-    bare = text.strip()
+    """What to read, the better first: what follows the model's thoughts, up to where it begins to
+    ask itself another question, as base models do; and that with all that follows."""
+    bare = text[text.rfind(_THOUGHT) + len(_THOUGHT) :].strip() if _THOUGHT in text else ""
+    bare = bare or text.strip()
     match = _NEXT_QUESTION.search(bare)
     return [bare[: match.start()], bare] if match else [bare]

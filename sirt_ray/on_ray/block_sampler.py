@@ -16,14 +16,14 @@ from sirt_ray import tables
 from sirt_ray.config import SamplingConfig
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.asked import AskedQuestions
-from sirt_ray.on_ray.asking import Asked, Asker, Outcome, Unanswered
+from sirt_ray.on_ray.asking import Asked, Asker, Unanswered
 from sirt_ray.on_ray.metrics import SamplingMetrics
 from sirt_ray.on_ray.prompting import Prompter
-from sirt_ray.on_ray.requests import Answered, SampleRequest
-from sirt_ray.types import Completion, Graded, PromptKind, Question, StopReason, Verdict
+from sirt_ray.on_ray.requests import SampleReply, SampleRequest
+from sirt_ray.types import Completion, Graded, Judgement, PromptKind, Question, StopReason
 
-Grade = Callable[[str, Question], tuple[Verdict, str | None]]
-"""(completion's text, its question) -> (verdict, the final answer found in it)."""
+Grade = Callable[[str, Question], Judgement]
+"""(completion's text, its question) -> what the verifier says of it."""
 
 Used = defaultdict[str, Any]
 """Counts by name, and the cost."""
@@ -34,6 +34,8 @@ SUMMED = (
     "right",
     "wrong",
     "unparseable",
+    "guessed",
+    "undecided",
     "truncated",
     "retries",
     "prompt_tokens",
@@ -171,10 +173,16 @@ class BlockSampler:
         if ready:
             outcomes, used["retries"] = await self._asker.ask(list(ready.values()))
             answers = dict(zip(ready, outcomes, strict=True))
+            written: list[tuple[Question, Completion]] = []
             for question in questions:
                 if question.id in answers:
-                    asked = ready[question.id]
-                    found[question.id] = self._answer(question, asked, answers[question.id], used)
+                    asked, outcome = ready[question.id], answers[question.id]
+                    if isinstance(outcome, Unanswered):
+                        found[question.id] = outcome
+                    else:
+                        written += self._completions(question, asked, outcome, used)
+            # A formula may take a second, and the other questions' answers must not wait for it.
+            found.update(await asyncio.to_thread(self._grade, written, used))
         return [(question.id, found[question.id]) for question in questions], used
 
     def _asked(self, question: Question) -> Asked | Unanswered:
@@ -204,15 +212,13 @@ class BlockSampler:
             )
         return Asked(question.id, tuple(requests))
 
-    def _answer(
-        self, question: Question, asked: Asked, outcome: Outcome, used: Used
-    ) -> list[Graded] | Unanswered:
-        """The graded completions of all the question's requests; adds what they took to `used`."""
-        if isinstance(outcome, Unanswered):
-            return outcome
-        graded: list[Graded] = []
+    def _completions(
+        self, question: Question, asked: Asked, replies: Sequence[SampleReply], used: Used
+    ) -> list[tuple[Question, Completion]]:
+        """What was written to all the question's requests; adds what it took to `used`."""
+        written: list[tuple[Question, Completion]] = []
         requests = self._job.plan.requests_about(question)
-        for (kind, _), request, reply in zip(requests, asked.requests, outcome, strict=True):
+        for (kind, _), request, reply in zip(requests, asked.requests, replies, strict=True):
             answered = reply.answered
             got = 0 if answered is None else len(answered.choices)
             if answered is None or reply.version != self._job.version or got != request.n:
@@ -224,28 +230,35 @@ class BlockSampler:
             used["completion_tokens"] += answered.completion_tokens
             used["retries"] += answered.retries
             used["cost"] += answered.cost
-            graded += self._graded(question, kind, request, answered)
-        return graded
+            texts = self._job.prompter.texts(request.prompt_ids, answered.choices)
+            for index, (choice, text) in enumerate(zip(answered.choices, texts, strict=True)):
+                completion = Completion(
+                    question_id=question.id,
+                    benchmark=question.benchmark,
+                    prompt_kind=kind,
+                    sample_index=index,
+                    prompt=request.prompt,
+                    text=text,
+                    prompt_ids=request.prompt_ids,
+                    completion_ids=choice.completion_ids,
+                    stop_reason=stop_reason(choice.finish_reason),
+                    model_version=request.version,
+                    seed=request.seed,
+                )
+                written.append((question, completion))
+        return written
 
-    def _graded(
-        self, question: Question, kind: PromptKind, request: SampleRequest, answered: Answered
-    ) -> list[Graded]:
-        texts = self._job.prompter.texts(request.prompt_ids, answered.choices)
-        graded: list[Graded] = []
-        for index, (choice, text) in enumerate(zip(answered.choices, texts, strict=True)):
-            completion = Completion(
-                question_id=question.id,
-                benchmark=question.benchmark,
-                prompt_kind=kind,
-                sample_index=index,
-                prompt=request.prompt,
-                text=text,
-                prompt_ids=request.prompt_ids,
-                completion_ids=choice.completion_ids,
-                stop_reason=stop_reason(choice.finish_reason),
-                model_version=request.version,
-                seed=request.seed,
+    def _grade(
+        self, written: Sequence[tuple[Question, Completion]], used: Used
+    ) -> dict[str, list[Graded]]:
+        """The graded completions by question; adds to `used` how many final answers were guessed,
+        and how many could not be compared with the reference."""
+        graded: defaultdict[str, list[Graded]] = defaultdict(list)
+        for question, completion in written:
+            found = self._job.grade(completion.text, question)
+            used["guessed"] += found.extracted is not None and not found.stated
+            used["undecided"] += found.undecided
+            graded[question.id].append(
+                Graded(completion, found.verdict, found.extracted, question.reference)
             )
-            verdict, extracted = self._job.grade(text, question)
-            graded.append(Graded(completion, verdict, extracted, question.reference))
         return graded

@@ -49,7 +49,7 @@ class ModelScoring:
             identity.evaluation(config, model_key(self.model.path, None), questions),
             lambda out: self._evaluate(out, questions),
         )
-        return read_evaluation(evaluation.counts).test
+        return read_evaluation(evaluation.counts, in_domain=()).test
 
     def _evaluate(self, out: Path, questions: Artifact) -> Counts:
         # Brings torch with it, which looking at finished scores does not need.

@@ -75,6 +75,9 @@ def _samples(counts: Counts) -> str:
     )
     reasons = {
         "truncated completions": counts["truncated"],
+        # Records of earlier versions do not say.
+        "guessed answers": counts.get("guessed", 0),
+        "answers given up on, so wrong": counts.get("undecided", 0),
         "questions without the teacher's answer": counts["without_teacher_answer"],
         "questions of other tasks": counts.get("of_other_tasks", 0),
         "questions beyond data.fraction": counts.get("beyond_fraction", 0),

@@ -30,8 +30,9 @@ class _Script:
     def keep(self, file: TextIO, question: Question, text: str) -> None:
         from sirt_ray.benchmarks.registry import grade
 
-        verdict, extracted = grade(text, question)
-        row = {"id": question.id, "text": text, "verdict": verdict, "extracted": extracted}
+        found = grade(text, question)
+        row = {"id": question.id, "text": text, "verdict": found.verdict}
+        row["extracted"] = found.extracted
         file.write(json.dumps(row) + "\n")
 
     def opened(self) -> TextIO:

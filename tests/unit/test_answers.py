@@ -3,6 +3,7 @@
 import pytest
 
 from sirt_ray.core import answers, numbers
+from sirt_ray.types import Judgement
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
 BANKS = ("bank", "river bank", "library", "a mall")
@@ -240,17 +241,19 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize(("text", "expected"), NUMBERS)
 def test_number_is_read(text: str, expected: str | None) -> None:
-    assert answers.extract(text, "number") == expected
+    found = answers.extract(text, "number")
+    assert (found and found.answer) == expected
 
 
 @pytest.mark.parametrize(("text", "choices", "expected"), CHOICES)
 def test_choice_is_read(text: str, choices: tuple[str, ...], expected: str | None) -> None:
-    assert answers.extract(text, "choice", choices) == expected
+    found = answers.extract(text, "choice", choices)
+    assert (found and found.answer) == expected
 
 
 @pytest.mark.parametrize(("text", "reference", "verdict"), EXPRESSIONS)
 def test_expression_is_judged(text: str, reference: str, verdict: str) -> None:
-    assert answers.grade(text, reference, "expression")[0] == verdict
+    assert answers.grade(text, reference, "expression").verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -278,12 +281,18 @@ def test_numbers_are_equal_by_value(one: str, other: str, same: bool) -> None:
 
 
 def test_grade_names_all_three_verdicts() -> None:
-    assert answers.grade("The answer is 18.00.", "18", "number") == ("right", "18")
-    assert answers.grade("The answer is 17.", "18", "number") == ("wrong", "17")
-    assert answers.grade("No idea.", "18", "number") == ("unparseable", None)
-    assert answers.grade("The answer is (b).", "B", "choice", CITIES) == ("right", "B")
-    assert answers.grade("The answer is A.", "B", "choice", CITIES) == ("wrong", "A")
+    for text, reference, kind, expected in (
+        ("The answer is 18.00.", "18", "number", ("right", "18", True)),
+        ("The answer is 17.", "18", "number", ("wrong", "17", True)),
+        ("9 * 2 = 18", "18", "number", ("right", "18", False)),
+        ("No idea.", "18", "number", ("unparseable", None, False)),
+        ("The answer is (b).", "B", "choice", ("right", "B", True)),
+        ("The answer is A.", "B", "choice", ("wrong", "A", True)),
+        ("It must be New York, I think.", "B", "choice", ("right", "B", False)),
+    ):
+        assert answers.grade(text, reference, kind, CITIES) == Judgement(*expected)
 
 
 def test_reference_that_is_no_number_is_never_right() -> None:
-    assert answers.grade("The answer is 18.", "many", "number") == ("wrong", "18")
+    found = answers.grade("The answer is 18.", "many", "number")
+    assert found == Judgement("wrong", "18", stated=True)

@@ -89,8 +89,8 @@ TEXTS = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=40).map("".jo
 @given(text=TEXTS, reference=TEXTS)
 def test_never_raises(text: str, reference: str) -> None:
     for kind in ("number", "choice", "expression"):
-        verdict, extracted = answers.grade(text, reference, kind, CITIES)
-        assert (extracted is None) == (verdict == "unparseable")
+        found = answers.grade(text, reference, kind, CITIES)
+        assert (found.extracted is None) == (found.verdict == "unparseable")
     assert expressions.normalise(text) is not None
 
 
@@ -99,13 +99,15 @@ def test_never_raises(text: str, reference: str) -> None:
 def test_number_survives_its_dress(value: int, cents: int) -> None:
     plain = f"{value}.{cents:02d}"
     for text in (f"The answer is {plain}.", f"#### {value:,}.{cents:02d}", f"It costs ${plain}"):
-        assert answers.grade(f"First 12, then 7.\n{text}", plain, "number")[0] == "right"
+        found = answers.grade(f"First 12, then 7.\n{text}", plain, "number")
+        assert found.verdict == "right"
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_extracted_answer_reads_as_itself(text: str) -> None:
     """The teacher's extracted answer becomes the reference that the student is judged by."""
-    extracted = answers.extract(text, "number")
-    if extracted is not None:
-        assert answers.grade(f"The answer is {extracted}.", extracted, "number")[0] == "right"
+    found = answers.extract(text, "number")
+    if found is not None:
+        said = answers.grade(f"The answer is {found.answer}.", found.answer, "number")
+        assert said.verdict == "right"

@@ -14,7 +14,7 @@ from sirt_ray.benchmarks.base import Benchmark, Hub, Part
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.errors import DataError
 from sirt_ray.quickstart import tasks
-from sirt_ray.types import Question
+from sirt_ray.types import Judgement, Question
 from tests.benchmark_rows import ARITH, CSQA, OBQA, PIQA, ROWS, SIQA
 
 
@@ -125,9 +125,9 @@ def test_all_bad_rows_are_counted_and_five_are_shown() -> None:
 def test_grade_uses_the_questions_options() -> None:
     question = REGISTRY["commonsense_qa"].to_question(CSQA, "x")
     grade = REGISTRY["commonsense_qa"].grade
-    assert grade("The answer is Venice.", question) == ("right", "B")
-    assert grade("The answer is (A).", question) == ("wrong", "A")
-    assert grade("Both.", question) == ("unparseable", None)
+    assert grade("The answer is Venice.", question) == Judgement("right", "B", stated=True)
+    assert grade("The answer is (A).", question) == Judgement("wrong", "A", stated=True)
+    assert grade("Both.", question) == Judgement("unparseable", None, stated=False)
 
 
 # Real and generated rows
@@ -159,7 +159,7 @@ def test_gold_solutions_are_graded_right(assets: Path, name: str, column: str) -
     benchmark = REGISTRY[name]
     for _, given in real(assets, benchmark):
         verdicts = Counter(
-            benchmark.grade(row[column], benchmark.to_question(row, "x"))[0] for row in given
+            benchmark.grade(row[column], benchmark.to_question(row, "x")).verdict for row in given
         )
         assert verdicts == {"right": len(given)}
 
@@ -173,8 +173,8 @@ def test_every_dress_of_the_gold_option_is_right(assets: Path, name: str) -> Non
         for dress in ("{0}", "({0})", "**{0}**", "The answer is {0}.", "Answer: {0}) {1}"):
             for question in questions:
                 text = question.choices[ord(question.reference) - ord("A")]
-                verdict, _ = benchmark.grade(dress.format(question.reference, text), question)
-                assert verdict == "right", (dress, question)
+                found = benchmark.grade(dress.format(question.reference, text), question)
+                assert found.verdict == "right", (dress, question)
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

@@ -1,0 +1,253 @@
+"""`sirt grade`: the verifier on a file of responses, whoever wrote them.
+
+The file is read line by line, so its size does not matter. With a bad line in it there is no
+result: the rest is only looked through for more of them.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from sirt_ray.benchmarks.base import Benchmark, Row, strings
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.core import numbers, statements
+from sirt_ray.core.prompts import LETTERS
+from sirt_ray.errors import DataError, StageError
+from sirt_ray.types import Judgement, Question
+
+MOST_SHOWN = 10
+"""Bad lines that an error names; all are counted."""
+
+DESCRIPTION = """\
+Grade responses against a benchmark's gold answers, with the verifier that runs use.
+
+Each line of FILE.jsonl is a record
+  "response"   what a model wrote
+  "reference"  the gold answer as the benchmark gives it: a number, an expression, or an option's
+               label (its letter is understood as well)
+  "choices"    the options' texts in order, where the benchmark has options
+
+One JSON object is printed: {"right": n, "wrong": n, "unparseable": n, "accuracy": x}. Wrong and
+unparseable (no final answer, or several) both count as not right.
+"""
+EXAMPLES = """\
+examples:
+  echo '{"response": "9 * 2 = 18. The answer is $18.", "reference": "18"}' > responses.jsonl
+  sirt grade --benchmark gsm8k responses.jsonl
+  sirt grade --benchmark gsm8k responses.jsonl --out graded.jsonl   # and each row with its verdict
+"""
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    grade = commands.add_parser(
+        "grade",
+        help="grade a file of responses against a benchmark's gold answers",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    grade.add_argument("file", type=Path, metavar="FILE.jsonl")
+    grade.add_argument(
+        "--benchmark", required=True, metavar="NAME", help=f"one of {', '.join(REGISTRY)}"
+    )
+    grade.add_argument(
+        "--out",
+        type=Path,
+        metavar="OUT.jsonl",
+        help='write each row with its "verdict", the "extracted" final answer, whether the response'
+        ' "stated" it (or it was guessed, from the last number for instance), and whether comparing'
+        ' it took too long ("undecided"; it counts as wrong)',
+    )
+    grade.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    grade.set_defaults(command=_run, stopped="stopped; nothing is written")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    counts = grade_file(arguments.benchmark, arguments.file, arguments.out)
+    graded = counts["right"] + counts["wrong"] + counts["unparseable"]
+    shown = {verdict: counts[verdict] for verdict in ("right", "wrong", "unparseable")}
+    sys.stdout.write(json.dumps({**shown, "accuracy": counts["right"] / graded}) + "\n")
+    if counts["guessed"]:
+        sys.stderr.write(
+            f"note: {counts['guessed']:,} of {graded:,} responses do not say what their final"
+            " answer is; the last number, formula or option that they mention was taken for it\n"
+        )
+    if counts["undecided"]:
+        sys.stderr.write(
+            f"note: {counts['undecided']:,} of {graded:,} answers could not be compared with their"
+            " reference in time and count as wrong\n"
+        )
+    return 0
+
+
+def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
+    """Grade every row of `file`; write each with its judgement to `out`, which is there only once
+    it is whole.
+
+    Returns how many are `right`, `wrong` and `unparseable`, and of how many the answer was
+    `guessed` or the comparison `undecided`. Raises DataError with all that is wrong with the
+    arguments, or with the rows; StageError where the disk fails.
+    """
+    benchmark = _checked(name, file, out)
+    partial = out.with_name(f".{out.name}.partial") if out else None
+    counts: Counter[str] = Counter()
+    bad: list[str] = []
+    try:
+        with ExitStack() as files:
+            written = files.enter_context(partial.open("w")) if partial else None
+            for number, line in _lines(file):
+                try:
+                    row, question = _row(benchmark, line)
+                except DataError as error:
+                    bad.append(f"line {number}: {error}")
+                    continue
+                if not bad:
+                    _grade(benchmark, row, question, counts, written)
+        if bad or not counts:
+            raise DataError(_refusal(file, bad))
+        if partial and out:
+            partial.replace(out)
+    except OSError as error:
+        raise StageError(
+            f"grading {file} has stopped: {error.strerror}. Nothing is written; free some space or"
+            " mend the disk, then run the same command again"
+        ) from error
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+    return counts
+
+
+def _checked(name: str, file: Path, out: Path | None) -> Benchmark:
+    problems: list[str] = []
+    if name not in REGISTRY:
+        problems.append(f"--benchmark {name}: there is none. Choose from {', '.join(REGISTRY)}")
+    if not file.is_file():
+        problems.append(f"{file} is no file. Correct the path")
+    elif not os.access(file, os.R_OK):
+        problems.append(f"{file} may not be read. Change its permissions")
+    if out and not out.parent.is_dir():
+        problems.append(f"--out {out}: there is no folder {out.parent}. Create it")
+    elif out and out.is_dir():
+        problems.append(f"--out {out} is a folder. Name a file")
+    elif out and out.exists() and file.exists() and out.samefile(file):
+        problems.append(f"--out {out} is the file of responses itself. Name another")
+    elif out and not os.access(out.parent, os.W_OK):
+        problems.append(f"--out {out}: the folder may not be written to. Name another")
+    if problems:
+        raise DataError("\n".join(problems))
+    return REGISTRY[name]
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered from 1."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line
+
+
+def _row(benchmark: Benchmark, line: bytes) -> tuple[dict[str, Any], Question]:
+    """A line as it is, and what its response answers. DataError with all that is wrong with it."""
+    row = _record(line)
+    problems: list[str] = []
+    if "response" not in row:
+        problems.append('"response" is missing: the text that a model wrote')
+    elif not isinstance(row["response"], str):
+        problems.append(f'"response" is {_shown(row["response"])} and not text')
+    try:
+        choices = _choices(row) if benchmark.kind == "choice" else ()
+        reference = _reference(benchmark, row, len(choices))
+    except DataError as error:
+        raise DataError("; ".join([*problems, str(error)])) from None
+    if problems:
+        raise DataError("; ".join(problems))
+    return row, Question("", benchmark.name, "", choices, reference)
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        row: object = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8. Write the file in that encoding") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        raise DataError(f"is no JSON ({reason}). Each line must be one record") from error
+    if not isinstance(row, dict):
+        raise DataError(f"is {_shown(row)} and not a record with a response and a reference")
+    return cast("dict[str, Any]", row)
+
+
+def _choices(row: Row) -> tuple[str, ...]:
+    if row.get("choices") is None:
+        raise DataError('"choices" is missing: the texts of the options, in order')
+    choices = tuple(strings(row["choices"]))
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise DataError(f'"choices" has {len(choices)} options, not 2 to {len(LETTERS)}')
+    return choices
+
+
+def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
+    """The gold answer as the verifier knows it, from how the benchmark's rows have it."""
+    if "reference" not in row:
+        raise DataError('"reference" is missing: the gold answer')
+    given = row["reference"]
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise DataError(f'"reference" is {_shown(given)} and not text')
+    reference = str(given).strip()
+    if benchmark.kind == "choice":
+        return _letter(benchmark, reference, num_choices)
+    if benchmark.kind == "number":
+        number = numbers.canonical(reference.rpartition("####")[2])
+        if number is None:
+            raise DataError(f'"reference" is {_shown(given)} and not a number')
+        return number
+    boxes = [found.text.strip() for found in statements.find(reference) if found.mark == "boxed"]
+    if not reference:
+        raise DataError('"reference" is empty')
+    return boxes[-1] if boxes else reference
+
+
+def _letter(benchmark: Benchmark, label: str, num_choices: int) -> str:
+    """The letter of the option with a label: the benchmark's own, or a letter."""
+    for labels in (LETTERS, benchmark.labels):
+        names = labels[:num_choices]
+        if label and label.upper() in tuple(names):
+            return LETTERS[names.index(label.upper())]
+    known = ", ".join(dict.fromkeys((*LETTERS[:num_choices], *benchmark.labels[:num_choices])))
+    raise DataError(f'"reference" is {_shown(label)} and none of the options\' labels {known}')
+
+
+def _grade(
+    benchmark: Benchmark,
+    row: dict[str, Any],
+    question: Question,
+    counts: Counter[str],
+    written: TextIO | None,
+) -> None:
+    found: Judgement = benchmark.grade(row["response"], question)
+    counts[found.verdict] += 1
+    counts["guessed"] += found.extracted is not None and not found.stated
+    counts["undecided"] += found.undecided
+    if written is not None:
+        said = {"extracted": found.extracted, "stated": found.stated, "undecided": found.undecided}
+        written.write(json.dumps({**row, "verdict": found.verdict, **said}) + "\n")
+
+
+def _refusal(file: Path, bad: list[str]) -> str:
+    if not bad:
+        return f"{file} has no rows, so there is nothing to grade. Write one JSON record a line"
+    more = [f"and {len(bad) - MOST_SHOWN:,} more"] if len(bad) > MOST_SHOWN else []
+    shown = "\n  ".join([*bad[:MOST_SHOWN], *more])
+    return f"{file}: {len(bad):,} lines cannot be graded. Mend them; nothing was graded:\n  {shown}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

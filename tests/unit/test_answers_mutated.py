@@ -1,0 +1,30 @@
+"""The verifier on mutated responses: no exception, no slow row (in full: `make bench-grading`)."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sirt_ray.core import answers
+from tests import responses
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("number", responses.mutated_numbers),
+        ("choice", responses.mutated_choices),
+        ("expression", responses.mutated_expressions),
+    ],
+)
+def test_mutated_responses(kind: answers.AnswerKind, made: Callable[[int], Iterator[str]]) -> None:
+    reference = {"number": "18", "choice": "D", "expression": "x+1"}[kind]
+    slowest = 0.0
+    for text in itertools.islice(made(0), 5000):
+        began = time.process_time()
+        found = answers.grade(text, reference, kind, responses.CITIES)
+        slowest = max(slowest, time.process_time() - began)
+        assert (found.extracted is None) == (found.verdict == "unparseable")
+        assert not found.stated or found.extracted is not None
+    assert slowest < 0.5
