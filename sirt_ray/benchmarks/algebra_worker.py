@@ -12,15 +12,17 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify
+import math_verify  # pyright: ignore[reportMissingTypeStubs]
 
 _MEMORY_BYTES = 4 << 30
 _COMPARISONS = 5000
 """Of one child, whose caches grow."""
 _DONE, _AT_REST = 0, 3
 """Exit codes of a child: nothing more will be asked; it made way for a fresh one."""
-_LATEX = [LatexExtractionConfig()]
+_library: Any = math_verify
+_LATEX = [_library.LatexExtractionConfig()]
 
 
 def main() -> None:
@@ -66,9 +68,10 @@ def _serve(limit_s: float) -> int:
 def _same(reference: str, answer: str) -> bool:
     """Parsed as formulas and nothing else: out of other text math-verify would pick the numbers."""
     gold, given = (
-        parse(f"${text.strip('$ ')}$", _LATEX, parsing_timeout=None) for text in (reference, answer)
+        _library.parse(f"${text.strip('$ ')}$", _LATEX, parsing_timeout=None)
+        for text in (reference, answer)
     )
-    return bool(gold and given) and verify(gold, given, timeout_seconds=None)
+    return bool(gold and given and _library.verify(gold, given, timeout_seconds=None))
 
 
 def _say(message: object) -> None:

@@ -44,7 +44,9 @@ examples:
 """
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",  # pyright: ignore[reportPrivateUsage]
+) -> None:
     grade = commands.add_parser(
         "grade",
         help="grade a file of responses against a benchmark's gold answers",

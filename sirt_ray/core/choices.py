@@ -218,7 +218,7 @@ def _first(text: str, choices: Sequence[str]) -> set[str]:
     """The option that the first line is, unless others are listed as well."""
     lines = [line for line in text.split("\n", MOST_MARKS) if line.strip()]
     first = _option(lines[0], choices) if lines else None
-    others = {_option(line, choices) for line in lines[1:]} - {None, first} if first else set()
+    others = {_option(line, choices) for line in lines[1:]} - {None, first}
     return {first} if first is not None and not others else set()
 
 

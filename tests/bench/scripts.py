@@ -31,8 +31,8 @@ class _Script:
         from sirt_ray.benchmarks.registry import grade
 
         found = grade(text, question)
-        row = {"id": question.id, "text": text, "verdict": found.verdict}
-        row["extracted"] = found.extracted
+        judged = {"verdict": found.verdict, "extracted": found.extracted}
+        row = {"id": question.id, "text": text, **judged}
         file.write(json.dumps(row) + "\n")
 
     def opened(self) -> TextIO:
