@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_job(plan)
     plan.set_defaults(command=_plan)
     _add_serve(commands)
+    _add_report(commands)
     return parser
 
 
@@ -115,6 +116,19 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     serve.set_defaults(command=_serve, stopped="stopped")
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    report = commands.add_parser(
+        "report", help="what a run has come to, or one job's runs under several seeds"
+    )
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report.add_argument(
+        "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
+    )
+    report.add_argument("--out", type=Path, metavar="FILE", help="write it there, do not print it")
+    report.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    report.set_defaults(command=_report, stopped="stopped")
 
 
 def _port(text: str) -> int:
@@ -208,6 +222,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         shutil.rmtree(logs, ignore_errors=True)
         raise
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sirt_ray.report.command import write_report
+
+    write_report(arguments.runs, arguments.format, arguments.out)
+    return 0
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -233,15 +233,22 @@ def files(path: Path) -> Sequence[Path]:
     return [path] if path.is_file() else sorted(path.glob("*.parquet"))
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """The rows of a file or of a folder's files, in order, in the memory of a few at a time."""
+def rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a file or of a folder's files, in order, in the memory of a few at a time;
+    `columns` alone where they are named."""
     found = files(path)
     if not found:
         raise DataError(f"no Parquet file in {path}. Was the folder moved or emptied by hand?")
     for file in found:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME):
-                yield from batch.to_pylist()
+        try:
+            with pq.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+                    yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"{file} cannot be read: {error}. Move the artifact that it is part of away, and"
+                " let `sirt run` build it again"
+            ) from error
 
 
 def read(path: Path) -> list[Row]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sirt_ray.core.statistics import proportion_stderr
 from sirt_ray.types import PromptKind, Score, Scores
 
 
@@ -18,8 +19,7 @@ class Evaluation:
 
 def score_of(right: int, n: int) -> Score:
     """The score of `right` among `n` questions, with its binomial standard error."""
-    accuracy = right / n if n else 0.0
-    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / n) if n else 0.0, n)
+    return Score(right / n if n else 0.0, proportion_stderr(right, n), n)
 
 
 def fell(before: Score, after: Score, stderrs: float) -> bool:

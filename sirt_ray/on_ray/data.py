@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from sirt_ray import tables
 from sirt_ray.benchmarks import files, rows
 from sirt_ray.benchmarks.base import Benchmark, Generated, Hub, Part
+from sirt_ray.benchmarks.contamination import contamination
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import (
     answer_counts,
@@ -241,6 +242,7 @@ def _select_and_write(
     test_texts = {text_key(question) for name in data.evaluate for question in found[name, "test"]}
     counts: dict[str, dict[str, Any]] = {name: {} for name in (*data.train, *data.evaluate)}
     problems: list[str] = []
+    trained_on: list[Question] = []
     for name in data.train:
         benchmark = REGISTRY[name]
         wanted = data.num_train or benchmark.default_num_train
@@ -253,6 +255,7 @@ def _select_and_write(
         except DataError as error:
             problems.append(str(error))
             continue
+        trained_on += chosen.train
         also_in_test = contaminated(chosen.train, test_texts)
         counts[name]["training_rows"] = {**chosen.counts, "train_also_in_test": also_in_test}
         counts[name]["train"] = _write(out, name, "train", chosen.train)
@@ -265,6 +268,8 @@ def _select_and_write(
             "dropped_not_chosen": num_rows - len(chosen_test),
         }
         counts[name]["test"] = _write(out, name, "test", chosen_test)
+    for name, found_in_both in contamination(trained_on, tests).items():
+        counts[name]["contamination"] = found_in_both
     return counts
 
 

@@ -91,11 +91,12 @@ def _pairs(counts: Counts) -> str:
     return (
         f"{counts['pairs']:,} pairs from {counts['questions_paired']:,} of"
         f" {counts['questions']:,} questions"
-        + _listed({_pair_reason(key): n for key, n in counts.items() if key not in kept})
+        + _listed({pair_reason(key): n for key, n in counts.items() if key not in kept})
     )
 
 
-def _pair_reason(key: str) -> str:
+def pair_reason(key: str) -> str:
+    """A count of what made no pair, in words."""
     kind, _, reason = key.partition("_")
     if kind == "completions":
         return f"{reason} completions"

@@ -1,6 +1,6 @@
 """Training against TRL: pairs and tokens per second, and memory, on the same work.
 
-    python -m tests.bench.training [--units 120] [--repeats 3] [--gpu]
+    python -m tests.bench.training [--units 120] [--repeats 3] [--trl-at-once 4] [--gpu]
 
 Both sides train the same randomly initialised Llama (hidden 384, 8 layers, vocabulary 4096, in
 float32) on the same ids in the same optimizer batches with as many threads, each measurement in a
@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from tests.bench import trainers, workload
@@ -38,9 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--units", type=int, default=120, help="pairs, or completions, a trainer")
+    parser.add_argument(
+        "--trl-at-once", type=int, help="pairs in a micro-batch of TRL's DPOTrainer"
+    )
     parser.add_argument("--gpu", action="store_true", help="1.1 billion parameters in bfloat16")
     arguments = parser.parse_args()
     setting = workload.GPU if arguments.gpu else workload.CPU
+    if arguments.trl_at_once is not None:
+        setting = replace(setting, trl_at_once=arguments.trl_at_once)
     peak = _apart(workload.matmul_peak, setting)
     print(f"The machine's matmul peak: {peak / 1e9:,.0f} GFLOP/s in {setting.dtype}")
     results: dict[str, list[tuple[Measured, Measured]]] = {name: [] for name in _WORKLOADS}

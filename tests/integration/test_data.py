@@ -156,6 +156,8 @@ def test_repeated_and_contaminated_rows_are_counted(tmp_path: Path) -> None:
     assert counts["training_rows"]["train_also_in_test"] == 20
     assert counts["training_rows"]["missing"] == 60
     assert counts["train"]["questions"] == 40
+    seen = {"test_questions": 20, "same_text": 20, "overlapping": 20}
+    assert counts["contamination"] == {"ngram": 13, **seen}
 
 
 def test_problems_of_all_benchmarks_come_at_once(tmp_path: Path) -> None:

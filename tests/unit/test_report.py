@@ -4,14 +4,11 @@ import json
 from io import StringIO
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from sirt_ray.core.scoring import score_of, scores_to_json
-from sirt_ray.errors import DataError
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.report.progress import LogProgress, TerminalProgress
-from sirt_ray.report.seeds import read_scores, seeds_table
 from sirt_ray.report.summary import summary
 from sirt_ray.report.table import scores_tables
 from sirt_ray.types import Scores
@@ -84,22 +81,6 @@ def test_the_journal_leaves_scores_and_events(tmp_path: Path) -> None:
     assert "2 kept of 3 questions (1 dropped wrong); 1,234 tokens/s" in out.getvalue()
     assert "2 calls made again, cost 0.50" in out.getvalue()
     assert "because [it] fell" in out.getvalue()
-
-
-def test_seeds_are_shown_as_mean_and_standard_error_over_runs() -> None:
-    runs = [
-        {"baseline": scores(0), "round_00": scores(1), "round_01": scores(right)}
-        for right in (2, 4)
-    ]
-    lines = seeds_table(runs).splitlines()
-    assert lines[0] == "| stage | far, cot | near, cot | near, plain |"
-    assert lines[-2] == "| round_01 | 25.0 ± 0.0 | 75.0 ± 25.0 | 0.0 ± 0.0 |"
-    assert lines[-1] == "| round_01 - round_00 | +0.0 ± 0.0 | +50.0 ± 25.0 | +0.0 ± 0.0 |"
-
-
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=str(tmp_path)):
-        read_scores(tmp_path)
 
 
 def test_a_bar_shows_figures_and_a_log_stays_quiet_for_short_stages() -> None:

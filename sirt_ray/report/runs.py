@@ -1,0 +1,147 @@
+"""A run's folder -> what there is to report, and what is missing.
+
+Which artifacts a job has, and which rounds were rolled back, is asked of the loop itself: it goes
+over the folder once more and builds nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from sirt_ray import jobfile
+from sirt_ray.artifacts import Artifact, Build, differences
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import JobConfig
+from sirt_ray.core.interfaces import Counts, Stages
+from sirt_ray.core.loop import Loop
+from sirt_ray.errors import DataError
+from sirt_ray.report.journal import SILENT
+from sirt_ray.survey import Survey
+from sirt_ray.types import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run as far as it has come."""
+
+    path: Path
+    job: JobConfig
+    counts: Mapping[str, Counts]
+    """Finished artifact, e.g. `round_01/pairs` -> its record's counts, in the order of the run."""
+    missing: tuple[str, ...]
+    """Artifacts of the job that are not finished, in the order of the run."""
+    scores: Mapping[str, Scores]
+    """Stage -> scores on the test questions."""
+    rolled_back: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"seed {self.job.seed}"
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """Read the records of a run. Raises DataError where `run_dir` is no run's folder or a record is
+    broken, ConfigError where its job cannot be read."""
+    config = run_dir / "config.yaml"
+    if not config.is_file():
+        raise DataError(
+            f"{run_dir} is no run's folder: there is no config.yaml in it. Give a folder that"
+            " `sirt run` has written, such as runs/quickstart"
+        )
+    job = jobfile.load(config, (), REGISTRY)
+    records = _Records(run_dir)
+    outcome = Loop(job, cast(Stages, _NothingToDo()), records, SILENT).run()
+    scores = {
+        stage: found
+        for stage, found in outcome.scores.items()
+        if f"{stage}/evaluation" in records.counts
+    }
+    return RunRecord(
+        run_dir,
+        job,
+        records.counts,
+        tuple(state.name for state in records.states if state.name not in records.counts),
+        scores,
+        tuple(version for version in outcome.rolled_back if version in scores),
+    )
+
+
+def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
+    """Runs of one job under different seeds, in the order given. Raises DataError where they differ
+    in more than that, as `read_run` does for each of them."""
+    runs = [read_run(run_dir) for run_dir in run_dirs]
+    first = runs[0]
+    by_seed = {first.job.seed: first}
+    for run in runs[1:]:
+        changed = differences(_stated(first.job), _stated(run.job))
+        if changed:
+            fields = "\n".join(f"  {line}" for line in changed)
+            raise DataError(
+                f"{first.path} and {run.path} are runs of different jobs:\n{fields}\n"
+                "Only runs that differ in their seed alone are reported together. Report each of"
+                " these by itself"
+            )
+        if run.job.seed in by_seed:
+            raise DataError(
+                f"{by_seed[run.job.seed].path} and {run.path} both have seed {run.job.seed}: their"
+                " difference is no spread over seeds. Give one of them, or run the job again with"
+                f" `--set seed={max(by_seed) + 1}` and another name"
+            )
+        by_seed[run.job.seed] = run
+    return runs
+
+
+def same_test_questions(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs asked the very same test questions, as far as their records say."""
+
+    def asked(run: RunRecord) -> list[object]:
+        counts = run.counts.get("questions", {})
+        return [counts.get(name, {}).get("test") for name in run.job.data.evaluate]
+
+    return all(asked(run) == asked(runs[0]) for run in runs)
+
+
+def _stated(job: JobConfig) -> object:
+    """What two runs of one job have in common."""
+    apart = {"name": True, "output": True, "seed": True, "resources": True, "data": {"root"}}
+    stated = job.model_dump(mode="json", exclude={**apart, "teacher": {"endpoint"}})
+    endpoint = job.teacher.endpoint
+    return stated | {"endpoint": None if endpoint is None else endpoint.identity}
+
+
+class _Records(Survey):
+    """Keeps the counts of what is finished, whatever settings it was made with."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.counts: dict[str, Counts] = {}
+
+    def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
+        try:
+            artifact = super().once(name, inputs, build)
+        except (json.JSONDecodeError, KeyError) as error:
+            raise DataError(
+                f"the record of {self.root / name} cannot be read ({error!r}). Move the folder"
+                " away and let `sirt run` build it again"
+            ) from error
+        if self.states[-1].state in ("finished", "untrue"):
+            self.counts[name] = artifact.counts
+        return artifact
+
+
+class _NothingToDo:
+    """The stages of a loop that only looks: of them all, it takes these alone in its hand."""
+
+    def identity(self, model: str, revision: str | None) -> str:
+        return model
+
+    def teacher_identity(self) -> str:
+        return "teacher"
+
+    def rows_identity(self) -> Mapping[str, str]:
+        return {}
+
+    def questions(self, out: Path) -> Counts:
+        raise AssertionError("a loop that only looks builds nothing")
