@@ -45,7 +45,7 @@ quickstart-seeds: setup ## a quickstart job under three seeds, as one table (the
 	  $(BIN)/sirt run jobs/$(JOB).yaml --set name=$(JOB)-seed$$seed --set seed=$$seed || exit 1; done
 	@$(BIN)/sirt report $(SEEDS:%=runs/$(JOB)-seed%) --format markdown
 
-study: setup ## every method side by side on this machine, under three seeds (about an hour)
+study: setup ## every method side by side on this machine, under three seeds (half an hour or more)
 	$(BIN)/sirt run jobs/study_quickstart.yaml
 
 test: check test-unit test-integration ## everything that can be tested without a GPU
