@@ -45,6 +45,9 @@ quickstart-seeds: setup ## a quickstart job under three seeds, as one table (the
 	  $(BIN)/sirt run jobs/$(JOB).yaml --set name=$(JOB)-seed$$seed --set seed=$$seed || exit 1; done
 	@$(BIN)/sirt report $(SEEDS:%=runs/$(JOB)-seed%) --format markdown
 
+study: setup ## every method side by side on this machine, under three seeds (half an hour or more)
+	$(BIN)/sirt run jobs/study_quickstart.yaml
+
 test: check test-unit test-integration ## everything that can be tested without a GPU
 
 check: setup ## style, spelling and import rules
@@ -64,9 +67,6 @@ test-integration: setup
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
 	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
-
-study: setup ## every method side by side on this machine, under three seeds (about an hour)
-	$(BIN)/sirt run jobs/study_quickstart.yaml
 
 bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and HTTP
 	$(BIN)/python -m tests.bench.sampling

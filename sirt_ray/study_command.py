@@ -147,7 +147,8 @@ def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Stud
 
 
 def _states(study: Study) -> dict[str, Any]:
-    """What `study.json` says before the cells run; what an earlier call said of one stands."""
+    """What `study.json` says before the cells run; what an earlier call, perhaps with other cells,
+    said of one stands."""
     path = study.folder / STATES
     known: dict[str, Any] = json.loads(path.read_text())["cells"] if path.exists() else {}
     missing: dict[str, Any] = {"state": "missing", "student": None, "error": None}
@@ -158,7 +159,7 @@ def _states(study: Study) -> dict[str, Any]:
     states = {
         "study": study.name,
         "axes": {axis: list(labels) for axis, labels in study.axes.items()},
-        "cells": cells,
+        "cells": known | cells,
     }
-    write_json(Path(path), states)
+    write_json(path, states)
     return states

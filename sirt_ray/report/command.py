@@ -49,7 +49,7 @@ def report(runs: Sequence[RunRecord]) -> Document:
     """What runs of one job have come to. What is not there yet is left out, and said."""
     job = runs[0].job
     labels = Labels(
-        in_domain=job.data.train,
+        in_domain=job.in_domain,
         rolled_back=Counter(version for run in runs for version in run.rolled_back),
         same_questions=same_test_questions(runs),
     )
@@ -109,11 +109,11 @@ def _samples(run: RunRecord) -> Labelled[Sampled]:
 def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
     job = runs[0].job
     seeds = ", ".join(str(run.job.seed) for run in runs)
-    far = [name for name in job.data.evaluate if name not in job.data.train]
+    far = [name for name in job.data.evaluate if name not in job.in_domain]
     found = [
         f"Student {job.student.model}, teacher {job.teacher.source},"
         f" {'seed' if len(runs) == 1 else 'seeds'} {seeds}. In-domain, trained on:"
-        f" {', '.join(job.data.train)}. Out-domain: {', '.join(far) or 'none'}."
+        f" {', '.join(job.in_domain)}. Out-domain: {', '.join(far) or 'none'}."
     ]
     found += [
         f"{run.path} is not finished: {', '.join(run.missing)} {_are(run.missing)} missing."

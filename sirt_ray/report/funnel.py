@@ -7,7 +7,14 @@ from sirt_ray.report.document import Column, Grid
 from sirt_ray.report.summary import pair_reason
 
 _SAMPLED = ("completions", "right", "wrong", "unparseable", "truncated")
-_ASKED = ("training_questions", "without_teacher_answer", "beyond_max_questions", "questions")
+_ASKED = (
+    "training_questions",
+    "of_other_tasks",
+    "beyond_fraction",
+    "without_teacher_answer",
+    "beyond_max_questions",
+    "questions",
+)
 _PAIRED = ("questions", "completions", "questions_paired", "pairs")
 
 Figures = dict[str, int]
@@ -67,7 +74,7 @@ def _all(records: Mapping[str, Counts]) -> Figures:
         found |= {f"{name}: {figure}": n for figure, n in figures.items()}
         if name == "round_00/student":
             kept = records["demonstrations"]["kept"]
-            found[f"{name}: beyond tune.max_demonstrations"] = kept - sum(figures.values())
+            found[f"{name}: not chosen to tune on"] = kept - sum(figures.values())
     return found
 
 

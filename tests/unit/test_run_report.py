@@ -98,7 +98,7 @@ def test_samples_funnel_and_contamination(
     funnel = found["From questions to training examples"]
     assert funnel["figure"] == ["seed 0"]
     assert funnel["questions: gsm8k, training: dropped duplicate"] == ["1"]
-    assert funnel["round_00/student: beyond tune.max_demonstrations"] == ["1"]
+    assert funnel["round_00/student: not chosen to tune on"] == ["1"]
     assert funnel["round_01/samples: right"] == ["5"]
     assert funnel["round_01/pairs: questions paired"] == ["2"]
     assert funnel["round_01/student: trained on"] == ["4"]

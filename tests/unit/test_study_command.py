@@ -101,6 +101,8 @@ def test_the_same_command_again_makes_only_what_is_missing(
     assert main(["run", str(study), "--set", "exclude=[{method: broken}]"]) == 0
     assert built() == []
     assert "2 of 2 cells are finished" in capsys.readouterr().out
+    told = json.loads((study.parent / "runs/mine/study.json").read_text())
+    assert told["cells"]["broken"]["state"] == "failed"
 
 
 def test_a_plan_tells_cells_and_artifacts_and_leaves_nothing(

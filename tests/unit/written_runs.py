@@ -106,7 +106,7 @@ class WrittenStages(FakeStages):
             **{"without_teacher_answer": 0, "dropped": {}},
         }
 
-    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
+    def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
         rows = map(tables.to_graded, tables.rows(samples.path))
         return make_pairs(rows, job(refine={"pairs": {"rule": "correctness"}}).refine.pairs, "0")[1]
 
