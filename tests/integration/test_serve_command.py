@@ -1,6 +1,5 @@
 """`sirt serve` as its users meet it: a process of its own, asked by the official OpenAI client."""
 
-import importlib.util
 import json
 import os
 import re
@@ -191,8 +190,6 @@ def test_the_command_that_is_shown_works(server: Running) -> None:
 
 def harness(server: Running, out: Path, model: str, tasks: str, **settings: object) -> None:
     """lm-evaluation-harness on tasks of `tests/lm_eval`, started as the README says."""
-    if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm_eval is not installed: pip install 'lm_eval[api]==0.4.13'")
     told = {"model": MODEL, "num_concurrent": 4, **settings}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--tasks", tasks]
     command += ["--model_args", ",".join(f"{name}={value}" for name, value in told.items())]
