@@ -3,7 +3,6 @@
 import argparse
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
