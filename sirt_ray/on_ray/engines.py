@@ -74,19 +74,24 @@ class Engines:
         if not fits or self._job.resources.student.min_replicas == 0:
             self.stop("student")
 
-    def hand_over(self, job: JobConfig, run_dir: Path) -> "Engines":
-        """The engines of a job that follows on the same cluster. A student's engine that it would
-        start in the same way goes on running and gets its weights when they are needed; all others
-        are stopped."""
-        following = Engines(job, run_dir, self._say)
+    def hand_over(self, following: "Engines") -> "Engines":
+        """Those of a job that follows on the same cluster. A student's engine that it would start
+        in the same way goes on running and gets its weights when they are needed; all others are
+        stopped."""
+        jobs = (self._job, following._job)
+        trained = [c for job in jobs for c in (job.tune, job.refine, job.refine.of_round(2))]
+        student = following._resources("student")
         same = (
-            self._job.student == job.student
-            and self._job.resources.student == job.resources.student
-            and self._samples_per_question("student") == following._samples_per_question("student")
-            # An adapter goes by its round's name in a running engine, and rounds have the same.
-            and not any(
-                config.lora for run in (self._job, job) for config in (run.tune, run.refine)
+            self._job.student == following._job.student
+            and self._resources("student") == student
+            # How many calls are worth another replica depends on the samples in each.
+            and (
+                student.max_replicas == 1
+                or self._samples_per_question("student")
+                == following._samples_per_question("student")
             )
+            # An adapter goes by its round's name in a running engine, and rounds have the same.
+            and not any(config.lora for config in trained)
         )
         if same and "student" in self._up:
             following._up["student"] = self._up.pop("student")

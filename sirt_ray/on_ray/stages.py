@@ -41,9 +41,8 @@ class RayStages:
         running; they are not to be used any more."""
         self._job = job
         self._progress = progress
-        self._engines = (
-            Engines(job, run_dir, say) if after is None else after._engines.hand_over(job, run_dir)
-        )
+        engines = Engines(job, run_dir, say)
+        self._engines = engines if after is None else after._engines.hand_over(engines)
 
     def check_cluster(self) -> None:
         """Raise ResourceError for all that the job asks for and the cluster can never give."""

@@ -1,0 +1,87 @@
+"""Which engines go on running from one job of a study to the next, with servers that only note."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import job
+
+from sirt_ray.config import JobConfig
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray import engines
+from sirt_ray.on_ray.engines import Engines
+
+
+class Server:
+    """A model server without an engine."""
+
+    def __init__(self, role: str, policy: Policy) -> None:
+        self.policy = policy
+        self.told = [f"start {role} {policy.path}"]
+
+    def wait_until_ready(self, say: Any) -> None: ...
+
+    def load(self, policy: Policy) -> None:
+        self.policy = policy
+        self.told.append(f"load {policy.path}")
+
+    def stop(self) -> None:
+        self.told.append("stop")
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
+    started: list[Server] = []
+
+    def deploy(role: str, policy: Policy, *given: Any, **more: Any) -> Server:
+        started.append(Server(role, policy))
+        return started[-1]
+
+    monkeypatch.setattr(engines.ModelServer, "deploy", deploy)
+    return started
+
+
+def follow(tmp_path: Path, first: JobConfig, second: JobConfig) -> None:
+    """Both jobs serve a student of the same round, from folders of their own."""
+    up = Engines(first, tmp_path / "first", print)
+    up.serve("student", Policy("round_01", "first/round_01"))
+    after = up.hand_over(Engines(second, tmp_path / "second", print))
+    after.serve("student", Policy("round_01", "second/round_01"))
+    after.close()
+
+
+def test_the_next_jobs_student_is_loaded_into_the_running_engine(
+    tmp_path: Path, servers: list[Server]
+) -> None:
+    follow(tmp_path, job(), job(refine={"rounds": 3, "num_cot": 1, "sampling": {}}))
+    told = ["start student first/round_01", "load second/round_01", "stop"]
+    assert [server.told for server in servers] == [told]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"student": {"model": "another"}},
+        {"resources": {"student": {"max_model_len": 64}}},
+        {"tune": {"lora": {"rank": 4}}},
+        {"refine": {"even_rounds": {"lora": {"rank": 4}}}},
+    ],
+)
+def test_an_engine_of_another_kind_is_started_anew(
+    tmp_path: Path, servers: list[Server], second: dict[str, Any]
+) -> None:
+    follow(tmp_path, job(), job(**second))
+    assert [server.told for server in servers] == [
+        ["start student first/round_01", "stop"],
+        ["start student second/round_01", "stop"],
+    ]
+
+
+def test_more_replicas_are_started_by_the_samples_of_each_call(
+    tmp_path: Path, servers: list[Server]
+) -> None:
+    many = {"resources": {"student": {"max_replicas": 4}}}
+    follow(tmp_path, job(**many), job(**many))
+    assert len(servers) == 1
+    follow(tmp_path, job(**many), job(**many, refine={"num_cot": 32}))
+    assert len(servers) == 3
