@@ -44,16 +44,28 @@ class Document:
 
 
 def print_text(document: Document, console: Console) -> None:
-    """Print for a terminal: tables that are too wide for it in several parts."""
+    """Print for a terminal: a table with more columns than rows is turned, and one that is still
+    too wide comes in several parts."""
     console.print(f"[bold]{escape(document.title)}[/]", highlight=False)
     for paragraph in document.paragraphs:
         console.print(paragraph, markup=False, highlight=False)
-    for grid in document.grids:
+    for grid in map(_narrow, document.grids):
         for part in _parts(grid, console.width):
             console.print()
             console.print(_table(grid, part))
         if grid.note:
             console.print(grid.note, style="dim", markup=False, highlight=False)
+
+
+def _narrow(grid: Grid) -> Grid:
+    """Rows and columns exchanged where that makes fewer columns."""
+    if len(grid.columns) <= len(grid.rows):
+        return grid
+    rows = [
+        (f"{column.name}, {column.note}" if column.note else column.name, *cells)
+        for column, *cells in zip(grid.columns, *(row[1:] for row in grid.rows), strict=True)
+    ]
+    return Grid(grid.title, "", [Column(row[0]) for row in grid.rows], rows, grid.note)
 
 
 def _header(column: Column) -> str:
