@@ -14,7 +14,9 @@ from sirt_ray.core.statements import WINDOW, Found, Statement, find, is_last, re
 
 LONGEST_EXPRESSION = 400
 
-_INLINE_MATH = re.compile(r"\$([^$\n]{1,400})\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]")
+_INLINE_MATH = re.compile(
+    r"(?<!\\)\$((?:[^$\n\\]|\\.){1,400})\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
+)
 _SPACING = re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|[,;:! ])(?![A-Za-z])|~")
 _UNITS = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s?\{([^{}]{0,80})\}(\s?\^\s?\{?[23]\}?)?")
 _DEGREES = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|°|\\degree")

@@ -179,6 +179,7 @@ EXPRESSIONS: dict[str, list[Case]] = {
     "chat models": [
         ("The answer is 12 square units.", "12", True),
         ("The answer is **12**.", "12", True),
+        ("The final answer is $\\$36$.", "\\$36", True),
         ("Thus $x = 5$", "x = 5", False),
         ("So there are 12 ways.", "12", False),
     ],
