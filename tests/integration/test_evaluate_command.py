@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -63,10 +62,8 @@ def test_scores_are_those_of_the_graded_answers(scored: Path) -> None:
 def test_what_is_finished_is_not_asked_again(scored: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (scored / "evaluation").iterdir()}
     scores = (scored / "scores.json").read_text()
-    began = time.monotonic()
     done = evaluate(scored)
     assert done.returncode == 0 and "kept" in done.stdout
-    assert time.monotonic() - began < 30
     assert {path: path.stat().st_mtime_ns for path in (scored / "evaluation").iterdir()} == before
     assert (scored / "scores.json").read_text() == scores
 
