@@ -129,9 +129,15 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser(
-        "report", help="what a run has come to, or one job's runs under several seeds"
+        "report", help="what a run has come to, one job's runs under several seeds, or a study"
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR|STUDY_DIR",
+        help="a run's folder, several of one job under different seeds, or one study's",
+    )
     report.add_argument(
         "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
     )
@@ -243,7 +249,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from sirt_ray.report.command import write_report
 
-    write_report(arguments.runs, arguments.format, arguments.out)
+    write_report(arguments.folders, arguments.format, arguments.out)
     return 0
 
 
