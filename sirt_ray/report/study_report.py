@@ -188,11 +188,11 @@ def _paragraphs(study: StudyRecord, comparisons: Sequence[Comparison]) -> list[s
     found = [f"{finished} of {len(study.cells)} cells are finished ({axes})."]
     found += [comparison.about for comparison in comparisons if not comparison.setting]
     for state, meant in _MEANT.items():
-        cells = by_state[state]
-        if cells and all(cell.why for cell in cells):
-            found += [f"{meant}: {cell.name}: {cell.why}" for cell in cells]
-        elif cells:
-            found.append(f"{meant}: {', '.join(cell.name for cell in cells)}")
+        by_reason: defaultdict[str, list[str]] = defaultdict(list)
+        for cell in by_state[state]:
+            by_reason[cell.why].append(cell.name)
+        for why, names in by_reason.items():
+            found.append(f"{meant}: {', '.join(names)}{f': {why}' if why else ''}")
     if len(study.cells) > finished:
         found.append("`sirt run` with the study's file goes on with what is not finished.")
     return found

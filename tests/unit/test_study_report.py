@@ -132,15 +132,15 @@ def test_every_cell_that_is_not_finished_is_named_with_its_state(
     (folder / "spin-seed0/config.yaml").write_text("name: [")
     cells = cell("instruction_tuning", 0) | cell("instruction_tuning", 1)
     cells |= cell("self_refine", 0) | cell("self_refine", 1, "missing")
-    cells |= cell("rft", 0, "failed") | cell("rft", 1, "missing")
+    cells |= cell("star", 0, "failed") | cell("rft", 0, "failed") | cell("rft", 1, "missing")
     cells |= cell("spin", 0, "missing") | cell("spin", 1)
     write_states(folder, cells, error="it [diverged]\nat step 3")
     told = json.loads((folder / "study.json").read_text())
     told["cells"]["older"] = {"labels": {"method": "rft"}, "state": "finished", "error": None}
     (folder / "study.json").write_text(json.dumps(told))
     text = reported(capsys, folder, "--format", "markdown")
-    assert "3 of 9 cells are finished" in text
-    assert "\nFailed: rft-seed0: it [diverged]\n" in text
+    assert "3 of 10 cells are finished" in text
+    assert "\nFailed: star-seed0, rft-seed0: it [diverged]\n" in text
     assert "\nNot finished: self_refine-seed1: round_01/student, round_01/evaluation\n" in text
     assert "\nNot begun: rft-seed1\n" in text
     assert "Unreadable: spin-seed0: " in text
