@@ -4,10 +4,12 @@
     "\\boxed{18}"         boxed    MATH's mark
     "The answer is 18."  is       a sentence
     "Answer: 18"         label    a heading; what follows may also be the reasoning
+    {"answer": "18"}     is       a field of JSON
 
 GSM8K's mark is that of Cobbe et al. 2021, MATH's that of Hendrycks et al. 2021, "The answer is"
-that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>` and
-`</think>` are how chat models lay out their answers.
+that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>`,
+JSON and `</think>` are how chat models lay out their answers, which Qwen and DeepSeek at times
+give in Chinese.
 
 Model text is untrusted: every pattern has bounded repetition, every look at the text behind a mark
 is a window of fixed size, and only the last marks are read. So the cost is linear in the length.
@@ -27,7 +29,12 @@ Mark = Literal["hash", "boxed", "is", "label"]
 
 # A pattern that begins with a few characters is searched for three times as fast as one that begins
 # with `\b` or ignores case from the start.
-_TAG = re.compile(r"<answer>")
+_TAG = re.compile(r"<(?:final_)?answer>")
+_FIELD = re.compile(
+    r'"(?i:(?:final_?|correct_?)?(?:answer|choice|option)|choice|option)"\s{0,3}:\s{0,3}"?'
+)
+_CHINESE = re.compile(r"[\u7b54\u9009](?:\u6848|\u9879)(?:\u5e94\u8be5?)?[\u662f\u4e3a:\uff1a]")
+"""The answer (option) is, in Chinese."""
 _IS = re.compile(
     r"[Aa](?<!\w[Aa])(?i:nswer\b"
     r"(?:\s{1,3}(?:choice|option|here))?"
@@ -108,6 +115,8 @@ _PATTERNS: tuple[tuple[Mark, re.Pattern[str]], ...] = (
     ("hash", _HASH),
     ("is", _IS),
     ("is", _TAG),
+    ("is", _FIELD),
+    ("is", _CHINESE),
     ("label", _LABEL),
     ("label", _CHOICE_LABEL),
     ("label", _LINE_LABEL),
@@ -147,6 +156,12 @@ def last_sentence(text: str) -> str:
     for match in _SENTENCE_END.finditer(tail):
         start = match.end()
     return tail[start:]
+
+
+def sentence_at(text: str, position: int) -> str:
+    """The sentence that has this position in it."""
+    end = _SENTENCE_END.search(text, position)
+    return last_sentence(text[max(0, position - WINDOW) : end.start() if end else len(text)])
 
 
 def is_last(text: str, statement: Statement) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sirt_ray.core import answers, numbers
+from sirt_ray.core import answers, numerals
 from sirt_ray.types import Judgement
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
@@ -84,7 +84,7 @@ NUMBERS = [
     # nothing to read
     ("", None),
     ("I do not know.", None),
-    ("The answer is eighteen.", None),
+    ("The answer is eighteen.", "18"),
     ("The answer is 18 or 20.", None),
     ("The answer is 18 or 20.\n\nQuestion: And then?\nAnswer: 7", None),
     ("The answer is not 18.", None),
@@ -276,8 +276,8 @@ def test_expression_is_judged(text: str, reference: str, verdict: str) -> None:
     ],
 )
 def test_numbers_are_equal_by_value(one: str, other: str, same: bool) -> None:
-    assert numbers.equal(one, other) is same
-    assert numbers.equal(other, one) is same
+    assert numerals.equal(one, other) is same
+    assert numerals.equal(other, one) is same
 
 
 def test_grade_names_all_three_verdicts() -> None:
