@@ -13,6 +13,7 @@ Read in this order; two different letters at the same place mean that there is n
 """
 
 import re
+from collections import deque
 from collections.abc import Sequence
 
 from sirt_ray.core.option_texts import ALONE, PLAIN, behind, exactly, mentioned
@@ -38,7 +39,7 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(
-    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9-]|'[A-Za-z])(?P<dress>\s?[)\]}.:*_,;\"'$]{0,8})"
+    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9-]|'[A-Za-z])(?P<dress>[ ]?[)\]}.:*_,;\"'$`\\]{0,8})"
 )
 _SECOND = re.compile(
     r"\s?(?:or|and|&|/)\s?(?:option\s|choice\s)?[(\[*]{0,3}([A-Z])(?![A-Za-z'])"
@@ -77,6 +78,27 @@ _ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
 _NEGATED = re.compile(
     r"\b(?:not|nor|neither)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
 )
+_DENYING = ("wrong", "incorrect", " not ", "n't", "unlikely", " out ", "liminat", "xclud", " but ")
+"""Of a text without them no letter is denied in another way."""
+_NAME = r"(?:options?\s|choices?\s)?[(\[*]{0,3}(?<![A-Za-z'])[A-Z](?![A-Za-z'])[)\]*.:]{0,4}"
+_DENIED = re.compile(
+    rf"{_NAME}(?:\s\([^()\n]{{1,160}}\))?\s"
+    r"(?:(?:is|was|seems|would\sbe|are)\s(?:also\s|clearly\s|simply\s)?"
+    r"(?:not|wrong|incorrect|unlikely|less|false)|(?:isn't|wasn't|cannot|can't|doesn't)"
+    r"|(?:might|may|could|seems)\s[^.\n]{1,40}?\bbut)\b"
+    r"|(?:[Ee]liminat|[Ee]xclud|[Rr]ul)[a-z]{1,3}\s(?:out\s)?"
+    rf"{_NAME}(?:(?:,|,?\s(?:and|or))\s{_NAME}){{0,9}}"
+)
+_RETRACTED = re.compile(
+    r"\b(?:wait|actually|correction|scratch\sthat|(?:up)?on\s(?:closer|second|further|re)[a-z-]{0,12}"
+    r"|let(?:'s|\sme)\s(?:re|double|correct)[a-z-]{0,12}|(?:mistake|error|mistaken)"
+    r"|that(?:'s|\sis)\s(?:not\s(?:right|correct)|wrong|incorrect)|reconsider[a-z]{0,3})\b",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(
+    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}(?:This|It)\s"
+    r"(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)\b"
+)
 
 _NO_CHOICE = "?"
 """Stands for a letter that is named as the answer and is no option's."""
@@ -93,6 +115,8 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
         return Found(whole, stated=True)
     text = _NEGATED.sub(" not ", text.strip())
+    if any(word in text for word in _DENYING):
+        text = _DENIED.sub(" not ", text)
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
     for letters in (
         lambda: _named(text, statements, choices, allowed),
@@ -101,7 +125,9 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
         lambda: _first(text, choices),
     ):
         if found := letters():
-            return _only(found, stated=True)
+            return _only(
+                found if len(found) == 1 else _corrected(text, found, choices), stated=True
+            )
     dressed = {letter for match in _DRESSED.finditer(text) for letter in match.groups() if letter}
     dressed |= _letters_at(text[:WINDOW], choices, allowed)
     dressed |= _alone_on_a_line(text, allowed) | _last_word(text)
@@ -109,7 +135,7 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     if len(dressed) == 1:
         return _only(dressed, stated=True)
     last = last_sentence(text)
-    if concluded := _concluded(last, choices, allowed):
+    if concluded := _concluded(last, allowed) or _last_word(text) & set(allowed):
         return _only(concluded, stated=False)
     if dressed:
         return None
@@ -140,6 +166,8 @@ def _named(
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     """Letters that are chosen, or called correct without being called the answer."""
     chosen = _called_correct(text, choices, allowed, as_answer=False)
+    if "is " in text:
+        chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
         chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
     return chosen
@@ -226,7 +254,14 @@ def _option(line: str, choices: Sequence[str]) -> str | None:
     return exactly(line, choices) or _letter_and_text(line, choices)
 
 
-def _concluded(sentence: str, choices: Sequence[str], allowed: str) -> set[str]:
+def _corrected(text: str, letters: set[str], choices: Sequence[str]) -> set[str]:
+    """Of several letters, the one that the text names after it takes another one back."""
+    retracted = deque(_RETRACTED.finditer(text), maxlen=1)
+    found = _extract(text[retracted[0].end() :], choices) if retracted else None
+    return {found.answer} if found and found.stated and found.answer in letters else letters
+
+
+def _concluded(sentence: str, allowed: str) -> set[str]:
     """The letters in option's dress in a sentence that begins like a conclusion."""
     if not _CONCLUSION.match(sentence):
         return set()
@@ -242,8 +277,10 @@ def _alone_on_a_line(text: str, allowed: str) -> set[str]:
 
 
 def _last_word(text: str) -> set[str]:
-    """A capital letter that ends the text and is the only one in its line ("Thus, it is D.")."""
-    line = text.rsplit("\n", 1)[-1][-WINDOW:]
+    """A capital letter that ends the text and is the only one in its sentence ("So it is D.")."""
+    line = last_sentence(text)
+    if ALONE.fullmatch(line) and line != text:
+        return set()
     letters = set(_CAPITAL.findall(line)) - {"I"}
     return letters if len(letters) == 1 and _ENDS_IN_CAPITAL.search(line) else set()
 
