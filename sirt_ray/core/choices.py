@@ -13,9 +13,9 @@ Read in this order; two different letters at the same place mean that there is n
 """
 
 import re
-from collections import deque
 from collections.abc import Sequence
 
+from sirt_ray.core.denials import corrected, without_denied
 from sirt_ray.core.option_texts import ALONE, PLAIN, behind, exactly, mentioned
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.core.statements import (
@@ -58,11 +58,16 @@ _CHOOSE = re.compile(
 _IS_CORRECT = re.compile(
     r"(?<![A-Za-z'])(?P<letter>[A-Z])(?:\s?[)\]*_\".:]{1,4}(?P<text>\s[^\n]{1,160}?)?)?[*_]{0,3}\s"
     r"(?:is|seems|would\sbe|must\sbe)\s(?:the\s|our\s|my\s|therefore\s|clearly\s|only\s){0,2}"
-    r"(?:(?:correct|right|best|(?:more|most)\s[a-z]{3,12})\b(?P<noun>\s(?:answer|option|choice))?"
+    r"(?:(?:correct|right|best|better|(?:more|most)\s[a-z]{3,12}"
+    r"|(?:one|option|choice)\sthat\s(?:best|fits|makes\s(?:the\smost\s)?sense))"
+    r"\b(?P<noun>\s(?:answer|option|choice))?"
     r"|(?P<answer>answer))\b"
 )
 _TEXT_IS_CORRECT = re.compile(
     r"\s(?:is|would\sbe|must\sbe)\sthe\s(?:correct|right|best|most\s[a-z]{3,12})\s(?:answer|option|choice)"
+)
+_BESIDE = re.compile(
+    r"(?<![A-Za-z'])([A-Z])[)\]*]{0,3}\s(?:or|and)\s(?:option\s)?[(\[*]{0,3}\Z", re.IGNORECASE
 )
 _CONCLUSION = re.compile(
     r"[\s*_]{0,4}(?:so|thus|therefore|hence|overall|finally|in\s(?:conclusion|summary|short)|based\son"
@@ -73,28 +78,15 @@ _DRESSED = re.compile(
     r"(?<![A-Za-z0-9'])(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|\*\*(?P<bold>[A-Z])\*\*"
     r"|(?P<half>[A-Z])\)|(?:(?<=\n)|(?<![\s\S]))\s{0,3}(?P<line>[A-Z])[.:](?=\s|$))"
 )
-_CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
-_ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
-_NEGATED = re.compile(
-    r"\b(?:not|nor|neither)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
-)
-_DENYING = ("wrong", "incorrect", " not ", "n't", "unlikely", " out ", "liminat", "xclud", " but ")
-"""Of a text without them no letter is denied in another way."""
-_NAME = r"(?:options?\s|choices?\s)?[(\[*]{0,3}(?<![A-Za-z'])[A-Z](?![A-Za-z'])[)\]*.:]{0,4}"
-_DENIED = re.compile(
-    rf"{_NAME}(?:\s\([^()\n]{{1,160}}\))?\s"
-    r"(?:(?:is|was|seems|would\sbe|are)\s(?:also\s|clearly\s|simply\s)?"
-    r"(?:not|wrong|incorrect|unlikely|less|false)|(?:isn't|wasn't|cannot|can't|doesn't)"
-    r"|(?:might|may|could|seems)\s[^.\n]{1,40}?\bbut)\b"
-    r"|(?:[Ee]liminat|[Ee]xclud|[Rr]ul)[a-z]{1,3}\s(?:out\s)?"
-    rf"{_NAME}(?:(?:,|,?\s(?:and|or))\s{_NAME}){{0,9}}"
-)
-_RETRACTED = re.compile(
-    r"\b(?:wait|actually|correction|scratch\sthat|(?:up)?on\s(?:closer|second|further|re)[a-z-]{0,12}"
-    r"|let(?:'s|\sme)\s(?:re|double|correct)[a-z-]{0,12}|(?:mistake|error|mistaken)"
-    r"|that(?:'s|\sis)\s(?:not\s(?:right|correct)|wrong|incorrect)|reconsider[a-z]{0,3})\b",
+_NUMBERED = re.compile(
+    r"[\s:*_(]{0,6}(?:(?:option|choice|solution|number)\s)?(?P<position>[1-9])(?=[\s.)*:]|\Z)(?!\.[0-9])",
     re.IGNORECASE,
 )
+_NAMED_LAST = re.compile(
+    r"\b(?:is|be|choose|pick)[\s:*]{1,4}[(\[*\"]{0,3}([A-Z])[)\]*\".\s]{0,6}\Z"
+)
+_CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
+_ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
 _VERDICT = re.compile(
     r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}(?:This|It)\s"
     r"(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)\b"
@@ -114,14 +106,13 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     allowed = LETTERS[: len(choices) or 10]
     if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
         return Found(whole, stated=True)
-    text = _NEGATED.sub(" not ", text.strip())
-    if any(word in text for word in _DENYING):
-        text = _DENIED.sub(" not ", text)
+    text = without_denied(text.strip())
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
     for letters in (
         lambda: _named(text, statements, choices, allowed),
         lambda: _chosen(text, choices, allowed),
         lambda: _told(text, statements, choices),
+        lambda: _numbered(statements, choices),
         lambda: _first(text, choices),
     ):
         if found := letters():
@@ -183,6 +174,7 @@ def _called_correct(
         of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
         if of_its_text and as_answer == bool(match["noun"] or match["answer"]):
             called.add(letter)
+            called.update(_BESIDE.findall(text, max(0, match.start() - 30), match.start()))
         position = match.end() if of_its_text else match.end("letter")
     return called
 
@@ -242,6 +234,15 @@ def _told(text: str, statements: Sequence[Statement], choices: Sequence[str]) ->
     return {letter for letter in told if letter is not None}
 
 
+def _numbered(statements: Sequence[Statement], choices: Sequence[str]) -> set[str]:
+    """The options that statements name by their place ("The answer is option 2"), where no option
+    has a figure itself."""
+    if not statements or any(character.isdigit() for choice in choices for character in choice):
+        return set()
+    places = [match for s in statements if (match := _NUMBERED.match(s.text))]
+    return {LETTERS[p] for match in places if (p := int(match["position"]) - 1) < len(choices)}
+
+
 def _first(text: str, choices: Sequence[str]) -> set[str]:
     """The option that the first line is, unless others are listed as well."""
     lines = [line for line in text.split("\n", MOST_MARKS) if line.strip()]
@@ -256,8 +257,7 @@ def _option(line: str, choices: Sequence[str]) -> str | None:
 
 def _corrected(text: str, letters: set[str], choices: Sequence[str]) -> set[str]:
     """Of several letters, the one that the text names after it takes another one back."""
-    retracted = deque(_RETRACTED.finditer(text), maxlen=1)
-    found = _extract(text[retracted[0].end() :], choices) if retracted else None
+    found = _extract(corrected(text), choices)
     return {found.answer} if found and found.stated and found.answer in letters else letters
 
 
@@ -279,6 +279,8 @@ def _alone_on_a_line(text: str, allowed: str) -> set[str]:
 def _last_word(text: str) -> set[str]:
     """A capital letter that ends the text and is the only one in its sentence ("So it is D.")."""
     line = last_sentence(text)
+    if named := _NAMED_LAST.search(line):
+        return {named[1]}
     if ALONE.fullmatch(line) and line != text:
         return set()
     letters = set(_CAPITAL.findall(line)) - {"I"}

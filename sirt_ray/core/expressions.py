@@ -58,6 +58,7 @@ _JOINT = re.compile(
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"(?<![A-Za-z\\])(?:[Aa]n?|[Tt]he)\s(?=[A-Za-z]{3})|\*\*")
+_POINT = re.compile(r"\A[A-Z](?=\([^()]*,)")
 _AND = re.compile(r",?\s{1,3}(?:and|or)\s{1,3}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SAID = re.compile(r"(?:\b(?:is|are|equals|be)\b[:\s]|=)")
@@ -170,7 +171,7 @@ def equal(first: str, second: str) -> bool:
 def normalise(text: str) -> str:
     text = text.strip()[:LONGEST_EXPRESSION].translate(_PLAIN)
     text = _SIGN_OF_ROOT.sub(_as_root, _MODULUS.sub("", text))
-    text = _without_name(_ARTICLE.sub("", text).strip("$ .\n"))
+    text = _without_name(_POINT.sub("", _ARTICLE.sub("", text).strip("$ .\n").rstrip("\\")))
     text = _LESS.sub("\u2264", _GREATER.sub("\u2265", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = text.replace("\\\\", ";").replace("\\{", "{").replace("\\}", "}")

@@ -37,8 +37,12 @@ _ANOTHER = re.compile(r"[^.\n0-9]{0,30}\bor\s[^0-9]{0,3}\Z", re.IGNORECASE)
 _UNIT = re.compile(r"[\s*_$}]{0,4}(?!or\b)([A-Za-z]+)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _LIST = re.compile(r"[\s*_:]{0,10}1[.)]\s[^\n]{0,300}\n\s{0,8}[*_]{0,2}2[.)]\s")
-_ASIDE = re.compile(r"(?<=\s)\([^()]{0,80}[A-Za-z]{2}[^()]{0,80}\)")
-_REASON = re.compile(r",?\s(?:because|since|which\s(?:is|are|means))\b(?![^=]*=)")
+_ASIDE = re.compile(
+    r"(?<=\s)\([^()]{0,80}[A-Za-z]{2}[^()]{0,80}\)|(?<=[A-Za-z]\s)\([^()]{0,80}\)(?=[\s.*]{0,4}\Z)"
+)
+_REASON = re.compile(
+    r",?\s(?:because|since|which\s(?:is|are|means))\b(?![^=]*=)(?!\s[^\s0-9]{0,3}[0-9.,]{1,20}\Z)"
+)
 _NEW_CLAUSE = re.compile(
     r",|\b(?:so|then|which|therefore)\b|\band\s(?:he|she|it|they|we|the|so|then|there)\b"
 )

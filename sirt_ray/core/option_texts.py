@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sirt_ray.core.prompts import LETTERS
 
-ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:]{0,10}")
+ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:!?]{0,10}")
 """A single letter: an option's name and not its text."""
 
 PLAIN = str.maketrans(

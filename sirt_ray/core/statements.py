@@ -64,6 +64,8 @@ _NEXT_QUESTION = re.compile(
     r"|<\|(?:im_start|im_end|eot_id|endoftext|end_of_text|end)\|>|</s>|\[INST\]",
     re.IGNORECASE,
 )
+_WOULD = re.compile(r"(?:would|might|could)\sbe\Z")
+_IF = re.compile(r"\bif\b", re.IGNORECASE)
 _THOUGHT = "</think>"
 
 _DRESS = " \t\r\n*_:$`"
@@ -108,7 +110,16 @@ def find(text: str) -> list[Statement]:
         content = box_content(text, match.end())
         if content is not None:
             found.append(Statement("boxed", match.end(), content))
-    return sorted(found, key=lambda statement: statement.end)
+    found.sort(key=lambda statement: statement.end)
+    return [s for s in found if not _is_hypothetical(text, s)] or found
+
+
+def _is_hypothetical(text: str, statement: Statement) -> bool:
+    """Whether a sentence says what the answer would be if something else were so."""
+    if statement.mark != "is" or not _WOULD.search(text, statement.end - 12, statement.end):
+        return False
+    sentence = last_sentence(text[max(0, statement.end - WINDOW) : statement.end])
+    return _IF.search(sentence) is not None
 
 
 _PATTERNS: tuple[tuple[Mark, re.Pattern[str]], ...] = (
