@@ -51,9 +51,8 @@ _CONNECTIVE = re.compile(
     re.IGNORECASE,
 )
 _CHOOSE = re.compile(
-    r"(?<!not\s)(?<!n't\s)\b(?:choose|pick|select|go\swith|choosing"
-    r"|(?:option|choice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b",
-    re.IGNORECASE,
+    r"[CcGgOoPpSs](?<!\w[A-Za-z])(?<!not\s[A-Za-z])(?<!n't\s[A-Za-z])(?i:(?<=c)hoos(?:e|ing)|(?<=p)ick"
+    r"|(?<=s)elect|(?<=g)o\swith|(?:(?<=o)ption|(?<=c)hoice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b"
 )
 _IS_CORRECT = re.compile(
     r"(?<![A-Za-z'])(?P<letter>[A-Z])(?:\s?[)\]*_\".:]{1,4}(?P<text>\s[^\n]{1,160}?)?)?[*_]{0,3}\s"
@@ -157,7 +156,7 @@ def _named(
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     """Letters that are chosen, or called correct without being called the answer."""
     chosen = _called_correct(text, choices, allowed, as_answer=False)
-    if "is " in text:
+    if "This " in text or "It is" in text:
         chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
         chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
@@ -237,9 +236,9 @@ def _told(text: str, statements: Sequence[Statement], choices: Sequence[str]) ->
 def _numbered(statements: Sequence[Statement], choices: Sequence[str]) -> set[str]:
     """The options that statements name by their place ("The answer is option 2"), where no option
     has a figure itself."""
-    if not statements or any(character.isdigit() for choice in choices for character in choice):
-        return set()
     places = [match for s in statements if (match := _NUMBERED.match(s.text))]
+    if not places or any(character.isdigit() for choice in choices for character in choice):
+        return set()
     return {LETTERS[p] for match in places if (p := int(match["position"]) - 1) < len(choices)}
 
 

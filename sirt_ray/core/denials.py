@@ -28,8 +28,9 @@ _RETRACTED = re.compile(
 def without_denied(text: str) -> str:
     """The text without the letters of options that it denies ("not A", "B is wrong because", "we
     can rule out C and D")."""
-    text = _NEGATED.sub(" not ", text)
-    return _DENIED.sub(" not ", text) if any(word in text for word in _DENYING) else text
+    if any(word in text for word in _DENYING):
+        text = _DENIED.sub(" not ", text)
+    return _NEGATED.sub(" not ", text)
 
 
 def corrected(text: str) -> str:

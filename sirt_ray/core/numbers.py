@@ -16,6 +16,7 @@ from collections import deque
 from sirt_ray.core import spelled
 from sirt_ray.core.numerals import LONGEST_NUMBER, Number, equal, numbers_in, plain
 from sirt_ray.core.statements import (
+    WINDOW,
     Found,
     Statement,
     find,
@@ -41,7 +42,7 @@ _ASIDE = re.compile(
     r"(?<=\s)\([^()]{0,80}[A-Za-z]{2}[^()]{0,80}\)|(?<=[A-Za-z]\s)\([^()]{0,80}\)(?=[\s.*]{0,4}\Z)"
 )
 _REASON = re.compile(
-    r",?\s(?:because|since|which\s(?:is|are|means))\b(?![^=]*=)(?!\s[^\s0-9]{0,3}[0-9.,]{1,20}\Z)"
+    r"\s(?:because|since|which\s(?:is|are|means))\b(?![^=]*=)(?!\s[^\s0-9]{0,3}[0-9.,]{1,20}\Z)"
 )
 _NEW_CLAUSE = re.compile(
     r",|\b(?:so|then|which|therefore)\b|\band\s(?:he|she|it|they|we|the|so|then|there)\b"
@@ -60,8 +61,9 @@ def extract(text: str) -> Found | None:
     """The final answer as a plain number ("$1,234.50" -> "1234.5"), or None."""
     said = [plain(reading) for reading in readings(text)]
     for reading in said:
-        if next(numbers_in(reading), None) is not None:
-            return _extract(reading)
+        found = _extract(reading)
+        if found is not None or next(numbers_in(reading), None) is not None:
+            return found
     return next(filter(None, map(_spelled_out, said)), None)
 
 
@@ -104,7 +106,11 @@ def _last(text: str) -> Found | None:
         return None
     if len(last) == 1 and _alone(said) is not None:
         return Found(str(last[0]), stated=True)
-    return Found(str(_guessed(sentence_at(said, last[-1].start)) or last[-1]), stated=False)
+    sentence = sentence_at(said, last[-1].start)
+    # Most sentences with a number have one.
+    several = len(last) > 1 and last[-2].start >= said.rfind(sentence, 0, last[-1].end + WINDOW)
+    guess = _guessed(sentence) if several else None
+    return Found(str(guess or last[-1]), stated=False)
 
 
 def _alone(text: str) -> Number | None:
@@ -126,9 +132,9 @@ def _guessed(sentence: str) -> Number | None:
     """
     sentence = _without_asides(sentence)
     numbers = list(numbers_in(sentence))
-    if not numbers:
-        return None
-    if bold := _bold(sentence):
+    if len(numbers) < 2:
+        return numbers[0] if numbers else None
+    if "**" in sentence and (bold := _bold(sentence)):
         return bold
     result = _result(sentence, numbers)
     if result and not _NEW_CLAUSE.search(sentence, result.end, numbers[-1].start):
@@ -149,6 +155,8 @@ def _without_asides(text: str) -> str:
     shorter = _ASIDE.sub(lambda match: " " * len(match[0]), text) if "(" in text else text
     if reason := _REASON.search(shorter):
         shorter = shorter[: reason.start()]
+    if shorter == text:
+        return text
     return shorter if next(numbers_in(shorter), None) is not None else text
 
 
@@ -190,9 +198,8 @@ def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | 
         rest = span[inside[0].end :]
         whole_line = len(inside) == 1 and len(rest) <= 30
         return inside[0] if _is_direct(span, inside[0]) and whole_line else None
-    if statement.mark == "is" and len(inside) > 1:
-        span = _without_asides(span)
-        inside = list(numbers_in(span))
+    if statement.mark == "is" and len(inside) > 1 and (shorter := _without_asides(span)) != span:
+        span, inside = shorter, list(numbers_in(shorter))
     result = _result(span, inside)
     if statement.mark == "boxed":
         return result or (inside[0] if len(inside) == 1 else None)

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
 LONGEST_NUMBER = 80
 """Characters; what is longer is not an answer (and costs quadratic time to read)."""
@@ -35,7 +35,7 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _LATEX_FRACTION = re.compile(
     r"\\[dt]?frac\s?(?:\{\s?(-?[0-9]{1,20})\s?\}\s?\{\s?([0-9]{1,20})\s?\}|([0-9])([0-9]))"
 )
-_NEGATED = re.compile(r"\bnot\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?")
+_NEGATED = re.compile(r"not(?<!\wnot)\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{")
 _PLAIN = str.maketrans(
     {
@@ -57,23 +57,24 @@ _PLAIN = str.maketrans(
 )
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """A number where it stands. Of most only the place is asked: the value is read on demand."""
 
-    _match: re.Match[str]
+    match: re.Match[str]
     start: int
     end: int
 
     @property
     def percent(self) -> bool:
-        return self._match["percent"] is not None
+        return self.match["percent"] is not None
 
-    @cached_property
+    @property
     def value(self) -> Fraction:
-        return _value(self._match)
+        return _value(self.match)
 
     def __str__(self) -> str:
+        if (figures := self.match[0]).isdecimal():
+            return figures.lstrip("0") or "0"
         return f"{_decimal(self.value)}{'%' if self.percent else ''}"
 
 
@@ -93,6 +94,8 @@ def canonical(text: str) -> str | None:
 def equal(first: str, second: str) -> bool:
     """Whether two texts are the same number. A percentage equals its figure and its share of one
     (18% is 18 and 0.18); a decimal equals a fraction that it rounds (0.3333 is 1/3)."""
+    if first == second and first.isdecimal() and first.isascii() and len(first) <= LONGEST_NUMBER:
+        return True
     one, other = read(first), read(second)
     if one is None or other is None:
         return False

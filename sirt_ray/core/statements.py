@@ -55,7 +55,7 @@ _LINE_LABEL = re.compile(
     r"|(?:the\s)?(?:final\s|correct\s)?answer[ \t*_]{0,8}\n)",
     re.IGNORECASE | re.MULTILINE,
 )
-_HASH = re.compile(r"#{4}(?!#)")
+_HASH = re.compile(r"####(?!#)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]*_$}]|$)|\n")
 _NEXT_QUESTION = re.compile(
