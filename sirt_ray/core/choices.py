@@ -106,10 +106,11 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
         return Found(whole, stated=True)
     text = without_denied(text.strip())
+    answer, correct = _called_correct(text, choices, allowed)
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
     for letters in (
-        lambda: _named(text, statements, choices, allowed),
-        lambda: _chosen(text, choices, allowed),
+        lambda: answer.union(*(_letters_at(s.text, choices, allowed) for s in statements)),
+        lambda: correct | _chosen(text, choices, allowed),
         lambda: _told(text, statements, choices),
         lambda: _numbered(statements, choices),
         lambda: _first(text, choices),
@@ -143,19 +144,9 @@ def _is_option_a(text: str, statement: Statement) -> bool:
     return text[max(0, statement.end - 4) : statement.end].strip(" \t*_>:=\n").lower() == "a"
 
 
-def _named(
-    text: str, statements: Sequence[Statement], choices: Sequence[str], allowed: str
-) -> set[str]:
-    """Letters that are explicitly named as the answer."""
-    named: set[str] = set()
-    for statement in statements:
-        named |= _letters_at(statement.text, choices, allowed)
-    return named | _called_correct(text, choices, allowed, as_answer=True)
-
-
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
-    """Letters that are chosen, or called correct without being called the answer."""
-    chosen = _called_correct(text, choices, allowed, as_answer=False)
+    """Letters that are chosen, or that a list of options calls correct."""
+    chosen: set[str] = set()
     if "This " in text or "It is" in text:
         chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
@@ -163,19 +154,20 @@ def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     return chosen
 
 
-def _called_correct(
-    text: str, choices: Sequence[str], allowed: str, *, as_answer: bool
-) -> set[str]:
-    called: set[str] = set()
+def _called_correct(text: str, choices: Sequence[str], allowed: str) -> tuple[set[str], set[str]]:
+    """The letters that are called the correct answer, and those that are just called correct."""
+    answer: set[str] = set()
+    correct: set[str] = set()
     position = 0
     while match := _IS_CORRECT.search(text, position):
         letter = match["letter"] if match["letter"] in allowed else _NO_CHOICE
         of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
-        if of_its_text and as_answer == bool(match["noun"] or match["answer"]):
+        if of_its_text:
+            called = answer if match["noun"] or match["answer"] else correct
             called.add(letter)
             called.update(_BESIDE.findall(text, max(0, match.start() - 30), match.start()))
         position = match.end() if of_its_text else match.end("letter")
-    return called
+    return answer, correct
 
 
 def _letters_at(window: str, choices: Sequence[str], allowed: str) -> set[str]:

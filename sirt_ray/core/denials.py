@@ -4,7 +4,7 @@ import re
 from collections import deque
 
 _NEGATED = re.compile(
-    r"\b(?:not|nor|neither)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
+    r"n(?<!\wn)(?:ot|or|either)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
 )
 _DENYING = ("wrong", "incorrect", " not ", "n't", "unlikely", " out ", "liminat", "xclud", " but ")
 """Of a text without them no letter is denied in another way."""

@@ -78,7 +78,6 @@ class Number(NamedTuple):
         return f"{_decimal(self.value)}{'%' if self.percent else ''}"
 
 
-@lru_cache(maxsize=4096)
 def read(text: str) -> Number | None:
     """The number that a short text, such as a benchmark's gold answer, consists of."""
     numbers = list(numbers_in(plain(text.strip())[: 2 * LONGEST_NUMBER]))
@@ -96,18 +95,28 @@ def equal(first: str, second: str) -> bool:
     (18% is 18 and 0.18); a decimal equals a fraction that it rounds (0.3333 is 1/3)."""
     if first == second and first.isdecimal() and first.isascii() and len(first) <= LONGEST_NUMBER:
         return True
-    one, other = read(first), read(second)
+    one, other = _worth(first), _worth(second)
     if one is None or other is None:
         return False
-    if one.percent == other.percent:
-        return _close(one.value, other.value)
-    percentage, figure = (one, other) if one.percent else (other, one)
-    return figure.value in (percentage.value, percentage.value / 100)
+    (value, percent), (other_value, other_percent) = one, other
+    if percent == other_percent:
+        return _close(value, other_value)
+    percentage, figure = (value, other_value) if percent else (other_value, value)
+    return figure in (percentage, percentage / 100)
+
+
+@lru_cache(maxsize=4096)
+def _worth(text: str) -> tuple[Fraction, bool] | None:
+    """The value of a number, and whether it is a percentage."""
+    number = read(text)
+    return None if number is None else (number.value, number.percent)
 
 
 def _close(one: Fraction, other: Fraction) -> bool:
     if one == other:
         return True
+    if one.denominator == other.denominator == 1:
+        return False
     if _decimal_places(one) is not None and _decimal_places(other) is not None:
         return False
     return abs(one - other) * 10_000 <= max(abs(one), abs(other))
@@ -129,9 +138,8 @@ def _unreadable(match: re.Match[str]) -> bool:
 
 
 def _value(match: re.Match[str]) -> Fraction:
-    value = Fraction((match["whole"] or "0").replace(",", "") + (match["part"] or ""))
-    if match["only_part"]:
-        value = Fraction("0" + match["only_part"])
+    whole, part = match["whole"] or "", match["part"] or match["only_part"] or "."
+    value = Fraction(int(whole.replace(",", "") + part[1:]), 10 ** (len(part) - 1))
     if match["exponent"] or match["power"]:
         value *= Fraction(10) ** (int(match["exponent"] or 0) + int(match["power"] or 0))
     if match["bottom"]:

@@ -101,9 +101,11 @@ class Statement:
 
 def find(text: str) -> list[Statement]:
     """The last marks of the text, in its order."""
+    small = text.lower()
     found = [
         Statement(mark, match.end(), text[match.end() : match.end() + WINDOW])
-        for mark, pattern in _PATTERNS
+        for mark, sign, pattern in _PATTERNS
+        if sign in small
         for match in deque(pattern.finditer(text), MOST_MARKS)
     ]
     for match in deque(_BOX.finditer(text), MOST_MARKS):
@@ -122,16 +124,19 @@ def _is_hypothetical(text: str, statement: Statement) -> bool:
     return _IF.search(sentence) is not None
 
 
-_PATTERNS: tuple[tuple[Mark, re.Pattern[str]], ...] = (
-    ("hash", _HASH),
-    ("is", _IS),
-    ("is", _TAG),
-    ("is", _FIELD),
-    ("is", _CHINESE),
-    ("label", _LABEL),
-    ("label", _CHOICE_LABEL),
-    ("label", _LINE_LABEL),
+_PATTERNS: tuple[tuple[Mark, str, re.Pattern[str]], ...] = (
+    ("hash", "####", _HASH),
+    ("is", "nswer", _IS),
+    ("is", "nswer>", _TAG),
+    ("is", '"', _FIELD),
+    ("is", "\u7b54\u6848", _CHINESE),
+    ("is", "\u9009\u9879", _CHINESE),
+    ("label", "ans", _LABEL),
+    ("label", "option", _CHOICE_LABEL),
+    ("label", "choice", _CHOICE_LABEL),
+    ("label", "a", _LINE_LABEL),
 )
+"""What to look for, where a text in small letters has the sign in it."""
 
 
 def box_content(text: str, start: int) -> str | None:
