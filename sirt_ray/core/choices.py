@@ -65,6 +65,7 @@ _IS_CORRECT = re.compile(
 _TEXT_IS_CORRECT = re.compile(
     r"\s(?:is|would\sbe|must\sbe)\sthe\s(?:correct|right|best|most\s[a-z]{3,12})\s(?:answer|option|choice)"
 )
+_ONLY_IF = re.compile(r"\bwould\s[^.\n]{0,60}\sif\b")
 _BESIDE = re.compile(
     r"(?<![A-Za-z'])([A-Z])[)\]*]{0,3}\s(?:or|and)\s(?:option\s)?[(\[*]{0,3}\Z", re.IGNORECASE
 )
@@ -87,8 +88,8 @@ _NAMED_LAST = re.compile(
 _CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
 _ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
 _VERDICT = re.compile(
-    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}(?:This|It)\s"
-    r"(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)\b"
+    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}"
+    r"(?:(?:This|It)\s(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)|Correct)\b"
 )
 
 _NO_CHOICE = "?"
@@ -147,7 +148,7 @@ def _is_option_a(text: str, statement: Statement) -> bool:
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     """Letters that are chosen, or that a list of options calls correct."""
     chosen: set[str] = set()
-    if "This " in text or "It is" in text:
+    if any(word in text for word in ("This ", "It is", "Correct")):
         chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
         chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
@@ -162,7 +163,7 @@ def _called_correct(text: str, choices: Sequence[str], allowed: str) -> tuple[se
     while match := _IS_CORRECT.search(text, position):
         letter = match["letter"] if match["letter"] in allowed else _NO_CHOICE
         of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
-        if of_its_text:
+        if of_its_text and not _ONLY_IF.search(text, match.start(), match.end() + WINDOW // 4):
             called = answer if match["noun"] or match["answer"] else correct
             called.add(letter)
             called.update(_BESIDE.findall(text, max(0, match.start() - 30), match.start()))

@@ -42,7 +42,7 @@ _ASIDE = re.compile(
     r"(?<=\s)\([^()]{0,80}[A-Za-z]{2}[^()]{0,80}\)|(?<=[A-Za-z]\s)\([^()]{0,80}\)(?=[\s.*]{0,4}\Z)"
 )
 _REASON = re.compile(
-    r"\s(?:because|since|which\s(?:is|are|means))\b(?![^=]*=)(?!\s[^\s0-9]{0,3}[0-9.,]{1,20}\Z)"
+    r"\s(?:because|since|if|when|which\s(?:is|are|means))\b(?![^=]*=)(?!\s[^\s0-9]{0,3}[0-9.,]{1,20}\Z)"
 )
 _NEW_CLAUSE = re.compile(
     r",|\b(?:so|then|which|therefore)\b|\band\s(?:he|she|it|they|we|the|so|then|there)\b"
@@ -50,7 +50,7 @@ _NEW_CLAUSE = re.compile(
 _NOTE = re.compile(r"\n[\s*_(\[]{0,8}(?:note|please\snote|remember|keep\sin\smind|p\.?s)\b", re.I)
 _CIRCUMSTANCE = re.compile(
     r"\b(?:after|in|for|over|within|during|on|than)\s"
-    r"(?:(?:the|those|these|all|his|her|their|its|only|just|every|each|next|last|first)\s){0,2}\Z"
+    r"(?:(?:the|those|these|all|his|her|their|its|only|just|every|each|next|last|first)\s){0,2}(?:[a-z]{1,12}\sof\s)?\Z"
 )
 """What "5" is in "She earns $90 in 5 days"."""
 _CURRENCY = re.compile(r"[$€£¥₹]")
