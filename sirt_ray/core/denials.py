@@ -4,7 +4,7 @@ import re
 from collections import deque
 
 _NEGATED = re.compile(
-    r"n(?<!\wn)(?:ot|or|either)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
+    r"n(?<!\wn)(?:o[rt]|either)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
 )
 _DENYING = ("wrong", "incorrect", " not ", "n't", "unlikely", " out ", "liminat", "xclud", " but ")
 """Of a text without them no letter is denied in another way."""
@@ -19,7 +19,7 @@ _DENIED = re.compile(
 )
 _RETRACTED = re.compile(
     r"\b(?:wait|actually|correction|scratch\sthat|(?:up)?on\s(?:closer|second|further|re)[a-z-]{0,12}"
-    r"|let(?:'s|\sme)\s(?:re|double|correct)[a-z-]{0,12}|(?:mistake|error|mistaken)"
+    r"|let(?:'s|[ ]me)\s(?:re|double|correct)[a-z-]{0,12}|(?:mistake|error|mistaken)"
     r"|that(?:'s|\sis)\s(?:not\s(?:right|correct)|wrong|incorrect)|reconsider[a-z]{0,3})\b",
     re.IGNORECASE,
 )
