@@ -1,5 +1,5 @@
-"""The verifier on MATH's answers: which expression a text ends in, by where each rule comes from, and
-which expressions are the same without algebra."""
+"""The verifier on MATH's answers: which expression a text ends in, by where each rule comes from,
+and which expressions are the same without algebra."""
 
 import pytest
 
