@@ -4,7 +4,7 @@ Read in this order; two different letters at the same place mean that there is n
 
 1. the letters that the text names as its answer ("The answer is (B)", "The correct answer is: D)
    Venice", "Option B is the best choice"), or else chooses or calls correct ("I would go with B");
-2. an option's text named as the answer ("The answer is Venice");
+2. an option's text named as the answer ("The answer is Venice"), or its place ("option 4");
 3. an option that the first line is ("D) Venice", as few-shot prompts have it), where no other line
    is one;
 4. the only letter in an option's dress ("B", "(B)", "**B**"), which a list of all options has not;

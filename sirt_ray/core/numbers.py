@@ -4,7 +4,7 @@ Final answers are read in this order:
 
 1. the last statement that names a number ("#### 18", a box, "The answer is 18", "A: 18"), or the
    number that is the whole text;
-2. as the last resort, a guess from the last sentence that has a number (`guessed`), a question or
+2. as the last resort, a guess from the last sentence that has a number (`_guessed`), a question or
    a note at the end not counted.
 
 A text without a figure may spell its number out ("The answer is eighteen.").
