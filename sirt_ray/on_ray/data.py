@@ -36,8 +36,10 @@ from sirt_ray.config import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.on_ray.hub import download
+from sirt_ray.on_ray.room import room
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
+from sirt_ray.waiting import waiting
 
 _ROWS_PER_BLOCK = 1000
 """Of rows that the driver hands over. Files are cut into blocks by Ray Data."""
@@ -177,9 +179,12 @@ def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) ->
     dataset, where = _read(benchmark, part, data, seed)
     converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
     found: list[dict[str, Any]] = []
+    what = f"the next rows of {benchmark.name}, split {part} ({where}), from Ray Data"
     try:
-        for batch in converted.iter_batches(batch_size=None, batch_format="pyarrow"):
-            found += cast(pa.Table, batch).to_pylist()
+        with waiting(what, lambda: f"each task of it: {room([{'CPU': 1.0}])}") as wait:
+            for batch in converted.iter_batches(batch_size=None, batch_format="pyarrow"):
+                found += cast(pa.Table, batch).to_pylist()
+                wait.moved()
     except Exception as error:  # Ray wraps what its tasks raise in classes of its own
         raise _told(error, benchmark, part, where) from error
     if not found:
