@@ -206,8 +206,8 @@ class ModelServer:
 
     def _late(self, wait: Wait) -> Exception:
         return ResourceError(
-            f"gave up {wait.text}. Free that room or add nodes, or raise"
-            f" resources.{self.role}.start_timeout_s; the same command continues"
+            f"gave up {wait.text}. Free room for it or add nodes, or raise the engine's"
+            " start_timeout_s; the same command continues"
         )
 
     def _start_error(self, text: str) -> Exception:

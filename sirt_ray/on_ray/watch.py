@@ -135,10 +135,14 @@ class Watch:
 
     def told(self) -> str:
         """What the engines are at, for who waits for a block."""
-        shown = ("replicas", "decoding", "queued")
-        told = ", ".join(f"{self._figures.get(name, 0)} {name}" for name in shown)
+        ready, decode, queued = (
+            self._figures.get(name, 0) for name in ("replicas", "decoding", "queued")
+        )
         held = f"; the endpoint asks for a pause of {self._held_s:.0f} s" if self._held_s else ""
-        return f"{told}; {self._wanted} replicas are wanted{held}"
+        return (
+            f"{ready} of {self._wanted} replicas are ready, {decode} sequences decode and {queued}"
+            f" are queued{held}"
+        )
 
     def _emit_replicas(self, ready: int, wanted: int) -> None:
         role = self._server.role

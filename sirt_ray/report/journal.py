@@ -63,7 +63,7 @@ class RunJournal(logging.Handler):
         self._note("stopped", message, logging.ERROR, error=type(error).__name__)
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
-        done = "" if kind == "started" else summary(name, fields["counts"])
+        done = summary(name, fields["counts"]) if "counts" in fields else ""
         with at_artifact(name):
             self._note(kind, f"{kind} {name}{': ' * bool(done)}{done}", artifact=name, **fields)
         if kind == "started":
@@ -76,7 +76,10 @@ class RunJournal(logging.Handler):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(record)
+        try:
+            self._write(record)
+        except OSError:  # a full disk ends the work itself, and not the telling of it
+            self.handleError(record)
         if record.levelno >= logging.WARNING:
             self._console.print(f"[yellow]![/] {escape(record.getMessage())}", soft_wrap=True)
 

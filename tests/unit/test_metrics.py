@@ -169,8 +169,8 @@ def test_engines_are_shown_as_they_are(emitted: dict[str, Series], tmp_path: Pat
     assert emitted["sirt_engine_sequences"] == {(*role, "decoding"): 3, (*role, "queued"): 0}
     assert emitted["sirt_engine_prefix_tokens"] == {(*role, "yes"): 15, (*role, "no"): 15}
     assert watched.told() == (
-        "2 replicas, 3 decoding, 0 queued; 3 replicas are wanted; the endpoint asks for a pause of"
-        " 40 s"
+        "2 of 3 replicas are ready, 3 sequences decode and 0 are queued; the endpoint asks for a"
+        " pause of 40 s"
     )
     watched.end()
     assert emitted["sirt_replicas"] == {(*role, "ready"): 0, (*role, "wanted"): 0}
