@@ -55,8 +55,9 @@ def _pairs(emitter: Emitter, counts: Counts) -> None:
     emitter.set("sirt_pair_questions", paired, paired="yes")
     emitter.set("sirt_pair_questions", counts["questions"] - paired, paired="no")
     known = {"questions", "questions_paired", "pairs", "completions"}
-    for reason in counts.keys() - known:
-        emitter.set("sirt_unpaired", counts[reason], reason=reason)
+    for reason, number in counts.items():
+        if reason not in known and isinstance(number, int):
+            emitter.set("sirt_unpaired", number, reason=reason)
 
 
 def _student(emitter: Emitter, counts: Counts) -> None:

@@ -32,7 +32,7 @@ def watched(
             return room(of_trainer(resources).bundles)
         line = last_line(work.metrics)
         if line is None:
-            return "they have their place, and load the model and the data"
+            return "Ray Train starts them, or they load the model and the data"
         return f"step {line['step']} of {line['total_steps']} was the last"
 
     what = f"the first step of {name} by {resources.num_workers} training workers"
