@@ -74,7 +74,7 @@ class _LogBar:
         left = (now - self._began) / done * (self._total - done) if done else float("nan")
         far = f"{self._name}: {done:.0f}/{self._total:.0f} {self._unit}"
         self._console.print(f"  {far}, {left:.0f} s left  {_shown(shown)}", soft_wrap=True)
-        tell(logging.INFO, far, done=done, total=self._total, unit=self._unit, **shown)
+        tell(logging.INFO, far, done=done, total=self._total, unit=self._unit, figures=shown)
 
 
 class LogProgress:

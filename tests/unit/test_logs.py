@@ -11,6 +11,7 @@ from rich.console import Console
 from sirt_ray.logs import FORMAT_VARIABLE, JsonFormatter, heard_by, tell
 from sirt_ray.place import Place, at, at_artifact, here, in_run
 from sirt_ray.report.journal import LOG_FILE, RunJournal, run_console
+from sirt_ray.report.progress import LogProgress
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -46,6 +47,20 @@ def test_what_a_lower_room_tells_is_in_the_log_with_its_place(tmp_path: Path) ->
     assert (event["event"], event["seconds"]) == ("waiting", 40)
     assert "half of it" not in out.getvalue()
     assert 'waiting for "godot"' in out.getvalue()
+
+
+def test_how_far_a_stage_is_goes_to_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sirt_ray.report.progress._LOG_EVERY_SECONDS", 0.0)
+    nobody = Console(quiet=True)
+    stage = LogProgress(nobody).stage("round_01/samples", 10, "questions")
+    with heard_by(RunJournal(tmp_path, nobody)), stage as bar:
+        bar.update(4, loss=0.5)
+    (line,) = lines(tmp_path / LOG_FILE)
+    assert line["message"] == "round_01/samples: 4/10 questions"
+    told = {"done": 4, "total": 10, "unit": "questions", "figures": {"loss": 0.5}}
+    assert line["fields"] == told
 
 
 def test_the_journals_own_events_are_there_once(tmp_path: Path) -> None:
