@@ -6,18 +6,21 @@ with waiting("the student engine", missing=lambda: "it needs 1 GPU; free now: no
         time.sleep(0.2)
 
 with waiting("the next block") as wait:
-    for block in blocks:             # blocks until there is one
-        wait.moved()
+    for block in wait.each(blocks):
+        ...
 """
 
 import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sirt_ray.logs import tell
+
+Thing = TypeVar("Thing")
 
 FIRST_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 600.0
@@ -61,7 +64,14 @@ class Wait:
         else:
             self._what = what
         self._began = now
-        self._next = now + max(self._first_s, _TIMES_THE_USUAL * self._usual)
+        late = min(_TIMES_THE_USUAL * self._usual, _LONGEST_PAUSE_SECONDS)
+        self._next = now + max(self._first_s, late)
+
+    def each(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """The things that are waited for, one after the other."""
+        for thing in things:
+            self.moved()
+            yield thing
 
     def say_if_due(self) -> float:
         """Tell what is waited for, if it is time to. Returns the seconds until that may be so."""

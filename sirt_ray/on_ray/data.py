@@ -62,8 +62,7 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
     """Write `out/<benchmark>/<train|validation|test>.parquet` and count what became of every row.
 
     `train` and `validation` come from the training rows of the benchmarks in `data.train`
-    (`benchmarks/selection.py` says how), `test` from the test rows of those in `data.evaluate`. A
-    generator's test questions are the same for every seed, as a published split's are.
+    (`benchmarks/selection.py` says how), `test` from the test rows of those in `data.evaluate`.
 
     Ray must be running. Raises one DataError for all rows of all benchmarks that cannot be used.
     """
@@ -179,12 +178,10 @@ def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) ->
     dataset, where = _read(benchmark, part, data, seed)
     converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
     found: list[dict[str, Any]] = []
-    what = f"the next rows of {benchmark.name}, split {part} ({where}), from Ray Data"
     try:
-        with waiting(what, lambda: f"each task of it: {room([{'CPU': 1.0}])}") as wait:
-            for batch in converted.iter_batches(batch_size=None, batch_format="pyarrow"):
+        with waiting(f"{part} rows of {benchmark.name}", partial(room, [{"CPU": 1.0}])) as wait:
+            for batch in wait.each(converted.iter_batches(batch_size=None, batch_format="pyarrow")):
                 found += cast(pa.Table, batch).to_pylist()
-                wait.moved()
     except Exception as error:  # Ray wraps what its tasks raise in classes of its own
         raise _told(error, benchmark, part, where) from error
     if not found:

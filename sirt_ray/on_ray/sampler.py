@@ -77,9 +77,8 @@ def sample(
             watched(server, bar, done, out) as watch,
             waiting(f"the next block of {name}", watch.told) as wait,
         ):
-            for made in server.samplers.run(blocks, job):
+            for made in wait.each(server.samplers.run(blocks, job)):
                 watch.finished(made["questions"])
-                wait.moved()
     counts = _total(out, name)
     shutil.rmtree(out / ".asked")
     return {**counts, "usage": Usage.of(out).summary(counts["completion_tokens"])}

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -69,6 +70,16 @@ def test_what_always_takes_a_minute_is_late_after_three(clock: Clock) -> None:
     clock.now += 60
     wait.moved()
     assert said_at(clock, wait, 200) == [180]
+
+
+def test_nothing_is_silent_for_more_than_ten_minutes(clock: Clock) -> None:
+    def blocks() -> Iterator[int]:
+        clock.now += 1500
+        yield 0
+
+    wait = Wait("the next block")
+    assert list(wait.each(blocks())) == [0]
+    assert said_at(clock, wait, 700) == [600]
 
 
 def test_a_slow_start_is_no_measure_for_what_follows(clock: Clock) -> None:
