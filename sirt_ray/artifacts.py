@@ -26,6 +26,7 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel
 
 from sirt_ray.errors import ArtifactError
+from sirt_ray.place import at_artifact
 
 RECORD = "record.json"
 _INPUTS = ".inputs.json"
@@ -218,7 +219,8 @@ class Store:
         if not (partial / RECORD).exists():
             self._tell("started", name)
             began = time.time()
-            counts = dict(build(partial))
+            with at_artifact(name):
+                counts = dict(build(partial))
             record: Json = {
                 "name": name,
                 "fingerprint": fingerprint(stated),

@@ -181,16 +181,17 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from sirt_ray import running, study_command
     from sirt_ray.on_ray.cluster import connected
+    from sirt_ray.report.journal import run_console
 
     if studies.is_study(arguments.job):
         return study_command.run(arguments)
-    console = Console()
     job = _checked(arguments)
     run_dir = Path(job.output) / job.name
     survey = running.survey(job, run_dir)
     if arguments.dry_run:
-        _print_plan(console, run_dir, survey)
+        _print_plan(Console(), run_dir, survey)
         return 0
+    console = run_console()
     if not arguments.redo:
         survey.refuse_untrue()
     with running.run_folder(run_dir), locked(run_dir):

@@ -2,16 +2,15 @@
 
 import argparse
 import re
-from functools import partial
 from pathlib import Path
-
-from rich.console import Console
 
 from sirt_ray import jobfile
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig, ScoringConfig
 from sirt_ray.folder_lock import locked
+from sirt_ray.logs import heard_by
+from sirt_ray.place import in_run
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.survey import Survey
 
@@ -91,19 +90,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from sirt_ray.on_ray.data import check_rows_available
     from sirt_ray.on_ray.model_scores import ModelScoring
     from sirt_ray.on_ray.served_model import find_model, find_run
-    from sirt_ray.report.journal import RunJournal
+    from sirt_ray.report.journal import RunJournal, run_console
     from sirt_ray.report.progress import progress_for
     from sirt_ray.report.table import scores_tables
 
-    console = Console()
+    console = run_console()
     run = find_run(arguments.model)
     config = _config(arguments, run)
     model = find_model(arguments.model)
     check_model(arguments.model, model.path, use="asked")
     check_rows_available(config.data)
     out: Path = arguments.out or Path("runs") / f"evaluate-{_folder_name(model.name)}"
-    say = partial(console.print, soft_wrap=True, style="dim", markup=False, highlight=False)
-    scoring = ModelScoring(model, config, out, progress_for(console), say)
+    scoring = ModelScoring(model, config, out, progress_for(console))
     survey = Survey(out)
     scoring.run(survey)
     if not arguments.redo:
@@ -115,7 +113,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             scores = scoring.run(store)
         else:
             resources = ResourcesConfig(student=config.engine)
-            with connected(arguments.address, resources, out / "logs"):
+            with (
+                in_run(model.name),
+                heard_by(journal),
+                connected(arguments.address, resources, out / "logs"),
+            ):
                 scores = scoring.run(store)
         journal.finish({model.name: scores})
     for table in scores_tables({model.name: scores}, run and run.data.train):

@@ -39,6 +39,8 @@ class EngineConfig(Section):
     request_timeout_s: Positive = 600.0
     """For the answer to one request; it is then asked again. A replica that answers nothing at all
     for so long is replaced."""
+    start_timeout_s: Positive = 6 * 3600.0
+    """How long the first engine may take to answer, waiting for room included."""
 
     @model_validator(mode="after")
     def _replica_range(self) -> "EngineConfig":
@@ -68,6 +70,8 @@ class TrainerResources(Section):
     """A killed training continues at the last of these."""
     max_failures: NonNegative = 3
     """Worker failures after which training gives up; each one continues from a checkpoint."""
+    start_timeout_s: Positive = 6 * 3600.0
+    """How long the workers may wait for room."""
 
     @model_validator(mode="after")
     def _stage_can_offload(self) -> "TrainerResources":

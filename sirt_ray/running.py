@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,11 +14,16 @@ from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import InputError
+from sirt_ray.logs import heard_by
+from sirt_ray.place import in_run
 from sirt_ray.pool import SharedStore
 from sirt_ray.report.journal import SILENT, RunJournal
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.survey import Survey
+
+if TYPE_CHECKING:  # brings Ray with it
+    from sirt_ray.on_ray.stage_metrics import StageMetrics
 
 
 class Run:
@@ -43,25 +48,38 @@ class Run:
         self._console = console
         self.journal = RunJournal(run_dir, console)
         kind = Store if pool is None else SharedStore
-        self._store = kind(run_dir, redo=redo, tell=self.journal.artifact, pool=pool)
-        say = partial(console.print, soft_wrap=True, style="dim", markup=False, highlight=False)
+        self._store = kind(run_dir, redo=redo, tell=self._tell, pool=pool)
+        self._metrics: StageMetrics | None = None
         before = None if after is None else after.stages
-        self.stages: RayStages = RayStages(job, run_dir, progress_for(console), say, before)
+        self.stages: RayStages = RayStages(job, run_dir, progress_for(console), before)
 
     def loop(self) -> Loop:
         return Loop(self.job, self.stages, self._store, self.journal)
 
     def on_cluster(self, keep_engines: bool = False) -> Outcome:
         """Run the job on the Ray that this process is connected to."""
-        try:
-            self.stages.check_cluster()
-            outcome = self.loop().run()
-        except BaseException:
-            self.stages.close()
-            raise
-        if not keep_engines:
-            self.stages.close()
+        from sirt_ray.on_ray.stage_metrics import StageMetrics
+
+        with in_run(self.job.name), heard_by(self.journal):
+            self._metrics = StageMetrics(self.job.name)
+            try:
+                self.stages.check_cluster()
+                outcome = self.loop().run()
+            except BaseException as error:
+                self.journal.stopped(error)
+                self.stages.close()
+                raise
+            finally:
+                self._metrics.stopped()
+                self._metrics = None
+            if not keep_engines:
+                self.stages.close()
         return outcome
+
+    def _tell(self, kind: str, name: str, **fields: Any) -> None:
+        self.journal.artifact(kind, name, **fields)
+        if self._metrics is not None:
+            self._metrics.artifact(kind, name, **fields)
 
     def finish(self, outcome: Outcome) -> None:
         """Leave the scores in the folder and print them."""
@@ -76,7 +94,7 @@ def survey(job: JobConfig, run_dir: Path, pool: Path | None = None) -> Survey:
     from sirt_ray.on_ray.stages import RayStages
 
     found, nobody = Survey(run_dir, pool=pool), Console(quiet=True)
-    Loop(job, RayStages(job, run_dir, LogProgress(nobody), nobody.print), found, SILENT).run()
+    Loop(job, RayStages(job, run_dir, LogProgress(nobody)), found, SILENT).run()
     return found
 
 

@@ -21,6 +21,7 @@ from typing import IO, cast
 from rich.console import Console
 
 from sirt_ray.cells import CellRunner, Ended, How
+from sirt_ray.logs import as_json
 from sirt_ray.studies import Cell, Study
 
 
@@ -77,7 +78,7 @@ def _work(cells: Connection, study: Study, how: How) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     lines = _Lines()
-    runner = CellRunner(study, Console(file=cast(IO[str], lines), width=100), how)
+    runner = CellRunner(study, Console(file=cast(IO[str], lines), width=100, quiet=as_json()), how)
     try:
         while (cell := cells.recv()) is not None:
             lines.beginning = f"{cell.name} | "

@@ -16,6 +16,7 @@ from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cells import Ended, How, one_by_one
 from sirt_ray.errors import ConfigError, InputError
 from sirt_ray.folder_lock import locked
+from sirt_ray.report.journal import run_console
 from sirt_ray.side_by_side import side_by_side
 from sirt_ray.studies import STATES, Study
 
@@ -31,7 +32,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing. A cell that fails is told of and the others go on; 1 where one did."""
-    console = Console()
+    console = run_console()
     study = _checked(arguments, None)
     if arguments.dry_run:
         study_plan.show(console, study)

@@ -50,6 +50,11 @@ class EndpointClient:
         self.accepted = 0
         """Those, and the ones that wait for their turn."""
 
+    @property
+    def held_seconds(self) -> float:
+        """How long it will send nothing, because the endpoint has asked for a pause."""
+        return self._pace.held_seconds()
+
     async def answer(self, ask: Ask) -> Answer:
         """Raises RefusedByEndpointError, BudgetSpentError, or StageError where going on is of no
         use."""

@@ -33,6 +33,10 @@ class Pace:
         """No request starts within so many seconds."""
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + seconds)
 
+    def held_seconds(self) -> float:
+        """How long no request will start, beyond what the pace itself asks for."""
+        return max(0.0, self._open_at - asyncio.get_running_loop().time() - self._gap)
+
 
 def backoff_seconds(attempt: int, first: float) -> float:
     """The pause after failed attempt number `attempt` (0, 1, ...): between nothing and a bound that

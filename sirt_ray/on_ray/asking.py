@@ -10,12 +10,14 @@ questions' requests --chunks, many in flight--> Replica.sample --> replies
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sirt_ray.errors import SirtError, StageError
+from sirt_ray.logs import tell
 from sirt_ray.on_ray.requests import SampleReply, SampleRequest
 
 _ATTEMPTS_TOGETHER = 2
@@ -114,6 +116,8 @@ class Asker:
                 # Flaky edge: a replica may be lost or restarted at any moment, and Ray has many
                 # names for that. The pause differs from caller to caller.
                 last = error
+                message = f"a call of {len(chunk)} questions failed: {_last_line(error)}"
+                tell(logging.WARNING, message, "call_failed", first=chunk[0].question_id)
                 await asyncio.sleep(self._pause_s * 2**attempt * random.uniform(0.5, 1.5))
         return last, most
 

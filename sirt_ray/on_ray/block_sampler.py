@@ -17,9 +17,10 @@ from sirt_ray.config import SamplingConfig
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.asked import AskedQuestions
 from sirt_ray.on_ray.asking import Asked, Asker, Unanswered
-from sirt_ray.on_ray.metrics import SamplingMetrics
+from sirt_ray.on_ray.metrics import Emitter, count_part
 from sirt_ray.on_ray.prompting import Prompter
 from sirt_ray.on_ray.requests import SampleReply, SampleRequest
+from sirt_ray.place import Place, at
 from sirt_ray.types import Completion, Graded, Judgement, PromptKind, Question, StopReason
 
 Grade = Callable[[str, Question], Judgement]
@@ -88,6 +89,7 @@ class BlockJob:
     """Calls that one actor has under way: as many as fill the replicas that it feeds."""
     timeout_s: float
     """For the engine's answer to one call."""
+    place: Place
 
 
 def request_seed(seed: int, question_id: str, kind: PromptKind) -> int:
@@ -119,10 +121,14 @@ class BlockSampler:
         self._job = job
         self._questions = AskedQuestions(Path(job.out))
         self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
-        self._metrics = SamplingMetrics(job.name)
+        self._emitter = Emitter(job.place)
 
     async def sample(self, first: int, count: int) -> dict[str, Any]:
         """Sample the questions, write the part, and return its counts."""
+        with at(self._job.place):
+            return await self._sample(first, count)
+
+    async def _sample(self, first: int, count: int) -> dict[str, Any]:
         questions = self._questions.read(first, count)
         chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]
         made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
@@ -142,7 +148,7 @@ class BlockSampler:
         made["questions"] = count
         counts = {**made, "first": first, "first_id": questions[0].id, "dropped": dropped}
         await asyncio.to_thread(self._write, graded, counts)
-        self._metrics.add(counts)
+        count_part(self._emitter, counts)
         return counts
 
     def _write(self, graded: list[Graded], counts: dict[str, Any]) -> None:

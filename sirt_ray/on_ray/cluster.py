@@ -16,6 +16,7 @@ from ray._private.state import state as cluster_state
 from ray.data import DataContext
 
 from sirt_ray.errors import ResourceError
+from sirt_ray.logs import as_json
 from sirt_ray.on_ray.needs import of_trainer
 from sirt_ray.on_ray.placement import bundles
 from sirt_ray.resources import ResourcesConfig
@@ -52,13 +53,17 @@ def connected(
     Ray's own log lines of this process go to `logs/ray.log` and what it writes to standard error to
     `logs/stderr.log`; those of its workers stay in Ray's session folder.
     """
-    _log_to(logs / "ray.log")
-    with noise_to(logs / "stderr.log"), _joined(address, resources, at_once):
+    with noise_to(logs / "stderr.log"), _joined(address, resources, logs / "ray.log", at_once):
         yield ray.get_runtime_context().gcs_address
 
 
 @contextmanager
-def _joined(address: str | None, resources: ResourcesConfig, at_once: int) -> Generator[None]:
+def _joined(
+    address: str | None, resources: ResourcesConfig, log: Path, at_once: int
+) -> Generator[None]:
+    _log_to(log)
+    # The lines of the job's workers, which stay in Ray's session folder.
+    worker_logs = ray.LoggingConfig(encoding="JSON") if as_json() else None
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
@@ -71,9 +76,15 @@ def _joined(address: str | None, resources: ResourcesConfig, at_once: int) -> Ge
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
+                logging_config=worker_logs,
             )
         else:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_config=worker_logs,
+            )
     except SystemExit:
         # What Ray makes of SIGTERM while it starts; for our callers that is a stop like any other.
         raise KeyboardInterrupt from None
@@ -83,6 +94,8 @@ def _joined(address: str | None, resources: ResourcesConfig, at_once: int) -> Ge
             f"cannot reach {where}: {error}. Check the address and that Ray's version is the same"
             " on both sides"
         ) from error
+    if worker_logs is not None:  # It has applied to this process, too.
+        _log_to(log)
     # Ray puts a handler of its own in front of ours (2.60), and the process is aborted before
     # engines and Serve are stopped.
     if on_sigterm is not None:

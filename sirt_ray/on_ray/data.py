@@ -36,8 +36,10 @@ from sirt_ray.config import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.on_ray.hub import download
+from sirt_ray.on_ray.room import room
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
+from sirt_ray.waiting import waiting
 
 _ROWS_PER_BLOCK = 1000
 """Of rows that the driver hands over. Files are cut into blocks by Ray Data."""
@@ -60,8 +62,7 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
     """Write `out/<benchmark>/<train|validation|test>.parquet` and count what became of every row.
 
     `train` and `validation` come from the training rows of the benchmarks in `data.train`
-    (`benchmarks/selection.py` says how), `test` from the test rows of those in `data.evaluate`. A
-    generator's test questions are the same for every seed, as a published split's are.
+    (`benchmarks/selection.py` says how), `test` from the test rows of those in `data.evaluate`.
 
     Ray must be running. Raises one DataError for all rows of all benchmarks that cannot be used.
     """
@@ -178,8 +179,9 @@ def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) ->
     converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
     found: list[dict[str, Any]] = []
     try:
-        for batch in converted.iter_batches(batch_size=None, batch_format="pyarrow"):
-            found += cast(pa.Table, batch).to_pylist()
+        with waiting(f"{part} rows of {benchmark.name}", partial(room, [{"CPU": 1.0}])) as wait:
+            for batch in wait.each(converted.iter_batches(batch_size=None, batch_format="pyarrow")):
+                found += cast(pa.Table, batch).to_pylist()
     except Exception as error:  # Ray wraps what its tasks raise in classes of its own
         raise _told(error, benchmark, part, where) from error
     if not found:

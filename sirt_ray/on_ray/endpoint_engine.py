@@ -131,7 +131,8 @@ class EndpointEngine:
 
     def load_now(self) -> ReplicaLoad:
         client = self._client
-        return ReplicaLoad(client.running, client.accepted - client.running)
+        waiting = client.accepted - client.running
+        return ReplicaLoad(client.running, waiting, held_s=client.held_seconds)
 
     @property
     def max_model_len(self) -> int:

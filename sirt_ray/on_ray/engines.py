@@ -1,7 +1,6 @@
 """Which engines are up: started when first needed, given new weights while they run, stopped when
 the trainer needs their place."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,10 +23,9 @@ Role = Literal["teacher", "student"]
 class Engines:
     """The teacher's and the student's server of one run."""
 
-    def __init__(self, job: JobConfig, run_dir: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, job: JobConfig, run_dir: Path) -> None:
         self._job = job
         self._run_dir = run_dir
-        self._say = say
         self._up: dict[Role, ModelServer] = {}
 
     def check_cluster(self) -> None:
@@ -56,7 +54,7 @@ class Engines:
         if role not in self._up:
             self._up[role] = self._deploy(role, policy)
         server = self._up[role]
-        server.wait_until_ready(self._say)
+        server.wait_until_ready()
         if server.policy != policy:
             server.load(policy)
         return server

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from sirt_ray.benchmarks.base import Benchmark, Hub, Part
 from sirt_ray.errors import DataError
+from sirt_ray.waiting import waiting
 
 
 def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
@@ -21,13 +22,16 @@ def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
     name = benchmark.split_names(part)[0]
     datasets.disable_progress_bars()
     try:
-        if source.files is not None:
-            loaded = [_files_of(source, source.files.format(split=name))]
-        else:
-            loaded = [
-                datasets.load_dataset(source.dataset, config, revision=source.revision, split=name)
-                for config in source.configs or (None,)
-            ]
+        with waiting(f"the hub's {source.dataset}, split {name}"):
+            if source.files is not None:
+                loaded = [_files_of(source, source.files.format(split=name))]
+            else:
+                loaded = [
+                    datasets.load_dataset(
+                        source.dataset, config, revision=source.revision, split=name
+                    )
+                    for config in source.configs or (None,)
+                ]
         columns = list(benchmark.columns)
         tables = [rows.select_columns(columns).with_format("arrow")[:] for rows in loaded]
     except Exception as error:  # a network has no list of what it may raise

@@ -1,73 +1,194 @@
 """Figures for Prometheus, through Ray's own metrics: every node serves them on its metrics port.
 
-sirt_questions_total{stage}  sirt_completions_total{stage, verdict}  sirt_tokens_total{stage, kind}
-sirt_dropped_questions_total{stage, reason}  sirt_retries_total{stage}
-sirt_engine_running{role}  sirt_engine_waiting{role}
-sirt_engine_prefix_tokens_total{role, found}
+All there are stand in `METRICS`. In Prometheus their names begin with `ray_`, and those of counters
+end with `_total`. Each has the labels run, round and stage (`place.py`); some have one or two more.
+`cluster/grafana/sirt-ray.json` shows all of them.
+
+A metric that is made before its process is connected to Ray is lost without a word (Ray 2.60):
+what emits is made when the work begins.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge
 
-from sirt_ray.on_ray.requests import ReplicaLoad
+from sirt_ray.place import Place
+
+_PLACE = ("run", "round", "stage")
 
 
-class SamplingMetrics:
-    """What a sampling actor counts, for one stage."""
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    """As Grafana calls it: `short` is a number of things."""
+    help: str
+    labels: tuple[str, ...] = ()
+    """Beside run, round and stage."""
 
-    def __init__(self, stage: str) -> None:
-        self._stage = {"stage": stage}
-        self._questions = Counter("sirt_questions", "Questions sampled.", ("stage",))
-        self._completions = Counter(
-            "sirt_completions", "Completions, by verdict.", ("stage", "verdict")
-        )
-        self._tokens = Counter(
-            "sirt_tokens", "Tokens of prompts and completions.", ("stage", "kind")
-        )
-        self._dropped = Counter(
-            "sirt_dropped_questions", "Questions without completions.", ("stage", "reason")
-        )
-        self._retries = Counter("sirt_retries", "Requests asked again.", ("stage",))
-
-    def add(self, counts: Mapping[str, Any]) -> None:
-        """The counts of one finished part."""
-        _inc(self._questions, counts["questions"], self._stage)
-        _inc(self._retries, counts["retries"], self._stage)
-        for verdict in ("right", "wrong", "unparseable"):
-            _inc(self._completions, counts[verdict], self._stage | {"verdict": verdict})
-        for kind in ("prompt", "completion"):
-            _inc(self._tokens, counts[f"{kind}_tokens"], self._stage | {"kind": kind})
-        for drop in counts["dropped"]:
-            _inc(self._dropped, 1, self._stage | {"reason": drop["reason"]})
+    @property
+    def exported(self) -> str:
+        """Its name in Prometheus."""
+        return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
-class EngineMetrics:
-    """What a replica shows of its engine."""
-
-    def __init__(self, role: str) -> None:
-        self._role = {"role": role}
-        self._last = ReplicaLoad()
-        self._running = Gauge("sirt_engine_running", "Sequences that decode now.", ("role",))
-        self._waiting = Gauge("sirt_engine_waiting", "Sequences waiting for a place.", ("role",))
-        self._prefix = Counter(
+METRICS = {
+    metric.name: metric
+    for metric in (
+        # Stages
+        Metric("sirt_stage_running", "gauge", "short", "1 while the stage works, then 0."),
+        Metric("sirt_stage_seconds", "gauge", "s", "What the finished stage took."),
+        Metric("sirt_demonstrations", "gauge", "short", "Questions by their fate.", ("fate",)),
+        Metric(
+            "sirt_accuracy",
+            "gauge",
+            "percentunit",
+            "Share of test questions answered right.",
+            ("benchmark", "prompt"),
+        ),
+        # Sampling: counted by the sampling actors
+        Metric("sirt_questions", "counter", "short", "Questions sampled."),
+        Metric("sirt_completions", "counter", "short", "Completions by verdict.", ("verdict",)),
+        Metric("sirt_tokens", "counter", "short", "Tokens of prompts and completions.", ("kind",)),
+        Metric(
+            "sirt_dropped_questions",
+            "counter",
+            "short",
+            "Questions without completions, by reason.",
+            ("reason",),
+        ),
+        Metric("sirt_retries", "counter", "short", "Calls to engines made again."),
+        # Engines: asked by the driver
+        Metric(
+            "sirt_replicas",
+            "gauge",
+            "short",
+            "Engines that are ready, and that are wanted now.",
+            ("role", "state"),
+        ),
+        Metric(
+            "sirt_engine_sequences",
+            "gauge",
+            "short",
+            "Sequences that decode, and that are queued for a place.",
+            ("role", "state"),
+        ),
+        Metric(
             "sirt_engine_prefix_tokens",
+            "counter",
+            "short",
             "Prompt tokens, by whether the prefix cache had them.",
             ("role", "found"),
-        )
+        ),
+        # Pairs
+        Metric("sirt_pairs", "gauge", "short", "Preference pairs made."),
+        Metric(
+            "sirt_pair_questions",
+            "gauge",
+            "short",
+            "Questions with samples, by whether they gave a pair.",
+            ("paired",),
+        ),
+        Metric(
+            "sirt_unpaired",
+            "gauge",
+            "short",
+            "Questions and completions that gave no pair, by reason.",
+            ("reason",),
+        ),
+        # Training
+        Metric("sirt_training_step", "gauge", "short", "Optimizer steps done."),
+        Metric("sirt_training_total_steps", "gauge", "short", "Optimizer steps planned."),
+        Metric("sirt_training_loss", "gauge", "none", "Loss of the newest step."),
+        Metric("sirt_training_validation_loss", "gauge", "none", "Loss on held-out questions."),
+        Metric("sirt_training_margin", "gauge", "none", "Reward margin of chosen over rejected."),
+        Metric("sirt_training_learning_rate", "gauge", "none", "Of the newest step."),
+        Metric("sirt_training_tokens_per_second", "gauge", "short", "Tokens trained on a second."),
+        Metric(
+            "sirt_training_mfu", "gauge", "percentunit", "Share of the GPUs' peak that is used."
+        ),
+        Metric("sirt_training_peak_memory_bytes", "gauge", "bytes", "Of one worker's device."),
+        # Wasted work
+        Metric(
+            "sirt_wasted_tokens",
+            "gauge",
+            "short",
+            "Tokens that engines wrote and no block has: of calls made again, and of blocks lost.",
+        ),
+        Metric(
+            "sirt_repeated_steps",
+            "gauge",
+            "short",
+            "Optimizer steps done again: those behind the checkpoint that was gone on from.",
+        ),
+        Metric("sirt_repeated_seconds", "gauge", "s", "What the repeated steps took."),
+    )
+}
 
-    def set(self, load: ReplicaLoad) -> None:
-        self._running.set(load.running, self._role)
-        self._waiting.set(load.waiting, self._role)
-        hit = load.prefix_hit_tokens - self._last.prefix_hit_tokens
-        asked = load.prefix_queried_tokens - self._last.prefix_queried_tokens
-        _inc(self._prefix, hit, self._role | {"found": "yes"})
-        _inc(self._prefix, asked - hit, self._role | {"found": "no"})
-        self._last = load
+
+class Emitter:
+    """Emits from this process, about one place; make it when the process is connected to Ray."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = asdict(place)
+        self._instruments: dict[str, Counter | Gauge] = {}
+
+    def set(self, name: str, value: float | None, **labels: str) -> None:
+        """None: not known, which changes nothing."""
+        gauge = self._instrument(name)
+        assert isinstance(gauge, Gauge)
+        gauge.set(value, self._place | labels)
+
+    def add(self, name: str, by: float, **labels: str) -> None:
+        counter = self._instrument(name)
+        assert isinstance(counter, Counter)
+        if by > 0:  # Ray refuses to count zero.
+            counter.inc(by, self._place | labels)
+
+    def _instrument(self, name: str) -> Counter | Gauge:
+        if name not in self._instruments:
+            metric = METRICS[name]
+            kind = Counter if metric.kind == "counter" else Gauge
+            self._instruments[name] = kind(name, metric.help, (*_PLACE, *metric.labels))
+        return self._instruments[name]
 
 
-def _inc(counter: Counter, by: float, tags: dict[str, str]) -> None:
-    """Ray refuses to count zero."""
-    if by > 0:
-        counter.inc(by, tags)
+def count_part(emitter: Emitter, counts: Mapping[str, Any]) -> None:
+    """The counts of one finished part of a sampling."""
+    emitter.add("sirt_questions", counts["questions"])
+    emitter.add("sirt_retries", counts["retries"])
+    for verdict in ("right", "wrong", "unparseable"):
+        emitter.add("sirt_completions", counts[verdict], verdict=verdict)
+    for kind in ("prompt", "completion"):
+        emitter.add("sirt_tokens", counts[f"{kind}_tokens"], kind=kind)
+    for drop in counts["dropped"]:
+        emitter.add("sirt_dropped_questions", 1, reason=drop["reason"])
+
+
+_OF_A_LINE = {
+    "step": "sirt_training_step",
+    "total_steps": "sirt_training_total_steps",
+    "loss": "sirt_training_loss",
+    "validation_loss": "sirt_training_validation_loss",
+    "margin": "sirt_training_margin",
+    "lr": "sirt_training_learning_rate",
+    "tokens_per_second": "sirt_training_tokens_per_second",
+    "mfu": "sirt_training_mfu",
+}
+
+
+def show_training(emitter: Emitter, line: Mapping[str, Any], repeated: Mapping[str, float]) -> None:
+    """A line of a training's metrics, and what was done again so far: `steps`, `seconds`."""
+    for key, name in _OF_A_LINE.items():
+        emitter.set(name, line.get(key))
+    if "peak_memory_gib" in line:
+        emitter.set("sirt_training_peak_memory_bytes", line["peak_memory_gib"] * 2**30)
+    show_repeated(emitter, repeated)
+
+
+def show_repeated(emitter: Emitter, repeated: Mapping[str, float]) -> None:
+    emitter.set("sirt_repeated_steps", repeated.get("steps", 0))
+    emitter.set("sirt_repeated_seconds", repeated.get("seconds", 0.0))

@@ -4,7 +4,7 @@ out/questions/    the test questions
     evaluation/   the graded answers, and the scores in its record
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,6 @@ class ModelScoring:
     config: ScoringConfig
     out: Path
     progress: Progress
-    say: Callable[[str], None]
 
     def run(self, store: Store) -> Scores:
         """The scores, or what is left to be asked for them. Ray must be running where `store` has
@@ -80,7 +79,7 @@ class ModelScoring:
             )
 
         try:
-            server.wait_until_ready(self.say)
+            server.wait_until_ready()
             asked = data.read_questions(questions.path, config.benchmarks, "test")
             return evaluate(out, {"test": asked}, config.prompts, ask)
         finally:

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
+from sirt_ray.logs import Said, heard_by
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.api_key import KeyCheck
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
@@ -94,7 +95,8 @@ def opened(
         server = ModelServer(
             model.name, Policy(model.name, model.path), model.engine, app, Path(), handle
         )
-        server.wait_until_ready(say)
+        with heard_by(Said(say)):
+            server.wait_until_ready()
         _wait_for_answer(door, address)
         yield Endpoint(app, server.max_model_len)
     finally:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.metrics import EngineMetrics
 from sirt_ray.on_ray.requests import (
     Answered,
     Engine,
@@ -66,7 +65,6 @@ class Replica:
         self._name = uuid.uuid4().hex
         self._last_answer = time.monotonic()
         self._policy = read_pointer(pointer)
-        self._metrics = EngineMetrics(role)
         try:
             await self._engine.start(self._policy)
         except Exception as error:
@@ -84,13 +82,10 @@ class Replica:
 
     async def load_now(self) -> tuple[str, ReplicaLoad]:
         """The replica's name and how busy it is."""
-        load = self._engine.load_now()
-        self._metrics.set(load)
-        return self._name, load
+        return self._name, self._engine.load_now()
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; it replaces the replica where this raises."""
-        self._metrics.set(self._engine.load_now())
         await self._engine.check_health()
 
     async def sample(self, requests: tuple[SampleRequest, ...]) -> tuple[SampleReply, ...]:

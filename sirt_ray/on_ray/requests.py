@@ -80,6 +80,8 @@ class ReplicaLoad:
     prefix_queried_tokens: int = 0
     """Prompt tokens that were looked up in the prefix cache."""
     prefix_hit_tokens: int = 0
+    held_s: float = 0.0
+    """Seconds in which it will begin no request, because an endpoint has asked for a pause."""
 
 
 class RefusedError(Exception):

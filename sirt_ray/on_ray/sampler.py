@@ -24,8 +24,10 @@ from sirt_ray.on_ray.placement import calls_in_flight, questions_per_call
 from sirt_ray.on_ray.prompting import Prompter
 from sirt_ray.on_ray.serving import ModelServer
 from sirt_ray.on_ray.watch import Usage, watched
+from sirt_ray.place import here
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Question
+from sirt_ray.waiting import waiting
 
 _MOST_PARTS = 1000
 """Of one sampling: each costs the driver a task to hold and a file to look at."""
@@ -73,8 +75,9 @@ def sample(
         with (
             progress.stage(name, total, "questions") as bar,
             watched(server, bar, done, out) as watch,
+            waiting(f"the next block of {name}", watch.told) as wait,
         ):
-            for made in server.samplers.run(blocks, job):
+            for made in wait.each(server.samplers.run(blocks, job)):
                 watch.finished(made["questions"])
     counts = _total(out, name)
     shutil.rmtree(out / ".asked")
@@ -102,6 +105,7 @@ def _job(
         calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question)
         * server.samplers.replicas_per_actor,
         timeout_s=server.engine.request_timeout_s,
+        place=here(),
     )
 
 

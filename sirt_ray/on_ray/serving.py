@@ -2,7 +2,7 @@
 
     server = ModelServer.deploy("student", policy, engine, run="demo", pointers=run_dir / "serving")
     other = ModelServer.deploy("teacher", ...)       # starts at the same time
-    server.wait_until_ready(progress)
+    server.wait_until_ready()
     server.load(Policy("round_01", path))            # the running engines; no restart
     server.stop()
 
@@ -13,11 +13,9 @@ started later, by autoscaling or after a crash, reads it.
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
@@ -26,21 +24,21 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
-from sirt_ray.on_ray.needs import check_resources, describe
+from sirt_ray.on_ray.needs import check_resources
 from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
+from sirt_ray.on_ray.room import room, waits_for_room
 from sirt_ray.on_ray.samplers import Samplers
 from sirt_ray.on_ray.vllm_engine import VllmEngine
 from sirt_ray.resources import EngineConfig
-
-Say = Callable[[str], None]
+from sirt_ray.waiting import Wait, waiting
 
 _POLL_SECONDS = 0.2
-_SAY_EVERY_SECONDS = 30.0
 _LOAD_TIMEOUT_SECONDS = 1800.0
 _DEAD_UNTIL_NOTICED_SECONDS = 60.0
 _FACTS_TIMEOUT_SECONDS = 60.0
+_GOING = ("STOPPING", "STOPPED")
 _MEMORY = re.compile(r"memory|KV cache|kv cache", re.IGNORECASE)
 """A failed start whose reason says so lacks memory; any other has a model it cannot serve."""
 
@@ -106,35 +104,39 @@ class ModelServer:
         return server
 
     @classmethod
-    def start(cls, *args: Any, say: Say | None = None, **kwargs: Any) -> "ModelServer":
+    def start(cls, *args: Any, **kwargs: Any) -> "ModelServer":
         """`deploy`, then `wait_until_ready`."""
         server = cls.deploy(*args, **kwargs)
-        server.wait_until_ready(say)
+        server.wait_until_ready()
         return server
 
-    def wait_until_ready(self, say: Say | None = None) -> None:
-        """Wait until an engine answers; every 30 s `say` what is waited for."""
-        began = said = time.monotonic()
-        while (status := serve.status().applications[self.app]).status != "RUNNING":
-            text = "\n".join([status.message, *(d.message for d in status.deployments.values())])
-            # A running server whose lost engine is being replaced is UNHEALTHY for a while.
-            if status.status == "DEPLOY_FAILED" or ENGINE_FAILED in text:
-                self.stop()
-                raise self._start_error(text)
-            now = time.monotonic()
-            if say is not None and now - said >= _SAY_EVERY_SECONDS:
-                said = now
-                say(f"{now - began:.0f} s: waiting for the {self.role} engine. {self._waits_for()}")
-            time.sleep(_POLL_SECONDS)
-        if self._facts is None:
-            self._facts = self.handle.facts.remote().result(timeout_s=_FACTS_TIMEOUT_SECONDS)
+    def wait_until_ready(self) -> None:
+        """Wait until an engine answers. Raises what keeps it from starting, and ResourceError after
+        `start_timeout_s`."""
+        limit_s = self.engine.start_timeout_s
+        with waiting(f"the {self.role} engine", self._missing, limit_s) as wait:
+            while (status := serve.status().applications[self.app]).status != "RUNNING":
+                messages = [status.message, *(d.message for d in status.deployments.values())]
+                text = "\n".join(messages)
+                # A running server whose lost engine is being replaced is UNHEALTHY for a while.
+                if status.status == "DEPLOY_FAILED" or ENGINE_FAILED in text:
+                    self.stop()
+                    raise self._start_error(text)
+                if wait.over:
+                    error = self._late(wait)
+                    self.stop()
+                    raise error
+                time.sleep(_POLL_SECONDS)
+            if self._facts is None:
+                self._facts = self.handle.facts.remote().result(timeout_s=_FACTS_TIMEOUT_SECONDS)
 
     def load(self, policy: Policy) -> None:
         """New weights in every running engine; later replicas read the pointer. Raises the engine's
         refusal, which leaves everything as it was."""
         write_pointer(self._pointer, policy)
         try:
-            versions = self._broadcast_load(policy)
+            with waiting(f"the {self.role} engines to load the weights of {policy.version}"):
+                versions = self._broadcast_load(policy)
         except RayTaskError as error:
             write_pointer(self._pointer, self.policy)
             if isinstance(error.cause, SirtError):
@@ -164,10 +166,17 @@ class ModelServer:
         """How busy each running replica is, by its name."""
         return dict(self.handle.broadcast("load_now").results(timeout_s=timeout_s))
 
+    def replicas_wanted(self) -> int:
+        """How many Serve wants now: those that run, and those that start."""
+        status = serve.status().applications.get(self.app)
+        states = [] if status is None else [d.replica_states for d in status.deployments.values()]
+        return sum(n for each in states for state, n in each.items() if state not in _GOING)
+
     def stop(self) -> None:
         self.samplers.stop()
         if self.app in serve.status().applications:
-            serve.delete(self.app)
+            with waiting(f"the end of the {self.role} engine"):
+                serve.delete(self.app)
 
     @property
     def version(self) -> str:
@@ -190,12 +199,15 @@ class ModelServer:
             raise StageError(f"the {self.role} engine is not ready: call wait_until_ready first")
         return self._facts
 
-    def _waits_for(self) -> str:
-        wanted = bundles(self.engine, on_gpu(self.engine))
-        available = ray.available_resources()
-        return (
-            f"It needs {' and '.join(map(describe, wanted))}; free now: {describe(available)}."
-            " Loading a large model takes minutes"
+    def _missing(self) -> str:
+        if waits_for_room():
+            return room(bundles(self.engine, on_gpu(self.engine)))
+        return "it has its place and loads, which takes minutes for a large model"
+
+    def _late(self, wait: Wait) -> Exception:
+        return ResourceError(
+            f"gave up {wait.text}. Free room for it or add nodes, or raise the engine's"
+            " start_timeout_s; the same command continues"
         )
 
     def _start_error(self, text: str) -> Exception:

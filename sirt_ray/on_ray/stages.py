@@ -4,7 +4,7 @@ The student's engine stays up from the baseline to the last round and takes new 
 runs; the teacher's ends with its last stage.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sirt_ray import tables
@@ -34,14 +34,13 @@ class RayStages:
         job: JobConfig,
         run_dir: Path,
         progress: Progress,
-        say: Callable[[str], None],
         after: "RayStages | None" = None,
     ) -> None:
         """`after`: the stages of a job that has ended on the same cluster, whose engines may go on
         running; they are not to be used any more."""
         self._job = job
         self._progress = progress
-        engines = Engines(job, run_dir, say)
+        engines = Engines(job, run_dir)
         self._engines = engines if after is None else after._engines.hand_over(engines)
 
     def check_cluster(self) -> None:

@@ -6,24 +6,27 @@ the trainer's own, so a Ray Train run is only one attempt and gets a name of its
 Train would take a used name for a run to continue.
 """
 
+import logging
+import math
 import os
-import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sirt_ray import errors
 from sirt_ray.core.interfaces import Counts, Progress
-from sirt_ray.errors import SirtError, StageError
+from sirt_ray.errors import ResourceError, SirtError, StageError
+from sirt_ray.logs import tell
+from sirt_ray.on_ray.training_watch import watched
+from sirt_ray.place import Place, at, here
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
-from sirt_ray.training.workfolder import WorkFolder, last_line
+from sirt_ray.training.workfolder import WorkFolder
 
-_POLL_SECONDS = 0.5
-_SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_second", "mfu")
+_START_ATTEMPT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_START_ATTEMPT_SECONDS = 60.0
+"""For so long Ray Train waits for room at once; then it asks for it anew."""
 
 
 def tune(
@@ -115,7 +118,7 @@ def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
     result = work.result()
     if result is None:
         attempt = work.claim(task.resources)
-        with _watched(work, name, progress):
+        with watched(work, task.resources, name, progress):
             _fit(task, work, attempt, name)
         result = work.result()
         assert result is not None, "the workers ended without a result"
@@ -141,7 +144,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task, "attempt": attempt},
+        train_loop_config={"task": task, "attempt": attempt, "place": here()},
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=gpus > 0,
@@ -154,14 +157,17 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
         run_config=RunConfig(
             name=f"{name.replace('/', '-')}-{attempt}",
             storage_path=str(work.path / "ray"),
-            failure_config=FailureConfig(max_failures=resources.max_failures),
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures,
+                controller_failure_limit=_start_attempts(resources) - 1,
+            ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise _met_by_worker(work) or StageError(_died(error, resources)) from error
+        raise _met_by_worker(work) or _failed(error, resources) from error
     met = _met_by_worker(work)
     if met is not None:
         raise met
@@ -173,15 +179,21 @@ def _worker(given: dict[str, Any]) -> None:
     An error that any further attempt would meet again is left in the work folder. It is raised, so
     that Ray Train ends the other workers, and the attempt that it then makes returns at once.
     """
-    task: Task = given["task"]
-    work = WorkFolder(task.out, given["attempt"])
+    place: Place = given["place"]
+    with at(place):
+        _work(given["task"], given["attempt"])
+
+
+def _work(task: Task, attempt: str) -> None:
+    work = WorkFolder(task.out, attempt)
     if work.failure() is not None:
         return
     device = _device(task.resources)
+    tell(logging.INFO, f"a training worker begins on {device}", "worker_began", attempt=attempt)
     from sirt_ray.training.run import run
 
     try:
-        run(task, device, given["attempt"])
+        run(task, device, attempt)
     except SirtError as error:
         work.fail(type(error).__name__, str(error))
         raise
@@ -226,6 +238,23 @@ def _met_by_worker(work: WorkFolder) -> SirtError | None:
     return kind(failure["message"])
 
 
+def _start_attempts(resources: TrainerResources) -> int:
+    attempt_s = float(os.environ.get(_START_ATTEMPT, _START_ATTEMPT_SECONDS))
+    return max(1, math.ceil(resources.start_timeout_s / attempt_s))
+
+
+def _failed(error: Exception, resources: TrainerResources) -> SirtError:
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        return ResourceError(
+            f"the {resources.num_workers} training workers found no room in"
+            f" {resources.start_timeout_s:g} s. Free what they need or add nodes, or raise"
+            " resources.trainer.start_timeout_s; the same command continues"
+        )
+    return StageError(_died(error, resources))
+
+
 def _died(error: Exception, resources: TrainerResources) -> str:
     said = str(error).strip().splitlines()
     memory = (
@@ -238,39 +267,3 @@ def _died(error: Exception, resources: TrainerResources) -> str:
         f" {said[-1] if said else error!r}.{memory} The same command continues from the last"
         " checkpoint"
     )
-
-
-@contextmanager
-def _watched(work: WorkFolder, name: str, progress: Progress) -> Generator[None]:
-    """Show how far the workers are, by the lines they write, while the block runs."""
-    over = threading.Event()
-    watcher = threading.Thread(target=_show, args=(work, name, progress, over), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-
-
-def _show(work: WorkFolder, name: str, progress: Progress, over: threading.Event) -> None:
-    """The bar opens with the first line: only the workers know how many steps there are."""
-    line = None
-    while line is None:
-        if over.wait(_POLL_SECONDS):
-            return
-        line = last_line(work.metrics)
-    with progress.stage(name, line["total_steps"], "steps") as bar:
-        while True:
-            line = last_line(work.metrics) or line
-            bar.update(line["step"], **_figures(line))
-            if over.wait(_POLL_SECONDS):
-                return
-
-
-def _figures(line: Mapping[str, Any]) -> dict[str, str | float]:
-    """What of a line stands beside the bar."""
-    figures: dict[str, str | float] = {key: line[key] for key in _SHOWN if key in line}
-    if "warnings" in line:
-        figures["warnings"] = ", ".join(line["warnings"])
-    return figures

@@ -18,8 +18,10 @@ from ray.serve.exceptions import RayServeException
 
 from sirt_ray.artifacts import write_json
 from sirt_ray.core.interfaces import Bar
+from sirt_ray.on_ray.metrics import Emitter
 from sirt_ray.on_ray.requests import ReplicaLoad
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.place import here
 
 _EVERY_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
@@ -35,6 +37,8 @@ class Usage:
     gpu_seconds: float = 0.0
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
+    generated_tokens: int = 0
+    """By the replicas' own count, whatever became of them."""
 
     @classmethod
     def of(cls, out: Path) -> "Usage":
@@ -45,13 +49,15 @@ class Usage:
         write_json(out / _FILE, asdict(self))
 
     def summary(self, completion_tokens: int) -> dict[str, Any]:
-        """For the artifact's record."""
+        """For the artifact's record. Wasted are tokens of calls that were made again and of blocks
+        that were lost; what a replica wrote in its last two seconds is not known."""
         return {
             "seconds": round(self.seconds, 1),
             "replica_seconds": round(self.replica_seconds, 1),
             "gpu_seconds": round(self.gpu_seconds, 1),
             "tokens_per_second": round(completion_tokens / self.seconds) if self.seconds else 0,
             "prefix_hit_share": round(self.prefix_hit_share, 3),
+            "wasted_tokens": max(0, self.generated_tokens - completion_tokens),
         }
 
     @property
@@ -60,7 +66,8 @@ class Usage:
 
 
 class Watch:
-    """Shows on the bar how many questions are finished and how busy the engines are."""
+    """Shows how many questions are finished and how busy the engines are: on the bar, in metrics,
+    and to who waits."""
 
     def __init__(self, server: ModelServer, bar: Bar, done: int, out: Path) -> None:
         self._server, self._bar, self._out = server, bar, out
@@ -69,6 +76,8 @@ class Watch:
         self._began = self._looked = time.monotonic()
         self._last: dict[str, ReplicaLoad] = {}
         self._figures: dict[str, str | float] = {}
+        self._wanted, self._held_s = 0, 0.0
+        self._emitter = Emitter(here())
         self._lock = threading.Lock()
         self._show()
 
@@ -89,13 +98,17 @@ class Watch:
         tokens = self._since_last(loads, "generated_tokens")
         usage, replicas = self._usage, len(loads)
         usage.seconds += seconds
+        usage.generated_tokens += tokens
         usage.replica_seconds += seconds * replicas
         usage.gpu_seconds += seconds * replicas * self._server.gpus_per_replica
-        usage.prefix_queried_tokens += self._since_last(loads, "prefix_queried_tokens")
-        usage.prefix_hit_tokens += self._since_last(loads, "prefix_hit_tokens")
+        queried = self._since_last(loads, "prefix_queried_tokens")
+        hit = self._since_last(loads, "prefix_hit_tokens")
+        usage.prefix_queried_tokens += queried
+        usage.prefix_hit_tokens += hit
         with suppress(OSError):  # That a disk is full is said by the parts, which matter more.
             usage.save(self._out)
         self._last |= loads
+        self._held_s = max((load.held_s for load in loads.values()), default=0.0)
         with self._lock:
             self._figures = {
                 "tokens/s": round(tokens / seconds),
@@ -106,6 +119,35 @@ class Watch:
                 "prefix hits": f"{usage.prefix_hit_share:.0%}",
             }
             self._show()
+        with suppress(RayError, RayServeException):
+            self._wanted = self._server.replicas_wanted()
+        self._emit_replicas(replicas, self._wanted)
+        emit, role = self._emitter, self._server.role
+        for state in ("decoding", "queued"):
+            emit.set("sirt_engine_sequences", float(self._figures[state]), role=role, state=state)
+        emit.add("sirt_engine_prefix_tokens", hit, role=role, found="yes")
+        emit.add("sirt_engine_prefix_tokens", queried - hit, role=role, found="no")
+
+    def end(self) -> None:
+        """A last look; the stage has no replicas from now on."""
+        self.look()
+        self._emit_replicas(0, 0)
+
+    def told(self) -> str:
+        """What the engines are at, for who waits for a block."""
+        ready, decode, queued = (
+            self._figures.get(name, 0) for name in ("replicas", "decoding", "queued")
+        )
+        held = f"; the endpoint asks for a pause of {self._held_s:.0f} s" if self._held_s else ""
+        return (
+            f"{ready} of {self._wanted} replicas are ready, {decode} sequences decode and {queued}"
+            f" are queued{held}"
+        )
+
+    def _emit_replicas(self, ready: int, wanted: int) -> None:
+        role = self._server.role
+        self._emitter.set("sirt_replicas", ready, role=role, state="ready")
+        self._emitter.set("sirt_replicas", wanted, role=role, state="wanted")
 
     def _loads(self) -> dict[str, ReplicaLoad]:
         try:
@@ -142,4 +184,4 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
     finally:
         stop.set()
         thread.join()
-        watch.look()
+        watch.end()

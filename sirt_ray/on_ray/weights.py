@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
+from sirt_ray.waiting import waiting
 
 _KEPT = 4
 """Copies of one place, the versions of a run's student for example. Those that were used least
@@ -62,7 +63,7 @@ def local_folder(policy: Policy) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    with explained(policy.path):
+    with explained(policy.path), waiting(f"the hub's {policy.path}"):
         return Path(snapshot_download(policy.path, revision=policy.revision))
 
 
@@ -90,7 +91,10 @@ def _from_storage(policy: Policy) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
     whole = place / key
-    with FileLock(place / ".lock"):
+    with (
+        waiting(f"{uri}, which this or another process of the node fetches"),
+        FileLock(place / ".lock"),
+    ):
         if not _is_whole(whole, listing):
             shutil.rmtree(whole, ignore_errors=True)
             _fetch(store, folder, listing, whole)

@@ -1,7 +1,9 @@
-"""What happened in a run: `events.jsonl` and `scores.json` in its folder, lines on the console."""
+"""What happened in a run: `events.jsonl` and `scores.json` in its folder, lines on the console, and
+all that is told meanwhile as JSON in `logs/driver.jsonl`."""
 
 import json
-import time
+import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,39 +11,61 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from sirt_ray import logs
 from sirt_ray.artifacts import write_json
 from sirt_ray.core.scoring import scores_to_json
+from sirt_ray.place import at_artifact
 from sirt_ray.report.summary import summary
 from sirt_ray.types import Scores
 
+LOG_FILE = "logs/driver.jsonl"
 
-class RunJournal:
-    """The Journal of the loop and the Tell of the store."""
+
+def run_console() -> Console:
+    """Standard output for a person, who is told nothing where SIRT_LOG=json leaves it to others."""
+    return Console(quiet=logs.as_json())
+
+
+class RunJournal(logging.Handler):
+    """The Journal of the loop, the Tell of the store, and a handler for what all others tell.
+
+    Every record goes to `logs/driver.jsonl`, and to standard output where SIRT_LOG is `json`; one
+    that names an event, to `events.jsonl` as well; a warning, to the console.
+    """
 
     def __init__(self, root: Path, console: Console) -> None:
+        super().__init__()
         self._root = root
         self._console = console
+        self.setFormatter(logs.JsonFormatter())
         self._scores: dict[str, Any] = {}
         scores = root / "scores.json"
         if scores.exists():
             self._scores = json.loads(scores.read_text())
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
-        self._write(kind, message=message, **fields)
-        self._console.print(f"[yellow]![/] {escape(message)}", soft_wrap=True)
+        self.handle(logs.record(logging.WARNING, message, kind, **fields))
 
     def scores(self, stage: str, scores: Scores) -> None:
         self._scores[stage] = scores_to_json(scores)
         write_json(self._root / "scores.json", self._scores)
+        self._note(None, f"scores of {stage}", scores=self._scores[stage])
 
     def finish(self, scores: Mapping[str, Scores]) -> None:
         """Leave the scores of this job's stages, and of no other, in `scores.json`."""
         self._scores = {stage: scores_to_json(found) for stage, found in scores.items()}
         write_json(self._root / "scores.json", self._scores)
-        self._write("finished")
+        self._note("finished", "the run is finished")
+
+    def stopped(self, error: BaseException) -> None:
+        """The run ends with `error`, which whoever catches it shows."""
+        message = str(error) or "it was interrupted"
+        self._note("stopped", message, logging.ERROR, error=type(error).__name__)
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
-        self._write(kind, artifact=name, **fields)
+        done = summary(name, fields["counts"]) if "counts" in fields else ""
+        with at_artifact(name):
+            self._note(kind, f"{kind} {name}{': ' * bool(done)}{done}", artifact=name, **fields)
         if kind == "started":
             return
         if kind == "awaited":
@@ -49,15 +73,51 @@ class RunJournal:
             return
         took = f"{fields['seconds']:6.1f} s" if kind == "finished" else "  kept  "
         self._console.print(
-            f"[green]✓[/] {name:20} {took}  [dim]{escape(summary(name, fields['counts']))}[/]",
+            f"[green]✓[/] {name:20} {took}  [dim]{escape(done)}[/]",
             highlight=False,
             soft_wrap=True,
         )
 
-    def _write(self, kind: str, **fields: Any) -> None:
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": kind}
-        with (self._root / "events.jsonl").open("a") as file:
-            file.write(json.dumps(line | fields, default=str) + "\n")
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._write(record)
+        except OSError:  # a full disk ends the work itself, and not the telling of it
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self._console.print(f"[yellow]![/] {escape(record.getMessage())}", soft_wrap=True)
+
+    def _note(
+        self, kind: str | None, message: str, level: int = logging.INFO, /, **fields: Any
+    ) -> None:
+        """What the console shows in another way, or not at all."""
+        record = logs.record(level, message, kind, **fields)
+        self.acquire()
+        try:
+            self._write(record)
+        finally:
+            self.release()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        told = record.__dict__
+        if told.get("event"):
+            event = {
+                "time": logs.utc(record.created),
+                "event": told["event"],
+                "message": record.getMessage(),
+                **told["fields"],
+            }
+            _append(self._root / "events.jsonl", json.dumps(event, default=str))
+        line = self.format(record)
+        _append(self._root / LOG_FILE, line)
+        if logs.as_json():
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{line}\n")
 
 
 class _Silent:

@@ -1,5 +1,6 @@
 """How far a stage is: bars in a terminal, a line now and then in a log."""
 
+import logging
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from rich.progress import (
 
 from sirt_ray.core.interfaces import Bar
 from sirt_ray.core.interfaces import Progress as ProgressProtocol
+from sirt_ray.logs import tell
 
 _LOG_EVERY_SECONDS = 30.0
 
@@ -70,11 +72,9 @@ class _LogBar:
             return
         self._said = now
         left = (now - self._began) / done * (self._total - done) if done else float("nan")
-        self._console.print(
-            f"  {self._name}: {done:.0f}/{self._total:.0f} {self._unit}, {left:.0f} s left "
-            f" {_shown(shown)}",
-            soft_wrap=True,
-        )
+        far = f"{self._name}: {done:.0f}/{self._total:.0f} {self._unit}"
+        self._console.print(f"  {far}, {left:.0f} s left  {_shown(shown)}", soft_wrap=True)
+        tell(logging.INFO, far, done=done, total=self._total, unit=self._unit, figures=shown)
 
 
 class LogProgress:

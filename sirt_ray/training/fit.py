@@ -166,6 +166,7 @@ class Fit:
             "total_steps": self.total_steps,
             "lr": rate,
             **metrics,
+            "seconds": seconds,
             f"{self._objective.unit}_per_second": len(batch) / seconds,
             "tokens_per_second": tokens / seconds,
             **self._use(forwarded(turns, self._engine.abilities.packed), seconds),

@@ -175,6 +175,7 @@ def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
         "best_validation_loss": best.get("loss"),
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
+        "repeated": work.repeated(),
         "peak_memory_gib": last.get("peak_memory_gib"),
         "warnings": health.described(last.get("warnings", {})),
     }

@@ -11,7 +11,14 @@ import torch
 from sirt_ray.training.batching import Part, num_tokens
 
 MEASURED = frozenset(
-    {"tokens_per_second", "pairs_per_second", "examples_per_second", "mfu", "peak_memory_gib"}
+    {
+        "seconds",
+        "tokens_per_second",
+        "pairs_per_second",
+        "examples_per_second",
+        "mfu",
+        "peak_memory_gib",
+    }
 )
 """Metrics of the machine: two runs of the same training differ in them and in no other."""
 

@@ -1,6 +1,7 @@
 """The files of a training that is under way, in `<out>/.work`, and what the driver reads of them.
 
     layout.json      how many workers at which ZeRO stage write the checkpoints, in which attempt
+    repeated.json    what was done again after kills
     metrics.jsonl    one line for each optimizer step (or part of a pass), written by rank 0
     checkpoints/step_000050/   everything to go on from; renamed when whole, the newest only
     weights/step_000050.safetensors   trained parameters: the best so far, and those not yet judged
@@ -152,10 +153,21 @@ class WorkFolder:
     def truncate(self, step: int) -> None:
         """Forget the lines after `step`: they are about to be written again."""
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_lines(self.metrics) if line["step"] <= step]
+        lines = read_lines(self.metrics)
+        kept = [line for line in lines if line["step"] <= step]
+        again = lines[len(kept) :]
+        if again:
+            before = self.repeated()
+            seconds = before["seconds"] + sum(line.get("seconds", 0.0) for line in again)
+            steps = before["steps"] + len(again)
+            write_json(self.path / "repeated.json", {"steps": steps, "seconds": round(seconds, 3)})
         partial = self.metrics.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.metrics)
+
+    def repeated(self) -> dict[str, float]:
+        """Steps that were done, lost by a kill and done again, and the seconds that they took."""
+        return _read(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
 
     def fail(self, kind: str, message: str) -> None:
         self.check_claim()

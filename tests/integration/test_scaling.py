@@ -1,10 +1,12 @@
 """Replicas come with the work and go after it, with the weights of the day; and are measured."""
 
+import re
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,13 @@ from transformers import AutoTokenizer
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray import needs
+from sirt_ray.on_ray.metrics import METRICS
 from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.stage_metrics import StageMetrics
+from sirt_ray.place import Place, at
 from sirt_ray.resources import EngineConfig, ResourcesConfig, TrainerResources
 from tests.asked import (
     PLAN,
@@ -114,18 +119,18 @@ def test_a_replica_is_added_under_load_with_the_new_weights_and_goes_afterwards(
     wait_until(lambda: replicas(server) == 1, 60, "the end of the second replica")
 
 
-def metrics(stage: str) -> dict[str, float]:
-    """Our figures on the node's Prometheus port, summed over processes: those of the stage, and
-    those of the engines."""
+def metrics(place: Place) -> dict[str, float]:
+    """Our figures about the place on the node's Prometheus port, summed over processes and other
+    labels."""
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     found: dict[str, float] = {}
     for line in lines:
-        of_interest = f'stage="{stage}"' in line or "sirt_engine_" in line
-        if of_interest and not line.startswith("#"):
-            labelled, _, value = line.rpartition(" ")
+        labelled, _, value = line.rpartition(" ")
+        labels = dict(re.findall(r'(\w+)="(.*?)"', labelled))
+        if asdict(place).items() <= labels.items():
             name = labelled.split("{")[0]
             found[name] = found.get(name, 0.0) + float(value)
     return found
@@ -135,31 +140,42 @@ def test_what_is_sampled_is_counted_for_prometheus(
     server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     prompter = TokenPrompter(AutoTokenizer.from_pretrained(checkpoints["new"]))
-    counts = sample(
-        QUESTIONS,
-        PLAN,
-        server,
-        prompter,
-        tmp_path / "samples",
-        ResourcesConfig(block_size=4),
-        Bars(),
-        "counted",
-        grader(),
-    )
+    place = Place("scaling", "round_01", "samples")
+    with at(place):
+        counts = sample(
+            QUESTIONS,
+            PLAN,
+            server,
+            prompter,
+            tmp_path / "samples",
+            ResourcesConfig(block_size=4),
+            Bars(),
+            "round_01/samples",
+            grader(),
+        )
+        tell = StageMetrics(place.run).artifact
+        tell("finished", "round_01/samples", counts=counts, seconds=12.5)
     usage = counts["usage"]
     assert usage["replica_seconds"] >= usage["seconds"] > 0
     assert usage["gpu_seconds"] == 0
     assert 0 < usage["prefix_hit_share"] < 1
+    assert usage["wasted_tokens"] == 0
     wait_until(
-        lambda: metrics("counted").get("ray_sirt_questions_total", 0) == len(QUESTIONS),
+        lambda: (
+            metrics(place).get("ray_sirt_questions_total", 0) == len(QUESTIONS)
+            and "ray_sirt_stage_seconds" in metrics(place)
+        ),
         60,
-        "the count of all questions",
+        "the count of all questions and the seconds of the stage",
     )
-    found = metrics("counted")
+    found = metrics(place)
     assert found["ray_sirt_completions_total"] == counts["completions"]
     tokens = counts["prompt_tokens"] + counts["completion_tokens"]
     assert found["ray_sirt_tokens_total"] == tokens
-    assert "ray_sirt_engine_running" in found
+    assert found["ray_sirt_stage_seconds"] == 12.5
+    assert found["ray_sirt_engine_prefix_tokens_total"] > 0
+    known = {metric.exported for metric in METRICS.values()}
+    assert {name for name in found if name.startswith("ray_sirt_")} <= known
 
 
 def test_labels_that_no_node_has_are_refused(ray_cluster: None, tmp_path: Path) -> None:

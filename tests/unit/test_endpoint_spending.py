@@ -158,6 +158,18 @@ class TestPace:
         times = asyncio.run(turns())
         assert all(b - a >= 0.049 for a, b in pairwise(times))
 
+    def test_a_pause_that_the_endpoint_asks_for_is_told_and_the_pace_itself_is_not(self) -> None:
+        async def held() -> tuple[float, float]:
+            pace = Pace(1)
+            await pace.turn()
+            own = pace.held_seconds()
+            pace.hold(600.0)
+            return own, pace.held_seconds()
+
+        own, asked = asyncio.run(held())
+        assert own == 0.0
+        assert 500.0 < asked <= 540.0  # the pace has a turn a minute anyway
+
     def test_the_load_is_what_is_under_way(self, tmp_path: Path) -> None:
         endpoint = FakeEndpoint(delay_seconds=0.05)
 

@@ -19,7 +19,7 @@ class Server:
         self.policy = policy
         self.told = [f"start {role} {policy.path}"]
 
-    def wait_until_ready(self, say: Any) -> None: ...
+    def wait_until_ready(self) -> None: ...
 
     def load(self, policy: Policy) -> None:
         self.policy = policy
@@ -43,9 +43,9 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
 
 def follow(tmp_path: Path, first: JobConfig, second: JobConfig) -> None:
     """Both jobs serve a student of the same round, from folders of their own."""
-    up = Engines(first, tmp_path / "first", print)
+    up = Engines(first, tmp_path / "first")
     up.serve("student", Policy("round_01", "first/round_01"))
-    after = up.hand_over(Engines(second, tmp_path / "second", print))
+    after = up.hand_over(Engines(second, tmp_path / "second"))
     after.serve("student", Policy("round_01", "second/round_01"))
     after.close()
 

@@ -9,6 +9,19 @@ from sirt_ray.resources import TrainerResources
 from sirt_ray.training.workfolder import WorkFolder
 
 
+def test_what_is_done_again_after_a_kill_is_counted(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path)
+    work.truncate(0)
+    for step in range(1, 8):
+        work.append({"step": step, "seconds": 0.5})
+    assert work.repeated() == {"steps": 0, "seconds": 0.0}
+    work.truncate(5)
+    work.append({"step": 6})  # as an earlier version wrote it
+    assert work.repeated() == {"steps": 2, "seconds": 1.0}
+    work.truncate(5)
+    assert work.repeated() == {"steps": 3, "seconds": 1.0}
+
+
 def test_checkpoints_of_another_layout_are_refused_with_the_cure(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
     one, other = (
