@@ -12,8 +12,9 @@ from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.endpoint_engine import endpoint_engine, endpoint_resources
-from sirt_ray.on_ray.placement import on_gpu
+from sirt_ray.on_ray.needs import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.planning.needs import starts_early, stays_beside
 from sirt_ray.quickstart import assets
 from sirt_ray.resources import EngineConfig
 from sirt_ray.training import quantization
@@ -65,13 +66,9 @@ class Engines:
         """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
         a later stage starts them."""
         self.stop("teacher")
-        wanted = needs.of_trainer(self._job.resources.trainer)
-        free = ray.available_resources()
-        fits = all(
-            free.get(name, 0.0) >= sum(bundle.get(name, 0.0) for bundle in wanted.bundles)
-            for name in ("CPU", "GPU")
-        )
-        if not fits or self._job.resources.student.min_replicas == 0:
+        resources = self._job.resources
+        wanted = needs.of_trainer(resources.trainer)
+        if not stays_beside(resources.student, wanted, ray.available_resources()):
             self.stop("student")
 
     def hand_over(self, following: "Engines") -> "Engines":
@@ -137,7 +134,4 @@ class Engines:
     def _fits(self, role: Role) -> bool:
         """Whether the role's engines and, after them, the first training find free resources."""
         engine = self._resources(role)
-        free = ray.available_resources()
-        return free.get("CPU", 0) >= engine.num_cpus * engine.max_replicas + 1 and (
-            not on_gpu(engine) or free.get("GPU", 0) > engine.tensor_parallel_size
-        )
+        return starts_early(engine, on_gpu(engine), ray.available_resources())

@@ -26,12 +26,13 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
-from sirt_ray.on_ray.needs import check_resources, describe
-from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
+from sirt_ray.on_ray.needs import check_resources, on_gpu
+from sirt_ray.on_ray.placement import target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.samplers import Samplers
 from sirt_ray.on_ray.vllm_engine import VllmEngine
+from sirt_ray.planning.needs import bundles, describe
 from sirt_ray.resources import EngineConfig
 
 Say = Callable[[str], None]
