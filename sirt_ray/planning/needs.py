@@ -101,9 +101,19 @@ def starts_early(engine: EngineConfig, gpu: bool, free: Resources) -> bool:
 def stays_beside(student: EngineConfig, trainer: Need, free: Resources) -> bool:
     """Whether the student's engine goes on running while the trainer works. `free`: what the
     engines that run leave."""
-    wanted = trainer.total
-    fits = all(free.get(name, 0.0) >= wanted.get(name, 0.0) for name in ("CPU", "GPU"))
-    return fits and student.min_replicas > 0
+    return fits(trainer, free) and student.min_replicas > 0
+
+
+def fits(need: Need, free: Resources) -> bool:
+    """Whether so many CPUs and GPUs are free, wherever they are."""
+    wanted = need.total
+    return all(free.get(name, 0.0) >= wanted.get(name, 0.0) for name in ("CPU", "GPU"))
+
+
+def less(free: Resources, need: Need, times: int = 1) -> dict[str, float]:
+    """What is left when the need has been met."""
+    used = need.total
+    return {name: amount - times * used.get(name, 0.0) for name, amount in free.items()}
 
 
 def seats(need: Need, nodes: Sequence[Node]) -> list[int] | None:

@@ -104,11 +104,11 @@ def place(setup: Setup, cluster: Cluster) -> Placement:
     early = False
     if "teacher" in parts:
         teacher = needs.of_engine("teacher", setup.resources.teacher, cluster.gpus)
-        early = needs.starts_early(student, gpu, _less(free, teacher, 1))
+        early = needs.starts_early(student, gpu, needs.less(free, teacher))
     stays = False
     if "student" in parts and "trainer" in parts:
         one = needs.of_engine("student", student, cluster.gpus, 1)
-        left = _less(free, one, parts["student"].count)
+        left = needs.less(free, one, parts["student"].count)
         trainer = needs.of_trainer(setup.resources.trainer, cluster.gpus)
         stays = needs.stays_beside(student, trainer, left)
     return Placement(cluster, parts, early, stays)
@@ -236,11 +236,6 @@ def _trainer(setup: Setup, cluster: Cluster) -> Part | None:
 
 def _capacity(cluster: Cluster) -> float | None:
     return None if cluster.gpu is None else cluster.gpu.memory_gb * GB
-
-
-def _less(free: Mapping[str, float], need: Need, times: int) -> dict[str, float]:
-    used = need.total
-    return {name: amount - times * used.get(name, 0.0) for name, amount in free.items()}
 
 
 def unknown(setup: Setup) -> Sequence[str]:
