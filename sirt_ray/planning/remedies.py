@@ -10,8 +10,8 @@ messages alone comes first, then what costs much time, last what changes the met
     3   ZeRO-3
     4   the optimizer in the machine's memory
     6   the parameters, too
-   12   LoRA in place of full fine-tuning
-   13   QLoRA
+  100   LoRA in place of full fine-tuning
+  101   QLoRA
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from sirt_ray.resources import EngineConfig, TrainerResources
 
 _PROMPT_ROOM = 512
 """Tokens that an engine must take beside the longest completion."""
-_METHOD = 12
+_METHOD = 100
 """Harm from which on a change is one of the method."""
 _NODES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8))
 """Nodes and GPUs of each that are looked at for a larger cluster."""
