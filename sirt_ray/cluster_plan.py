@@ -88,12 +88,12 @@ def _trainings(job: JobConfig) -> list[TrainingConfig]:
 def _problems(setup: Setup, cluster: Cluster) -> list[str]:
     """What does not fit, each with the smallest change that would make it fit; where a part has
     none, also the cluster that would do."""
-    found = {
-        role: told for role in setup.roles if (told := problem(setup, cluster, role)) is not None
-    }
     texts: list[str] = []
     changes: list[remedies.Change | None] = []
-    for role, told in found.items():
+    for role in setup.roles:
+        told = problem(setup, cluster, role)
+        if told is None:
+            continue
         who = setup.teacher if role == "teacher" else setup.student
         change = remedies.smallest_change(setup, cluster, role)
         changes.append(change)

@@ -113,7 +113,8 @@ def of_trainer(
                   LIVE_PARAMETERS
     gradients     4 T, added up in float32; 2, 3: / W     4 T; 2, 3: / W
     optimizer     12 T / W (stage 0 is 1)                 stage 0: 8 T; else 12 T / W
-    other         BUCKET x 4 (2 in stages 2 and 3), 4 T / W for the step's flat copy; CONTEXT
+    other         BUCKET x 4 (2 in stages 2 and 3), the step's flat copy of 4 T / W (in stage 1
+                  two, its partition's gradients being one); CONTEXT
 
     QLoRA: NF4_BYTES for each parameter of the layers' matrices, 2 for the others. Offload moves
     the optimizer, and the gradients of stages 2 and 3, to the host; `parameters` the weights, too.
@@ -134,7 +135,8 @@ def of_trainer(
     if stage > 0:
         # On the CPU what is not used of the bucket is never touched.
         bucket = BUCKET if gpu else min(BUCKET, trained)
-        other += bucket * (4 if stage == 1 else value) + 4.0 * trained / workers
+        flat = 8.0 if stage == 1 else 4.0
+        other += bucket * (4 if stage == 1 else value) + flat * trained / workers
     host = 0.0
     if trainer.offload != "none":
         host, optimizer = host + optimizer, 0.0

@@ -96,9 +96,10 @@ class Placement:
 
 def place(setup: Setup, cluster: Cluster) -> Placement:
     """Everything that finds a place; `problem` says why something does not."""
-    parts = {
-        role: part for role in setup.roles if (part := _part(setup, cluster, role)) is not None
-    }
+    parts: dict[Role, Part] = {}
+    for role in setup.roles:
+        if (part := _part(setup, cluster, role)) is not None:
+            parts[role] = part
     free = cluster.resources
     student, gpu = setup.resources.student, needs.on_gpu(setup.resources.student, cluster.gpus)
     early = False

@@ -75,7 +75,7 @@ def test_the_papers_study_by_hand(cluster: str, gpu_bytes: float, early: bool) -
     assert held.weights == pytest.approx((0.5 + 0.127 / 8) * matrices + 2 * others + 2 * adapters)
     assert held.gradients == 4 * adapters
     assert held.optimizer == 12 * adapters / 4
-    assert held.other == 1.5e9 + 5e8 * 4 + 4 * adapters / 4
+    assert held.other == 1.5e9 + 5e8 * 4 + 2 * 4 * adapters / 4
     # 4096 tokens; of each layer's input 2 bytes; one layer with all that it keeps: two norms
     # (6 bytes), queries, keys and values twice, result, four of the feed-forward, LoRA's inputs.
     layer = 2 * 6 * 4096 + 2 * 6 * 4096 + 8 * 11008 + 7 * 2 * 8
