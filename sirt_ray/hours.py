@@ -112,7 +112,8 @@ def _task(job: JobConfig, state: State) -> _Task | None:
         prompts = 2 if refine.num_plain else 1
         per_prompt, sampling = (refine.num_cot + refine.num_plain) / prompts, refine.sampling
     taught = kind == "demonstrations" or version == "teacher"
-    role, model = ("teacher", job.teacher.source) if taught else ("student", job.student.model)
+    role: Role = "teacher" if taught else "student"
+    model = job.teacher.source if taught else job.student.model
     asking = Asking(completions, per_prompt, sampling.max_tokens)
     return _Task(kind, role, model, completions, asking.tokens, asking, None)
 
