@@ -17,7 +17,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import evaluate_command, jobfile, studies
+from sirt_ray import evaluate_command, jobfile, plan_command, studies
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan", help="print what a job would do and all its settings, or what a study would do"
     )
     _add_job(plan)
+    plan_command.add_cluster(plan)
     plan.set_defaults(command=_plan)
     evaluate_command.add_to(commands)
     _add_serve(commands)
@@ -264,8 +265,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     job = _checked(arguments, unchecked)
     console.print(jobfile.dump(job), markup=False, highlight=False)
     run_dir = Path(job.output) / job.name
-    _print_plan(console, run_dir, running.survey(job, run_dir))
+    survey = running.survey(job, run_dir)
+    _print_plan(console, run_dir, survey)
     running.print_unchecked(console, unchecked)
+    plan_command.show(console, arguments, [job], [(job, state) for state in survey.states])
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import running, studies, study_plan
+from sirt_ray import plan_command, running, studies, study_plan
 from sirt_ray.artifacts import write_json
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cells import Ended, How, one_by_one
@@ -25,8 +25,10 @@ def plan(arguments: argparse.Namespace) -> int:
     console = Console()
     unchecked: list[str] = []
     study = _checked(arguments, unchecked)
-    study_plan.show(console, study)
+    artifacts = study_plan.show(console, study)
     running.print_unchecked(console, unchecked)
+    jobs = [cell.job for cell in study.cells]
+    plan_command.show(console, arguments, jobs, list(artifacts.values()))
     return 0
 
 

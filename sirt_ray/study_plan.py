@@ -15,6 +15,7 @@ from sirt_ray import running
 from sirt_ray.artifacts import RECORD
 from sirt_ray.benchmarks.base import Generated
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.sizes import PUBLISHED
 from sirt_ray.config import JobConfig
 from sirt_ray.core.pairs import RULES
 from sirt_ray.optimization import TrainingConfig
@@ -26,12 +27,9 @@ Each is a most, from the settings alone: every question gets its demonstration, 
 and its pairs, and no round is undone.
   completions   questions x completions asked of each; evaluations x prompts
   examples      tuning: demonstrations; a round: questions x pairs.max_per_question x rules
+  questions     of a split whose size the settings do not say: as published, with the held-out ones
   steps         examples, less those held out, / batch_size x epochs, max_steps at most\
 """
-_NO_GPU_HOURS = (
-    "There is no estimate of GPU-hours: how fast a model samples and trains on your cards is not in"
-    " the settings."
-)
 
 
 @dataclass
@@ -50,9 +48,13 @@ class Work:
         self.unsized |= other.unsized
 
 
-def show(console: Console, study: Study) -> None:
-    """Print the study's axes, its artifacts by kind, and what is to be done. Raises ArtifactError
-    where settings would make a finished artifact untrue."""
+Distinct = Mapping[Path, tuple[JobConfig, State]]
+"""Where an artifact lies -> a job that it is made for, and how it stands."""
+
+
+def show(console: Console, study: Study) -> Distinct:
+    """Print the study's axes, its artifacts by kind, and what is to be done; returns the artifacts.
+    Raises ArtifactError where settings would make a finished artifact untrue."""
     distinct: dict[Path, tuple[JobConfig, State]] = {}
     asked: Counter[str] = Counter()
     finished = 0
@@ -82,8 +84,10 @@ def show(console: Console, study: Study) -> None:
             soft_wrap=True,
         )
     console.print(_FORMULAS, style="dim", highlight=False, soft_wrap=True)
-    console.print(_time(distinct.values()), soft_wrap=True)
+    if (time := _time(distinct.values())) is not None:
+        console.print(time, soft_wrap=True)
     console.print(f"Study folder: {study.folder.resolve()}", soft_wrap=True)
+    return distinct
 
 
 def _table(kinds: Iterable[str], distinct: Mapping[Path, tuple[JobConfig, State]]) -> Table:
@@ -166,6 +170,7 @@ def _training(
         size = job.data.num_train or benchmark.default_num_train
         if size is None and isinstance(benchmark.source, Generated):
             size = benchmark.source.num_train
+        size = size or PUBLISHED.get((name, "train"))
         if size is None:
             work.unsized.add(f"{name} train")
             continue
@@ -179,6 +184,7 @@ def _test_questions(job: JobConfig, work: Work) -> Iterator[int]:
         size = job.data.num_test
         if size is None and isinstance(source, Generated):
             size = source.num_test
+        size = size or PUBLISHED.get((name, "test"))
         if size is None:
             work.unsized.add(f"{name} test")
         yield size or 0
@@ -190,8 +196,8 @@ def _steps(examples: int, config: TrainingConfig) -> int:
     return min(steps, config.max_steps or steps)
 
 
-def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str:
-    """How long it would take by the finished artifacts of each kind; why it cannot be said."""
+def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str | None:
+    """How long it would take by the finished artifacts of each kind; None where there are none."""
     took: defaultdict[str, list[float]] = defaultdict(list)
     missing: Counter[str] = Counter()
     for _, state in artifacts:
@@ -201,7 +207,7 @@ def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str:
         else:
             missing[_kind(state.name)] += 1
     if not took or not missing:
-        return _NO_GPU_HOURS
+        return None
     means = {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
     parts = [f"{n} {kind} x {means[kind]:.0f} s" for kind, n in missing.items() if kind in means]
     unknown = [kind for kind in missing if kind not in means]
@@ -210,5 +216,4 @@ def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str:
         f"As long as finished ones of their kind took on average: {' + '.join(parts)} ="
         f" {hours:.1f} h, with starting engines where it was needed"
         + (f"; nothing is known of {', '.join(unknown)}" if unknown else "")
-        + f". {_NO_GPU_HOURS}"
     )

@@ -5,8 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +16,8 @@ from ray.data import DataContext
 
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
-from sirt_ray.on_ray.needs import of_trainer
-from sirt_ray.on_ray.placement import bundles
+from sirt_ray.planning.needs import DATA_CPUS, runs_at_once
 from sirt_ray.resources import ResourcesConfig
-
-_DATA_CPUS = 1
-"""What Ray Data's tasks need beside engines and trainers."""
 
 
 @contextmanager
@@ -121,24 +116,11 @@ def runs_that_fit(address: str | None, resources: ResourcesConfig, logs: Path) -
     that none waits for what another holds; 1 at least."""
     if address is None:
         gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-        return _times({"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}, resources)
+        there = {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
+        return runs_at_once(resources, there)
     with connected(address, resources, logs):
-        return _times(
-            cluster_state.get_max_resources_from_cluster_config() or ray.cluster_resources(),
-            resources,
-        )
-
-
-def _times(there: Mapping[str, float], resources: ResourcesConfig) -> int:
-    gpus = there.get("GPU", 0.0) > 0
-    wanted = Counter({"CPU": float(_DATA_CPUS)})
-    for engine in (resources.teacher, resources.student):
-        on_gpu = gpus if engine.device == "auto" else engine.device == "gpu"
-        for bundle in bundles(engine, on_gpu) * engine.max_replicas:
-            wanted.update(bundle)
-    for bundle in of_trainer(resources.trainer, gpus).bundles:
-        wanted.update(bundle)
-    return max(1, min(int(there.get(name, 0.0) // amount) for name, amount in wanted.items()))
+        most = cluster_state.get_max_resources_from_cluster_config()
+        return runs_at_once(resources, most or ray.cluster_resources())
 
 
 def _local_cpus(resources: ResourcesConfig, at_once: int) -> int:
@@ -154,7 +136,7 @@ def _needed_cpus(resources: ResourcesConfig) -> float:
     return (
         sum(engine.num_cpus * engine.max_replicas for engine in engines)
         + resources.trainer.num_workers * resources.trainer.cpus_per_worker
-        + _DATA_CPUS
+        + DATA_CPUS
     )
 
 

@@ -11,8 +11,9 @@ from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.endpoint_engine import endpoint_engine, endpoint_resources
-from sirt_ray.on_ray.placement import on_gpu
+from sirt_ray.on_ray.needs import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.planning.needs import Need, fits, less, starts_early, stays_beside
 from sirt_ray.quickstart import assets
 from sirt_ray.resources import EngineConfig
 from sirt_ray.training import quantization
@@ -38,10 +39,18 @@ class Engines:
         if self._job.quantizes:
             quantization.check(needs.gpus_per_worker(self._job.resources.trainer) > 0)
 
-    def expect(self, role: Role, policy: Policy) -> None:
-        """Begin to start an engine that will be needed soon, where there is room for it."""
-        if role not in self._up and self._fits(role):
-            self._up[role] = self._deploy(role, policy)
+    def begin(self, teacher: Policy, student: Policy) -> None:
+        """Start the teacher, which answers first, and beside it, where there is room for both, the
+        student, which will be needed soon: a start is mostly waiting for imports."""
+        free = ray.available_resources()
+        if "teacher" not in self._up:
+            needed = self._make_room_for_teacher()
+            self._up["teacher"] = self._deploy("teacher", teacher)
+            # Its replicas take their place only after a while: until then Ray has it as free.
+            free = less(free, needed)
+        engine = self._resources("student")
+        if "student" not in self._up and starts_early(engine, on_gpu(engine), free):
+            self._up["student"] = self._deploy("student", student)
 
     def serve(self, role: Role, policy: Policy) -> ModelServer:
         """The role's engine with the weights of `policy`, ready to answer.
@@ -52,6 +61,8 @@ class Engines:
             self.stop("teacher")
         policy = replace(policy, path=str(assets.resolve(policy.path)))
         if role not in self._up:
+            if role == "teacher":
+                self._make_room_for_teacher()
             self._up[role] = self._deploy(role, policy)
         server = self._up[role]
         server.wait_until_ready()
@@ -63,14 +74,18 @@ class Engines:
         """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
         a later stage starts them."""
         self.stop("teacher")
-        wanted = needs.of_trainer(self._job.resources.trainer)
-        free = ray.available_resources()
-        fits = all(
-            free.get(name, 0.0) >= sum(bundle.get(name, 0.0) for bundle in wanted.bundles)
-            for name in ("CPU", "GPU")
-        )
-        if not fits or self._job.resources.student.min_replicas == 0:
+        resources = self._job.resources
+        wanted = needs.of_trainer(resources.trainer)
+        if not stays_beside(resources.student, wanted, ray.available_resources()):
             self.stop("student")
+
+    def _make_room_for_teacher(self) -> Need:
+        """Stop a student's engine that an earlier job has left, if the teacher does not fit beside
+        it; returns what the teacher needs."""
+        needed = needs.of_engine("teacher", self._resources("teacher"))
+        if "student" in self._up and not fits(needed, ray.available_resources()):
+            self.stop("student")
+        return needed
 
     def hand_over(self, following: "Engines") -> "Engines":
         """Those of a job that follows on the same cluster. A student's engine that it would start
@@ -131,11 +146,3 @@ class Engines:
         if endpoint is None:
             return self._job.resources.teacher
         return endpoint_resources(endpoint, self._samples_per_question(role))
-
-    def _fits(self, role: Role) -> bool:
-        """Whether the role's engines and, after them, the first training find free resources."""
-        engine = self._resources(role)
-        free = ray.available_resources()
-        return free.get("CPU", 0) >= engine.num_cpus * engine.max_replicas + 1 and (
-            not on_gpu(engine) or free.get("GPU", 0) > engine.tensor_parallel_size
-        )

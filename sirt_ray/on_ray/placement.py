@@ -1,9 +1,7 @@
-"""What an engine needs of the cluster, and what vLLM is told, as plain values."""
+"""What vLLM is told, and how much an engine is given to do, as plain values."""
 
 import math
 from typing import Any
-
-import ray
 
 from sirt_ray.on_ray import vllm_worker
 from sirt_ray.on_ray.adapters import lora_kwargs
@@ -20,23 +18,6 @@ _QUEUE_SHARE = 3.0
 _SEQUENCES_PER_CALL = 32
 _CALLS_PER_ENGINE = 8
 """At least so many calls fill an engine."""
-
-Resources = dict[str, float]
-
-
-def on_gpu(engine: EngineConfig) -> bool:
-    if engine.device == "auto":
-        return ray.cluster_resources().get("GPU", 0) > 0
-    return engine.device == "gpu"
-
-
-def bundles(engine: EngineConfig, gpu: bool) -> list[Resources]:
-    """The placement group of one replica: `num_cpus` once, and one GPU for each shard."""
-    first: Resources = {"CPU": float(engine.num_cpus), **engine.custom_resources}
-    if not gpu:
-        return [first]
-    shard: Resources = {"GPU": 1.0, **engine.custom_resources}
-    return [first | {"GPU": 1.0}, *[dict(shard) for _ in range(engine.tensor_parallel_size - 1)]]
 
 
 def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 import ray
 from ray.util import placement_group_table
 
-from sirt_ray.on_ray.needs import describe
-from sirt_ray.on_ray.placement import Resources
+from sirt_ray.planning.needs import Resources, describe
 
 
 def room(wanted: Sequence[Resources]) -> str:
@@ -35,7 +34,7 @@ def counted(bundles: Sequence[Resources]) -> str:
 def held_by(groups: Any) -> Mapping[str, Resources]:
     """What placement groups (of Ray's table) have got: of Serve's by application, others together
     as `other groups`."""
-    held: dict[str, Resources] = {}
+    held: dict[str, dict[str, float]] = {}
     for group in groups:
         if group["state"] != "CREATED":
             continue

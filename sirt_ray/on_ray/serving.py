@@ -24,13 +24,14 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
-from sirt_ray.on_ray.needs import check_resources
-from sirt_ray.on_ray.placement import bundles, on_gpu, target_calls
+from sirt_ray.on_ray.needs import check_resources, on_gpu
+from sirt_ray.on_ray.placement import target_calls
 from sirt_ray.on_ray.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.requests import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.room import room, waits_for_room
 from sirt_ray.on_ray.samplers import Samplers
 from sirt_ray.on_ray.vllm_engine import VllmEngine
+from sirt_ray.planning.needs import bundles
 from sirt_ray.resources import EngineConfig
 from sirt_ray.waiting import Wait, waiting
 

@@ -77,9 +77,7 @@ class RayStages:
             return self._demonstrate_from_file(out, self._job.teacher.demonstrations, questions)
         config, student = self._job.demonstrations, self._job.student
         asked = self._questions(questions, "train")
-        # Both engines start at the same time: a start is mostly waiting for imports.
-        self._engines.expect("teacher", teacher)
-        self._engines.expect("student", Policy("baseline", student.model, student.revision))
+        self._engines.begin(teacher, Policy("baseline", student.model, student.revision))
         sampled = self._sample(
             out / "completions",
             "teacher",

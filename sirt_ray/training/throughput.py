@@ -1,6 +1,5 @@
 """What an optimizer step puts through the model, and how much of the device that uses."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sirt_ray.planning import gpus
 from sirt_ray.training.batching import Part, num_tokens
 
 MEASURED = frozenset(
@@ -21,18 +21,6 @@ MEASURED = frozenset(
     }
 )
 """Metrics of the machine: two runs of the same training differ in them and in no other."""
-
-_PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-}
-"""bfloat16 operations a second, dense, by words of the device's name; the first that fits counts.
-From NVIDIA's data sheets of these products, half the number where they give that with sparsity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +118,8 @@ def model_size(model: Any) -> ModelSize | None:
 
 def peak_flops(device_name: str) -> float | None:
     """bfloat16 operations a second at best; None where that is not known, as of a part of a GPU."""
-    if "MIG" in device_name:
-        return None
-    found = (peak for words, peak in _PEAKS.items() if re.search(rf"\b{words}\b", device_name))
-    return next(found, None)
+    gpu = gpus.by_device(device_name)
+    return None if gpu is None else gpu.peak_flops
 
 
 def device_peak(device: torch.device) -> float | None:

@@ -1,4 +1,5 @@
-"""Which engines go on running from one job of a study to the next, with servers that only note."""
+"""Which engines run beside which, and go on from one job of a study to the next, with servers that
+only note."""
 
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,40 @@ def test_more_replicas_are_started_by_the_samples_of_each_call(
     assert len(servers) == 1
     follow(tmp_path, job(**many), job(**many, refine={"num_cot": 32}))
     assert len(servers) == 3
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the cluster has; all of it stays free for Ray, whose actors start only after a while."""
+    there = {"CPU": 64.0, "GPU": 0.0}
+    monkeypatch.setattr(engines.ray, "cluster_resources", lambda: there)
+    monkeypatch.setattr(engines.ray, "available_resources", lambda: there)
+    return there
+
+
+TEACHER, STUDENT = Policy("teacher", "big"), Policy("baseline", "small")
+CUT_IN_FOUR = {"resources": {"teacher": {"tensor_parallel_size": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("there", "started"),
+    [(4, ["start teacher big"]), (8, ["start teacher big", "start student small"])],
+)
+def test_the_student_starts_beside_the_teacher_where_both_have_room(
+    tmp_path: Path, servers: list[Server], gpus: dict[str, float], there: int, started: list[str]
+) -> None:
+    """On four GPUs a student that had taken one would keep the teacher waiting for it forever."""
+    gpus["GPU"] = there
+    Engines(job(**CUT_IN_FOUR), tmp_path).begin(TEACHER, STUDENT)
+    assert [server.told[0] for server in servers] == started
+
+
+@pytest.mark.parametrize(("free", "told"), [(3, True), (4, False)])
+def test_a_student_that_an_earlier_job_left_makes_room_for_a_teacher(
+    tmp_path: Path, servers: list[Server], gpus: dict[str, float], free: int, told: bool
+) -> None:
+    gpus["GPU"] = free
+    up = Engines(job(**CUT_IN_FOUR), tmp_path)
+    up.serve("student", STUDENT)
+    up.serve("teacher", TEACHER)
+    assert ("stop" in servers[0].told) is told

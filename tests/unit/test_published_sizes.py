@@ -11,6 +11,7 @@ from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.base import PAPER_NUM_TRAIN, Hub, Part
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import select_training, text_key
+from sirt_ray.benchmarks.sizes import PUBLISHED
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question
 
@@ -44,7 +45,7 @@ SIZES = {
     ("mmlu", "test_stem"): 3018,
 }
 OPTIONS = {"commonsense_qa": "ABCDE", "openbookqa": "ABCD", "piqa": "AB", "social_i_qa": "ABC"}
-PUBLISHED = [name for name, benchmark in REGISTRY.items() if isinstance(benchmark.source, Hub)]
+HUB = [name for name, benchmark in REGISTRY.items() if isinstance(benchmark.source, Hub)]
 
 
 def parts(assets: Path, name: str) -> Iterator[tuple[Part, str, list[Question]]]:
@@ -64,7 +65,7 @@ def parts(assets: Path, name: str) -> Iterator[tuple[Part, str, list[Question]]]
         yield part, split, questions
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", HUB)
 def test_splits_are_as_large_as_published(assets: Path, name: str) -> None:
     found = {split: len(questions) for _, split, questions in parts(assets, name)}
     assert found
@@ -102,3 +103,12 @@ def test_math_tasks_are_used_whole(assets: Path, name: str, num_train: int) -> N
     assert benchmark.default_num_train is None and not benchmark.balanced
     chosen = select_training(name, training, None, 0, benchmark.balanced, seed=0)
     assert len(chosen.train) + chosen.counts["dropped_duplicate"] == num_train
+
+
+def test_plans_count_the_published_splits() -> None:
+    """Each benchmark's first split of a kind, which is the hub's."""
+    first = {
+        (name, part): SIZES[name, REGISTRY[name].split_names(part)[0]] for name, part in PUBLISHED
+    }
+    assert first == PUBLISHED
+    assert {name for name, part in PUBLISHED if part == "test"} == set(HUB)

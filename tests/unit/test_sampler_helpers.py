@@ -11,7 +11,6 @@ from sirt_ray.on_ray.block_sampler import (
 )
 from sirt_ray.on_ray.llm_server import failure_reason
 from sirt_ray.on_ray.placement import (
-    bundles,
     calls_in_flight,
     engine_kwargs,
     environment,
@@ -21,6 +20,7 @@ from sirt_ray.on_ray.placement import (
 )
 from sirt_ray.on_ray.prompting import completion_texts
 from sirt_ray.on_ray.sampler import uncovered
+from sirt_ray.planning.needs import bundles
 from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 

@@ -131,7 +131,8 @@ def test_frozen_parameters_take_no_gradients_of_their_own() -> None:
         ("NVIDIA L40S", 362),
         ("NVIDIA GH200 480GB", None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
-        ("NVIDIA GeForce RTX 4090", None),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 2080", None),
     ],
 )
 def test_peaks_are_of_known_devices(name: str, tera: int | None) -> None:

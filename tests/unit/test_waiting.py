@@ -11,6 +11,8 @@ from sirt_ray.logs import heard_by
 from sirt_ray.place import at_artifact, in_run
 from sirt_ray.waiting import Wait, waiting
 
+WHAT = "godot"
+
 
 class Clock:
     """Stands for `time.monotonic`: a test says what time it is."""
@@ -23,14 +25,18 @@ class Clock:
 
 
 class Ears(logging.Handler):
-    def __init__(self) -> None:
+    """Hears of this wait; whatever other tests have left waiting speaks in the same process."""
+
+    def __init__(self, what: str) -> None:
         super().__init__()
+        self._what = what
         self.records: list[logging.LogRecord] = []
         self.heard = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-        self.heard.set()
+        if record.__dict__["fields"].get("what") == self._what:
+            self.records.append(record)
+            self.heard.set()
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def said_at(clock: Clock, wait: Wait, seconds: int) -> list[int]:
     """The seconds from now on, of so many, at which the wait is told of."""
-    began, ears = clock.now, Ears()
+    began, ears = clock.now, Ears(WHAT)
     told: list[int] = []
     with heard_by(ears):
         for second in range(seconds):
@@ -55,18 +61,18 @@ def said_at(clock: Clock, wait: Wait, seconds: int) -> list[int]:
 
 
 def test_it_speaks_after_half_a_minute_and_then_less_and_less_often(clock: Clock) -> None:
-    assert said_at(clock, Wait("godot"), 3000) == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760]
+    assert said_at(clock, Wait(WHAT), 3000) == [30, 60, 120, 240, 480, 960, 1560, 2160, 2760]
 
 
 def test_what_moves_starts_anew(clock: Clock) -> None:
-    wait = Wait("the next block")
+    wait = Wait(WHAT)
     clock.now += 29
     wait.moved()
     assert said_at(clock, wait, 29) == []
 
 
 def test_what_always_takes_a_minute_is_late_after_three(clock: Clock) -> None:
-    wait = Wait("the next step")
+    wait = Wait(WHAT)
     clock.now += 60
     wait.moved()
     assert said_at(clock, wait, 200) == [180]
@@ -77,15 +83,15 @@ def test_nothing_is_silent_for_more_than_ten_minutes(clock: Clock) -> None:
         clock.now += 1500
         yield 0
 
-    wait = Wait("the next block")
+    wait = Wait(WHAT)
     assert list(wait.each(blocks())) == [0]
     assert said_at(clock, wait, 700) == [600]
 
 
 def test_a_slow_start_is_no_measure_for_what_follows(clock: Clock) -> None:
-    wait = Wait("the first step")
+    wait = Wait(WHAT)
     clock.now += 500
-    wait.moved("the next step")
+    wait.moved(WHAT)
     assert said_at(clock, wait, 60) == [30]
 
 
@@ -113,15 +119,15 @@ def test_a_limit_is_over_when_it_has_passed(clock: Clock) -> None:
 
 
 def test_a_thread_that_is_stuck_is_spoken_for_with_its_place() -> None:
-    ears = Ears()
+    ears = Ears(WHAT)
     with (
         heard_by(ears),
         in_run("mine"),
         at_artifact("round_01/samples"),
-        waiting("godot", first_s=0.001),
+        waiting(WHAT, first_s=0.001),
     ):
         assert ears.heard.wait(timeout=10)
     told = ears.records[0].__dict__
     assert (told["run"], told["round"], told["stage"]) == ("mine", "round_01", "samples")
-    assert told["event"] == "waiting" and told["fields"]["what"] == "godot"
-    assert told["msg"].startswith("waiting for godot since ")
+    assert told["event"] == "waiting" and told["fields"]["what"] == WHAT
+    assert told["msg"].startswith(f"waiting for {WHAT} since ")
