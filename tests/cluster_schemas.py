@@ -4,6 +4,7 @@ Kubernetes drops an unknown field without a word, so a misspelt one is a setting
 `closed` makes a schema refuse it.
 """
 
+import functools
 import gzip
 import json
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,15 @@ import jsonschema
 
 Document = dict[str, Any]
 _PRESERVES = "x-kubernetes-preserve-unknown-fields"
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+_POD_METADATA = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": dict.fromkeys(("labels", "annotations"), _STRINGS),
+}
 
 
+@functools.cache
 def kuberay_schema(schemas: Path, kind: str) -> Document:
     """KubeRay's published schema of a kind (`RayJob`), closed."""
     text = gzip.decompress((schemas / f"{kind.lower()}s.v1.json.gz").read_bytes())
@@ -27,20 +35,12 @@ def kuberay_schema(schemas: Path, kind: str) -> Document:
         "additionalProperties": False,
         "properties": {
             "name": {"type": "string", "pattern": r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"},
-            **{kind: _STRINGS for kind in ("labels", "annotations")},
+            **dict.fromkeys(("labels", "annotations"), _STRINGS),
         },
     }
     schema["properties"] |= {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}}
     schema["required"] = ["apiVersion", "kind", "metadata", "spec"]
     return schema
-
-
-_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-_POD_METADATA = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {kind: _STRINGS for kind in ("labels", "annotations")},
-}
 
 
 def closed(schema: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`sirt serve` for a Ray Serve that is told by a file what to run, as KubeRay's RayService tells it.
+"""`sirt serve` for a Ray Serve that reads what to run in a file, as from KubeRay's RayService.
 
     applications:
       - name: student

@@ -13,8 +13,8 @@ from sirt_ray import jobfile, studies
 from sirt_ray.errors import ConfigError, ModelError
 from sirt_ray.on_ray.checks import check_model
 from sirt_ray.on_ray.placement import engine_kwargs
-from sirt_ray.recipes import TuneConfig
 from sirt_ray.quickstart import assets
+from sirt_ray.recipes import TuneConfig
 from sirt_ray.resources import EngineConfig
 from sirt_ray.training.models import load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
