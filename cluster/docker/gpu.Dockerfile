@@ -14,10 +14,10 @@ RUN apt-get update \
     && python3.12 -m venv /opt/venv
 
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# The versions that the project is tested with, but for what the CUDA build of vLLM pins itself.
+# The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.
 COPY constraints-cpu.txt /opt/sirt/
-RUN grep --invert-match --extended-regexp '^apache-tvm-ffi==' /opt/sirt/constraints-cpu.txt \
-        > /opt/sirt/constraints-gpu.txt
+RUN grep --invert-match --extended-regexp '^(apache-tvm-ffi|protobuf|python-dateutil)==' \
+        /opt/sirt/constraints-cpu.txt > /opt/sirt/constraints-gpu.txt
 COPY pyproject.toml README.md LICENSE /opt/sirt/
 COPY sirt_ray /opt/sirt/sirt_ray
 # boto3 and Google's client start nodes for `ray up`.

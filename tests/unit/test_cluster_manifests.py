@@ -64,14 +64,14 @@ class TestKuberaysSchemas:
             (lambda d: d["spec"].update(backofLimit=4), "backofLimit"),
             (lambda d: d["spec"].update(backoffLimit="4"), "'4' is not of type 'integer'"),
             (lambda d: d["metadata"].update(name="Sirt_Run"), "does not match"),
-            (lambda d: d["metadata"].update(anotations={}), "anotations"),
+            (lambda d: d["metadata"].update(annotation={}), "annotation"),
             (lambda d: d.update(kind="RayJobs"), "'RayJob' was expected"),
             (lambda d: d["spec"].update(submissionMode=["SidecarMode"]), "is not of type 'string'"),
             (lambda d: cluster_of(d)["authOptions"].update(mode="tokens"), "is not one of"),
             (lambda d: cluster_of(d)["workerGroupSpecs"][0].pop("groupName"), "groupName"),
             (lambda d: _pod(d).update(serviceAcount="x"), "serviceAcount"),
             (lambda d: _container(d).update(imagePullPolice="Always"), "imagePullPolice"),
-            (lambda d: _container(d)["securityContext"].update(priviledged=True), "priviledged"),
+            (lambda d: _container(d)["securityContext"].update(privilege=True), "privilege"),
             (lambda d: _container(d)["resources"]["limits"].update(cpu=[1]), "resources.limits"),
             (lambda d: _pod(d)["volumes"][0]["emptyDir"].update(size="4Gi"), "'size'"),
             (lambda d: _template(d)["metadata"].update(label={}), "'label'"),
@@ -177,6 +177,11 @@ def autoscaled(document: Document) -> dict[str, Document]:
     return {name: found for name, found in types.items() if name != "headgroup"}
 
 
+def test_services_of_one_namespace_have_names_of_their_own() -> None:
+    """KubeRay makes `<name>-head-svc` of each."""
+    assert len({read(path)["metadata"]["name"] for path in MANIFESTS}) == len(MANIFESTS) == 3
+
+
 class TestPlaces:
     def test_a_run_has_the_same_cluster_of_its_own_as_the_one_that_stays(self) -> None:
         assert cluster_of(manifest("RayJob")) == cluster_of(manifest("RayCluster"))
@@ -239,7 +244,35 @@ class TestPlaces:
         assert output.startswith("output=s3://")
 
 
+def patched(document: Document, operations: list[Document]) -> Document:
+    """A JSON patch (RFC 6902) of the two kinds that are used: `replace`, and `add` at an end."""
+    for operation in operations:
+        *at, last = operation["path"].strip("/").split("/")
+        target: Any = document
+        for name in at:
+            target = target[int(name)] if isinstance(target, list) else target[name]
+        if operation["op"] == "add" and last == "-":
+            target.append(operation["value"])
+        else:
+            assert operation["op"] == "replace" and last in target
+            target[last] = operation["value"]
+    return document
+
+
 class TestKustomizations:
+    def test_with_a_shared_folder_every_node_mounts_it(self, schemas: Path) -> None:
+        (patch,) = read(KUBERAY / "shared_folder" / "kustomization.yaml")["patches"]
+        job = patched(manifest("RayJob"), yaml.safe_load(patch["patch"]))
+        assert problems(job, kuberay_schema(schemas, "RayJob")) == [] and unsafe(job) == []
+        claim = read(KUBERAY / "shared_folder" / "claim.yaml")
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        for _, template in pods(cluster_of(job)):
+            volume = template["spec"]["volumes"][-1]
+            assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+            mount = template["spec"]["containers"][0]["volumeMounts"][-1]
+            assert mount == {"name": volume["name"], "mountPath": "/runs"}
+        assert job["spec"]["entrypoint"].endswith("--set output=/runs")
+
     def test_they_name_every_file_and_no_other(self) -> None:
         listed: set[Path] = set()
         for path in KUBERAY.rglob("kustomization.yaml"):
@@ -248,6 +281,10 @@ class TestKustomizations:
                 listed.add((path.parent / name).resolve())
         files = {p.resolve() for p in KUBERAY.rglob("*.yaml") if p.name != "kustomization.yaml"}
         assert listed == files | {KUBERAY / "images"}
+        assert all(
+            read(KUBERAY / part / "kustomization.yaml")["components"] == ["../images"]
+            for part in ("job", "cluster", "service")
+        )
 
     def test_one_of_them_names_the_image_of_all(self, each: Document) -> None:
         (image,) = read(KUBERAY / "images" / "kustomization.yaml")["images"]
