@@ -16,7 +16,8 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.
 COPY constraints-cpu.txt /opt/sirt/
-RUN grep --invert-match --extended-regexp '^(apache-tvm-ffi|protobuf|python-dateutil)==' \
+RUN grep --invert-match --extended-regexp \
+        '^(apache-tvm-ffi|grpcio-reflection|protobuf|python-dateutil)==' \
         /opt/sirt/constraints-cpu.txt > /opt/sirt/constraints-gpu.txt
 COPY pyproject.toml README.md LICENSE /opt/sirt/
 COPY sirt_ray /opt/sirt/sirt_ray

@@ -1,4 +1,4 @@
-"""The endpoint as Ray Serve deploys it by itself, from the configuration that a RayService holds."""
+"""The endpoint as Ray Serve deploys it by itself, from the configuration in a RayService."""
 
 import time
 from collections.abc import Iterator
