@@ -11,7 +11,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && userdel --remove ubuntu \
     && useradd --create-home --uid 1000 --shell /bin/bash ray \
-    && python3.12 -m venv /opt/venv
+    && python3.12 -m venv /opt/venv \
+    # `ray up` starts login shells, which set the path anew.
+    && echo 'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/venv.sh
 
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.

@@ -204,6 +204,7 @@ def loose(dockerfile: str) -> list[str]:
         "it is given a secret": not re.search(r"TOKEN|SECRET|PASSWORD|_KEY", set_in),
         "it copies everything": all(r.split()[0] != "." for w, r in found if w == "COPY"),
         "`ray up` finds no home": "HOME=/home/ray" in set_in,
+        "a login shell finds no ray": ":$PATH" not in set_in or "/etc/profile.d/" in dockerfile,
         "it resolves versions": all("--no-deps" in r or "--constraint" in r for r in installs),
     }
     return [problem for problem, well in checks.items() if not well]
@@ -232,6 +233,11 @@ class TestImages:
     def test_a_loose_one_is_found(self, path: Path, old: str, new: str, said: str) -> None:
         broken = re.sub(old, new, path.read_text(), flags=re.MULTILINE)
         assert any(said in problem for problem in loose(broken))
+
+    def test_a_path_that_a_login_shell_forgets_is_found(self, path: Path) -> None:
+        text = path.read_text().replace("/etc/profile.d/", "/etc/")
+        broken = text.replace("WORKDIR", "ENV PATH=/opt/other:$PATH\nWORKDIR")
+        assert loose(broken) == ["a login shell finds no ray"]
 
     def test_its_python_and_torch_are_the_projects(self, path: Path) -> None:
         text = path.read_text()
