@@ -9,11 +9,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder with real benchmark rows (`data/<benchmark>/<split>.parquet`), which the
-    repository does not ship."""
+    """The folder with what the repository does not ship: real benchmark rows
+    (`data/<benchmark>/<split>.parquet`) and KubeRay's schemas (`schemas/`)."""
     folder = os.environ.get("SIRT_TEST_ASSETS")
     if not folder:
-        pytest.skip("SIRT_TEST_ASSETS names no folder with real benchmark rows")
+        pytest.skip("SIRT_TEST_ASSETS names no folder with real benchmark rows and schemas")
     return Path(folder)
 
 

@@ -14,6 +14,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.weights import explained, local_folder, on_hub
 
 _CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
 _ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for."""
 
@@ -59,6 +60,11 @@ def _read(config: Path, name: str) -> Adapter:
         raise ModelError(
             f"the adapter {name} does not say what it was trained on. Set base_model_name_or_path"
             f" in {config}"
+        )
+    if not config.with_name(_WEIGHTS).is_file():
+        raise ModelError(
+            f"the adapter {name} has no {_WEIGHTS} beside {config}. Save it with PEFT's"
+            " `save_pretrained`; pickled weights (*.bin, *.pt) can hold code and are not read"
         )
     return Adapter(config.parent, Policy("base", base, said.get("revision")), rank)
 

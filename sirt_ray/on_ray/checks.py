@@ -84,8 +84,8 @@ def check_model(
         )
     try:
         local = {"revision": revision, "local_files_only": not ask_hub}
-        AutoConfig.from_pretrained(model, **local)
-        tokenizer = AutoTokenizer.from_pretrained(model, **local)
+        AutoConfig.from_pretrained(model, trust_remote_code=False, **local)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
     except (OSError, ValueError) as error:
         if not (ask_hub or path.is_dir()):
             raise UnseenError(

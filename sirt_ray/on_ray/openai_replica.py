@@ -1,9 +1,11 @@
 """What runs inside one replica of an endpoint: a vLLM engine behind its own OpenAI routes."""
 
+import asyncio
 import json
 from typing import Any
 
 from sirt_ray.core.encoding import missing_chat_template
+from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.api_key import App, KeyCheck, RequireKey
 from sirt_ray.on_ray.llm_server import (
@@ -15,6 +17,7 @@ from sirt_ray.on_ray.llm_server import (
 )
 from sirt_ray.on_ray.replica import ENGINE_FAILED
 from sirt_ray.on_ray.requests import ReplicaFacts
+from sirt_ray.on_ray.weights import is_uri, local_folder
 
 
 class OpenAIReplica:
@@ -41,8 +44,11 @@ class OpenAIReplica:
     async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
+        if is_uri(path):
+            path = str(await asyncio.to_thread(local_folder, Policy(name, path)))
         config = llm_config(name, path, settings)
-        template = missing_chat_template(AutoTokenizer.from_pretrained(path))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        template = missing_chat_template(tokenizer)
         if template is not None:
             config.engine_kwargs["chat_template"] = template
         self._server: Any = await start_llm_server(config)

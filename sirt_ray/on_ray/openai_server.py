@@ -86,7 +86,7 @@ def opened(
     app = _app_name(model)
     _open_serve(app, door, address)
     try:
-        target = serve.RunTarget(target=_application(model, key), name=app, route_prefix="/")
+        target = serve.RunTarget(target=application(model, key), name=app, route_prefix="/")
         (handle,) = serve.run_many(
             [target],
             wait_for_ingress_deployment_creation=False,
@@ -161,7 +161,8 @@ def _on_head(ask: Callable[[Door], Result], door: Door) -> Result:
     return ray.get(ray.remote(ask).options(num_cpus=0, scheduling_strategy=pinned).remote(door))
 
 
-def _application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
+def application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
+    """The endpoint as Serve deploys it; its route prefix is the deployer's."""
     engine = model.engine
     # One at least: a client would wait for the minutes that a start from nothing takes.
     scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))

@@ -33,6 +33,9 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
         "dtype": engine.dtype,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "max_num_seqs": engine.max_num_seqs,
+        # Neither code nor pickles out of a model's folder are run.
+        "trust_remote_code": False,
+        "load_format": "safetensors",
         # What the replica shows of its engine comes from there; vLLM's own loggers are taken away.
         "disable_log_stats": False,
         "worker_extension_cls": vllm_worker.EXTENSION,

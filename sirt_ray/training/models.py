@@ -34,7 +34,9 @@ def load_model(
     if config.quantizes and quantized_on is not None:
         quantized = quantization.arguments(DTYPES[config.dtype], quantized_on)
     with _explained(source):
-        settings = AutoConfig.from_pretrained(source.name, revision=source.revision)
+        settings = AutoConfig.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=False
+        )
         for name, value in list(vars(settings).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
                 setattr(settings, name, 0.0)
@@ -42,6 +44,8 @@ def load_model(
         return AutoModelForCausalLM.from_pretrained(
             source.name,
             revision=source.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
             config=settings,
             dtype=DTYPES[config.dtype],
             attn_implementation=attention.PACKED if _chooses_attention(settings) else None,
@@ -61,7 +65,9 @@ def load_tokenizer(source: Source) -> Tokenizer:
     from transformers import AutoTokenizer
 
     with _explained(source):
-        return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
+        return AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=False
+        )
 
 
 def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model:

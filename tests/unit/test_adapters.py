@@ -21,6 +21,7 @@ def save_config(folder: Path, **changed: Any) -> Policy:
     folder.mkdir(exist_ok=True)
     config = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "/models/base"} | changed
     (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"layer": torch.zeros(1)}, folder / "adapter_model.safetensors")
     return Policy("round_01", str(folder))
 
 
@@ -54,6 +55,12 @@ class TestReading:
     ) -> None:
         with pytest.raises(ModelError, match=reason):
             adapter_of(save_config(tmp_path, **changed))
+
+    def test_pickled_weights_are_not_read(self, tmp_path: Path) -> None:
+        policy = save_config(tmp_path)
+        (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+        with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+            adapter_of(policy)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}"])
     def test_a_broken_configuration_is_named(self, tmp_path: Path, text: str) -> None:

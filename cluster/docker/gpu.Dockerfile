@@ -1,0 +1,35 @@
+# syntax=docker/dockerfile:1
+# docker build -f cluster/docker/gpu.Dockerfile -t ghcr.io/YOUR_ORG/sirt-ray:0.1.0 .
+#
+# With the compiler of CUDA: FlashInfer, which vLLM asks for some kernels, makes them when they are
+# first used.
+FROM nvidia/cuda:13.0.1-devel-ubuntu24.04
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        ca-certificates g++ ninja-build python3.12-dev python3.12-venv rsync wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && userdel --remove ubuntu \
+    && useradd --create-home --uid 1000 --shell /bin/bash ray \
+    && python3.12 -m venv /opt/venv \
+    # `ray up` starts login shells, which set the path anew.
+    && echo 'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/venv.sh
+
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.
+COPY constraints-cpu.txt /opt/sirt/
+RUN grep --invert-match --extended-regexp \
+        '^(apache-tvm-ffi|grpcio-reflection|protobuf|python-dateutil)==' \
+        /opt/sirt/constraints-cpu.txt > /opt/sirt/constraints-gpu.txt
+COPY pyproject.toml README.md LICENSE /opt/sirt/
+COPY sirt_ray /opt/sirt/sirt_ray
+# boto3 and Google's client start nodes for `ray up`.
+RUN pip install --constraint /opt/sirt/constraints-gpu.txt '/opt/sirt[gpu]' boto3 \
+        google-api-python-client==2.202.0
+COPY jobs /opt/sirt/jobs
+
+# `ray up` reads the home folder out of the image's environment.
+ENV HOME=/home/ray PYTHONUNBUFFERED=1
+WORKDIR /home/ray
+USER 1000
+CMD ["sirt", "--help"]
