@@ -11,7 +11,7 @@ from typing import Literal
 
 from sirt_ray.core import choices as options
 from sirt_ray.core import expressions, numbers, numerals
-from sirt_ray.core.statements import Found
+from sirt_ray.core.statements import Found, is_cut_off
 from sirt_ray.types import Judgement
 
 AnswerKind = Literal["number", "choice", "expression"]
@@ -20,7 +20,7 @@ Equivalent = Callable[[str, str], bool | None]
 """(reference, answer) -> whether the two expressions are the same by algebra; None where that takes
 too long to say."""
 
-VERSION = "3"
+VERSION = "4"
 """Raised whenever some text is judged differently."""
 
 LONGEST_TEXT = 200_000
@@ -42,10 +42,12 @@ def extract(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> Found |
     """
     text = text[-LONGEST_TEXT:]
     if kind == "number":
-        return numbers.extract(text)
-    if kind == "choice":
-        return options.extract(text, choices)
-    return expressions.extract(text)
+        found = numbers.extract(text)
+    elif kind == "choice":
+        found = options.extract(text, choices)
+    else:
+        found = expressions.extract(text)
+    return None if found and not found.stated and is_cut_off(text) else found
 
 
 def same(extracted: str, reference: str, kind: AnswerKind) -> bool:

@@ -16,7 +16,8 @@ import re
 from collections.abc import Sequence
 
 from sirt_ray.core.denials import corrected, without_denied
-from sirt_ray.core.option_texts import ALONE, PLAIN, behind, exactly, mentioned
+from sirt_ray.core.option_letters import NO_CHOICE, first_line, letter_and_text, letters_at
+from sirt_ray.core.option_texts import ALONE, PLAIN, exactly, mentioned
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.core.statements import (
     MOST_MARKS,
@@ -24,32 +25,11 @@ from sirt_ray.core.statements import (
     Found,
     Statement,
     find,
-    first_sentence,
     is_last,
     last_sentence,
     readings,
 )
 
-_FILLER = re.compile(
-    r"[\s:*_\"'`$({<\[\\]{0,20}"
-    r"(?:(?:the\s)?(?:option|choice|letter|answer|textbf|text|mathrm|mathbf|boxed"
-    r"|clearly|probably|(?:most\s)?likely|definitely|therefore|thus|simply|obviously|indeed|also"
-    r"|to\sbe)\b"
-    r"[\s:({\[*_\"'$]{0,10}){0,3}",
-    re.IGNORECASE,
-)
-_LETTER = re.compile(
-    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9-]|'[A-Za-z])(?P<dress>[ ]?[)\]}.:*_,;\"'$`\\]{0,8})"
-)
-_SECOND = re.compile(
-    r"\s?(?:or|and|&|/)\s?(?:option\s|choice\s)?[(\[*]{0,3}([A-Z])(?![A-Za-z'])"
-    r"|\s?[(\[*]{0,3}([A-Z])(?:[)\].,;]|\s?$|\s(?:or|and)\b)"
-)
-_OR_ELSE = re.compile(r"\bor\s(?:option\s)?[(\[*]{0,3}([A-Z])[)\]*.:]")
-_CONNECTIVE = re.compile(
-    r"\s{0,3}(?:because|since|as|and|which|for|but|so|is|with|due|in|from|given|-|\(|,)",
-    re.IGNORECASE,
-)
 _CHOOSE = re.compile(
     r"[CcGgOoPpSs](?<!\w[A-Za-z])(?<!not\s[A-Za-z])(?<!n't\s[A-Za-z])(?i:(?<=c)hoos(?:e|ing)|(?<=p)ick"
     r"|(?<=s)elect|(?<=g)o\swith|(?:(?<=o)ption|(?<=c)hoice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b"
@@ -88,12 +68,16 @@ _NAMED_LAST = re.compile(
 _CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
 _ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
 _VERDICT = re.compile(
-    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}"
-    r"(?:(?:This|It)\s(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)|Correct)\b"
+    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?(?:[.:;-][*_]{0,3}\s{1,3}"
+    r"(?:(?:This|It)\s(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)|[Cc]orrect)\b"
+    r"|\s[\u2705\u2713\u2714])"
 )
-
-_NO_CHOICE = "?"
-"""Stands for a letter that is named as the answer and is no option's."""
+_OF_VERDICTS = ("This ", "It is", "Correct", "- correct", ": correct", "\u2705", "\u2713", "\u2714")
+"""A text without them has no verdict on an option."""
+_NONE = re.compile(
+    r"\bnone of (?:the (?:given |provided |listed )?(?:above|options|choices|answers)|these)",
+    re.IGNORECASE,
+)
 
 
 def extract(text: str, choices: Sequence[str]) -> Found | None:
@@ -104,13 +88,13 @@ def extract(text: str, choices: Sequence[str]) -> Found | None:
 
 def _extract(text: str, choices: Sequence[str]) -> Found | None:
     allowed = LETTERS[: len(choices) or 10]
-    if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
+    if (whole := exactly(text, choices) or letter_and_text(text, choices)) is not None:
         return Found(whole, stated=True)
     text = without_denied(text.strip())
     answer, correct = _called_correct(text, choices, allowed)
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
     for letters in (
-        lambda: answer.union(*(_letters_at(s.text, choices, allowed) for s in statements)),
+        lambda: answer.union(*(letters_at(s.text, choices, allowed) for s in statements)),
         lambda: correct | _chosen(text, choices, allowed),
         lambda: _told(text, statements, choices),
         lambda: _numbered(statements, choices),
@@ -121,7 +105,7 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
                 found if len(found) == 1 else _corrected(text, found, choices), stated=True
             )
     dressed = {letter for match in _DRESSED.finditer(text) for letter in match.groups() if letter}
-    dressed |= _letters_at(text[:WINDOW], choices, allowed)
+    dressed |= letters_at(text[:WINDOW], choices, allowed)
     dressed |= _alone_on_a_line(text, allowed) | _last_word(text)
     dressed &= set(allowed)
     if len(dressed) == 1:
@@ -132,12 +116,14 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     if dressed:
         return None
     guess = mentioned(last, choices) or mentioned(text, choices)
+    if _NONE.search(text) and not any(map(_NONE.search, choices)):
+        return None
     return None if guess is None else Found(guess, stated=False)
 
 
 def _only(letters: set[str], *, stated: bool) -> Found | None:
     (first, *others) = letters
-    return None if others or first == _NO_CHOICE else Found(first, stated)
+    return None if others or first == NO_CHOICE else Found(first, stated)
 
 
 def _is_option_a(text: str, statement: Statement) -> bool:
@@ -148,10 +134,10 @@ def _is_option_a(text: str, statement: Statement) -> bool:
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     """Letters that are chosen, or that a list of options calls correct."""
     chosen: set[str] = set()
-    if any(word in text for word in ("This ", "It is", "Correct")):
+    if any(sign in text for sign in _OF_VERDICTS):
         chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
-        chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
+        chosen |= letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
     return chosen
 
 
@@ -161,7 +147,7 @@ def _called_correct(text: str, choices: Sequence[str], allowed: str) -> tuple[se
     correct: set[str] = set()
     position = 0
     while match := _IS_CORRECT.search(text, position):
-        letter = match["letter"] if match["letter"] in allowed else _NO_CHOICE
+        letter = match["letter"] if match["letter"] in allowed else NO_CHOICE
         of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
         if of_its_text and not _ONLY_IF.search(text, match.start(), match.end() + WINDOW // 4):
             called = answer if match["noun"] or match["answer"] else correct
@@ -171,50 +157,12 @@ def _called_correct(text: str, choices: Sequence[str], allowed: str) -> tuple[se
     return answer, correct
 
 
-def _letters_at(window: str, choices: Sequence[str], allowed: str) -> set[str]:
-    """The letter that a window begins with, and a second one where it hedges. An option's text may
-    look like a letter, too ("A bison", "I, II and III"), or have letters in it ("32 degrees F")."""
-    if exactly(_first_line(window), choices) is not None:
-        return set()
-    match = _first_letter(window)
-    if match is None:
-        return set()
-    rest, letter = window[match.end() :], match["letter"].upper()
-    opened = match.start() > 0 and window[match.start() - 1] in "([{*\"'$"
-    if not _is_letter(match, rest, opened, choices):
-        return set()
-    if letter not in allowed:
-        return {_NO_CHOICE} if match["dress"].strip() else set()
-    letters = {letter}
-    rest = behind(rest, choices[LETTERS.index(letter)] if choices else "")
-    ended = "." in match["dress"] and not rest.lstrip().startswith(("or ", "and "))
-    if second := (None if ended else _SECOND.match(rest)) or _OR_ELSE.search(first_sentence(rest)):
-        letters |= {group for group in second.groups() if group}
-    if (told := exactly(first_sentence(rest), choices)) is not None:
-        letters.add(told)
-    return letters
-
-
-def _is_letter(match: re.Match[str], rest: str, opened: bool, choices: Sequence[str]) -> bool:
-    """Whether a single letter is an option's and not an English word ("a bank", "I think")."""
-    dress = match["dress"].strip()
-    at_end = not rest.strip() or rest.lstrip(" \t").startswith(("\n", "</"))
-    if at_end or any(mark in dress for mark in ")]"):
-        return True
-    if match["letter"].islower():
-        clear = bool(dress) or bool(_CONNECTIVE.match(rest))
-        return clear and (opened or match["letter"] not in "ai")
-    if dress or match["letter"] not in "AI":
-        return True
-    return bool(_CONNECTIVE.match(rest)) or exactly(first_sentence(rest), choices) is not None
-
-
 def _told(text: str, statements: Sequence[Statement], choices: Sequence[str]) -> set[str]:
     """The options whose texts statements name. A heading may be followed by the reasoning, so it
     counts only if nothing else follows it."""
     told: set[str | None] = set()
     for statement in statements:
-        line = exactly(_first_line(statement.text), choices)
+        line = exactly(first_line(statement.text), choices)
         if statement.mark == "label" and not is_last(text, statement):
             told.add(line)
             continue
@@ -244,7 +192,7 @@ def _first(text: str, choices: Sequence[str]) -> set[str]:
 
 
 def _option(line: str, choices: Sequence[str]) -> str | None:
-    return exactly(line, choices) or _letter_and_text(line, choices)
+    return exactly(line, choices) or letter_and_text(line, choices)
 
 
 def _corrected(text: str, letters: set[str], choices: Sequence[str]) -> set[str]:
@@ -277,21 +225,3 @@ def _last_word(text: str) -> set[str]:
         return set()
     letters = set(_CAPITAL.findall(line)) - {"I"}
     return letters if len(letters) == 1 and _ENDS_IN_CAPITAL.search(line) else set()
-
-
-def _first_letter(text: str) -> re.Match[str] | None:
-    filler = _FILLER.match(text)
-    return _LETTER.match(text, filler.end() if filler else 0)
-
-
-def _first_line(text: str) -> str:
-    return text.lstrip(" \t\r\n*_:$`").split("\n", 1)[0]
-
-
-def _letter_and_text(text: str, choices: Sequence[str]) -> str | None:
-    """The option that a whole text is with its letter in front ("D) Venice")."""
-    match = _first_letter(text)
-    if match is None or not match["dress"].strip():
-        return None
-    letter = match["letter"].upper()
-    return letter if exactly(text[match.end() :], choices) == letter else None

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from sirt_ray.core import intervals, numbers, numerals
+from sirt_ray.core import intervals, numbers, numerals, spelled
 from sirt_ray.core.statements import (
     WINDOW,
     Found,
@@ -30,9 +30,12 @@ LONGEST_JOINT = 40
 _INLINE_MATH = re.compile(
     r"(?<!\\)\$((?:[^$\n\\]|\\.){1,400})\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
 )
+_PRICES = re.compile(r"\$[0-9][0-9.,]*\s[^\\$=]*[a-z],?\s\$")
+"""The text between two amounts of dollars is no formula ("$5 and then $6")."""
 _SPACING = re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|[,;:! ])(?![A-Za-z])|~")
 _UNITS = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s?\{([^{}]{0,80})\}(\s?\^\s?\{?[23]\}?)?")
 _DEGREES = re.compile(r"\^\s?\{?\s?\\circ\s?\}?|°|\\degree")
+_BASE = re.compile(r"_\{([0-9]{1,3})\}")
 _SHORT_FRACTION = re.compile(r"\\frac\s?([0-9])\s?([0-9a-z])")
 _SHORT_ROOT = re.compile(r"\\sqrt\s?([0-9a-z])")
 _SLASH = re.compile(r"(?<![0-9a-z.}/])([0-9]{1,20})/([0-9]{1,20})(?![0-9a-z./])")
@@ -44,6 +47,8 @@ _WITH_UNIT = re.compile(r"(\\?\$?\s?-?[0-9][0-9.,/]{0,40})\s[a-z][a-z -]{0,60}",
 _PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{3,}|[=$\n]|\\[(\[]|\\(?:boxed|fbox)")
 _JOINING_WORD = re.compile(r"\b(?:and|sqrt|units?|degrees?|cm|feet|inches)\b")
 _LETTER_IN_BRACKETS = re.compile(r"\(([A-Z])\)")
+_LETTER_AND_TEXT = re.compile(r"\(?([A-Z])[).][A-Za-z]{3,80}")
+"""Of a question with options: "(C) Plane"."""
 _MIXED = re.compile(
     r"(?<![0-9a-z.}/])([0-9]{1,20})\s{1,3}([0-9]{1,20})/([0-9]{1,20})(?![0-9a-z./])"
 )
@@ -59,9 +64,17 @@ _JOINT = re.compile(
 )
 _ARTICLE = re.compile(r"(?<![A-Za-z\\])(?:[Aa]n?|[Tt]he)\s(?=[A-Za-z]{3})|\*\*")
 _POINT = re.compile(r"\A[A-Z](?=\([^()]*,)")
+_CUP = re.compile(r"(?<=[)\]])\s?U\s?(?=[(\[])")
 _AND = re.compile(r",?\s{1,3}(?:and|or)\s{1,3}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SAID = re.compile(r"(?:\b(?:is|are|equals|be)\b[:\s]|=)")
+_COORDINATE = r"(?:[^()\[\]\n,A-Za-z=]|sqrt(?:\([^()\n]{1,20}\))?|\bpi\b|\binfinity\b){1,60}"
+_TUPLE = re.compile(
+    rf"(?<![A-Za-z0-9)])[(\[]{_COORDINATE}(?:,(?![0-9]{{3}}\b){_COORDINATE}){{1,3}}[)\]]"
+    rf"(?:\s?[U\u222a]\s?[(\[]{_COORDINATE},{_COORDINATE}[)\]])?"
+)
+_CONCLUSION = re.compile(r"[\s*_]{0,4}(?:so|thus|therefore|hence)\b", re.IGNORECASE)
+_WORD = re.compile(r"(?:(?:an?|the)\s)?[\"']?[A-Za-z-]{2,30}[\"']?")
 _PLAIN = str.maketrans(
     {
         "\u2212": "-",
@@ -107,15 +120,33 @@ def _said(text: str) -> str:
     """What the text seems to say last: a formula, or in its last sentence bold words or what
     follows "is"; empty where it is none of these."""
     last = last_sentence(text)
-    formulas = [m for m in deque(_INLINE_MATH.finditer(text), maxlen=MOST_IN_A_ROW) if _content(m)]
-    bold = deque(_BOLD.finditer(text, text.rfind(last)), maxlen=1)
+    start = text.rfind(last)
+    found = deque(_INLINE_MATH.finditer(text), maxlen=MOST_IN_A_ROW)
+    formulas = [m for m in found if _content(m) and not _PRICES.fullmatch(m[0])]
+    bold = deque(_BOLD.finditer(text, start), maxlen=1)
     if bold and not (formulas and formulas[-1].start() > bold[0].start()):
         return bold[0][1].strip("$ .:")
-    if formulas:
+    if formulas and formulas[-1].end() > start:
         return _formula_rows(text, formulas)[-1]
-    verb = deque(_SAID.finditer(last), maxlen=1)
-    said = last[verb[0].end() :].strip() if verb else ""
-    return said if said and not _PROSE.search(_JOINING_WORD.sub("", said)) else ""
+    if said := _said_plainly(last):
+        return said
+    if not formulas:
+        return ""
+    number = numbers.extract(last)
+    return number.answer if number else _formula_rows(text, formulas)[-1]
+
+
+def _said_plainly(sentence: str) -> str:
+    """A tuple or an interval without LaTeX's signs, or what follows "is"; of words, only one: a
+    name, or any behind "so" or the like."""
+    if tuples := deque(_TUPLE.finditer(sentence), maxlen=1):
+        return tuples[0][0]
+    verb = deque(_SAID.finditer(sentence), maxlen=1)
+    said = sentence[verb[0].end() :].strip() if verb else ""
+    if not _PROSE.search(_JOINING_WORD.sub("", said)):
+        return said
+    concluded = said[:1].isupper() or _CONCLUSION.match(sentence)
+    return said if concluded and _WORD.fullmatch(said) else ""
 
 
 def _formula_rows(text: str, formulas: Sequence[re.Match[str]]) -> list[str]:
@@ -185,11 +216,13 @@ def normalise(text: str) -> str:
     text = text.replace("{,}", ",").replace("\\$", "").replace("$", "").replace("\\%", "%")
     text = _DEGREES.sub("", _SPACING.sub("", text))
     text = _UNITS.sub(_word_or_unit, text).replace("\\pi", "pi").replace("\\cdot", "*")
-    text = _AND.sub(",", text)
-    text = re.sub(r"\s+", "", text)
+    text = _CUP.sub(r"\\cup ", _AND.sub(",", text))
+    text = _BASE.sub(r"_\1", re.sub(r"\s+", "", text))
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _SHORT_ROOT.sub(r"\\sqrt{\1}", text))
     text = _SLASH.sub(r"\\frac{\1}{\2}", text)
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text) if "(" not in text else text
+    if option := _LETTER_AND_TEXT.fullmatch(text):
+        return option[1]
     text = _LETTER_IN_BRACKETS.sub(r"\1", text).rstrip("%.")
     return intervals.from_inequality(text) or text
 
@@ -206,7 +239,9 @@ def _without_name(text: str) -> str:
 
 
 def _word_or_unit(match: re.Match[str]) -> str:
-    """Text is the answer where it stands alone ("Evelyn"), and a unit or a joint where not."""
+    """Text is the answer where it stands alone ("Evelyn"), a number's base, a unit or a joint."""
+    if match.string[: match.start()].rstrip(" {").endswith("_"):
+        return spelled.in_figures(match[1])
     alone = not (match.string[: match.start()] + match.string[match.end() :]).strip("() .")
     return match[1] if alone else "," if match[1].strip() in ("and", "or") else ""
 

@@ -7,9 +7,10 @@ them.
 
 import re
 
-_BETWEEN = re.compile(r"([^<>≤≥=]{1,100})([<>≤≥])[a-z]([<>≤≥])([^<>≤≥=]{1,100})")
-_BEYOND = re.compile(r"[a-z]([<>≤≥])([^<>≤≥=]{1,100})")
-_BEFORE = re.compile(r"([^<>≤≥=]{1,100})([<>≤≥])[a-z]")
+_VARIABLE = r"(?:[a-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|varphi|omega))"
+_BETWEEN = re.compile(rf"([^<>≤≥=]{{1,100}})([<>≤≥]){_VARIABLE}([<>≤≥])([^<>≤≥=]{{1,100}})")
+_BEYOND = re.compile(rf"{_VARIABLE}([<>≤≥])([^<>≤≥=]{{1,100}})")
+_BEFORE = re.compile(rf"([^<>≤≥=]{{1,100}})([<>≤≥]){_VARIABLE}")
 _GREATER, _CLOSED = ">≥", "≤≥"
 _INFINITE = r"\infty"
 

@@ -53,6 +53,15 @@ _CIRCUMSTANCE = re.compile(
     r"(?:(?:the|those|these|all|his|her|their|its|only|just|every|each|next|last|first)\s){0,2}(?:[a-z]{1,12}\sof\s)?\Z"
 )
 """What "5" is in "She earns $90 in 5 days"."""
+_GIVEN = re.compile(
+    r"\b(?:(?:the|those|these|all|his|her|their|its)\s(?:other\s|first\s|last\s|next\s)?"
+    r"|(?<!\bneed\s)(?<!needs\s)(?<!needed\s)(?<!\bha[sd]\s)(?<!have\s)(?<!able\s)(?<!going\s)"
+    r"(?<!\bup\s)(?<!\bout\s)(?<!wants\s)to\s"
+    r"(?!(?:about|around|approximately|nearly|an?|the|only|just|find|get|give|obtain|reach|be|have)\s)"
+    r"[a-z]{2,12}\s(?:[a-z]{1,12}\s){0,2})\Z"
+)
+"""What "50" is in "She needs 5 shelves to hold all 50 books", where another number comes first."""
+_NOUN = re.compile(r"[\s-][A-Za-z]")
 _CURRENCY = re.compile(r"[$€£¥₹]")
 _CONCLUSION = re.compile(r"[\s*_]{0,4}(?:so|thus|therefore|hence|in\s(?:total|all))\b", re.I)
 
@@ -139,8 +148,20 @@ def _guessed(sentence: str) -> Number | None:
     result = _result(sentence, numbers)
     if result and not _NEW_CLAUSE.search(sentence, result.end, numbers[-1].start):
         return result
+    return _told(sentence, numbers)
+
+
+def _told(sentence: str, numbers: list[Number]) -> Number:
+    """The last number that is no circumstance."""
     told = [n for n in numbers if not _is_circumstance(sentence, n)]
+    if len(told) > 1:
+        told[1:] = [n for n in told[1:] if not _is_given(sentence, told[0], n)]
     return (told or numbers)[-1]
+
+
+def _is_given(sentence: str, first: Number, number: Number) -> bool:
+    counts = _NOUN.match(sentence, number.end)
+    return counts is not None and _GIVEN.search(sentence, first.end, number.start) is not None
 
 
 def _is_circumstance(sentence: str, number: Number) -> bool:
@@ -209,7 +230,7 @@ def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | 
         return first if _is_direct(span, first) and not reasoning else None
     if result or _is_direct(span, inside[0]):
         return result or inside[0]
-    return _bold(span) or inside[-1]
+    return _bold(span) or _told(span, inside)
 
 
 def _is_direct(span: str, number: Number) -> bool:

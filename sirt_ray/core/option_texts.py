@@ -26,6 +26,14 @@ PLAIN = str.maketrans(
 )
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _DENIALS = {"not", "isn't", "never", "nor", "neither", "cannot", "can't", "aren't", "wasn't"}
+_DENIED_BEHIND = re.compile(
+    r"(?:also |clearly |simply )?"
+    r"(?:(?:is|are|was|were|would|does|do|could|can|may|seems)(?: be)?"
+    r"(?: also| clearly| simply| probably)? "
+    r"(?:not|unlikely|incorrect|wrong|eliminated|ruled out|excluded)"
+    r"|isn't|aren't|wasn't|doesn't|don't|wouldn't|cannot|can't)\b"
+)
+"""In words with one blank between them."""
 _ARTICLES = {"a", "an", "the", "in", "at", "be", "on"}
 
 
@@ -119,13 +127,14 @@ def _all_words(choice: str) -> str:
 
 
 def _affirmed(said: str, phrase: str) -> bool:
-    """Whether a phrase occurs at least once without a denial in front of it."""
+    """Whether a phrase occurs at least once without a denial in front of it or behind it."""
     position = said.find(phrase)
     while position >= 0:
         before = [
             word for word in said[max(0, position - 60) : position].split() if word not in _ARTICLES
         ]
-        if not before or before[-1] not in _DENIALS:
+        denied = before and before[-1] in _DENIALS
+        if not denied and not _DENIED_BEHIND.match(said, position + len(phrase)):
             return True
         position = said.find(phrase, position + 1)
     return False

@@ -66,7 +66,7 @@ _NEXT_QUESTION = re.compile(
 )
 _WOULD = re.compile(r"(?:would|might|could)\sbe\Z")
 _IF = re.compile(r"\bif\b", re.IGNORECASE)
-_THOUGHT = "</think>"
+_THINKS, _THOUGHT = "<think>", "</think>"
 
 _DRESS = " \t\r\n*_:$`"
 
@@ -185,6 +185,11 @@ def is_last(text: str, statement: Statement) -> bool:
     bare = text[statement.end : statement.end + WINDOW].lstrip(_DRESS)
     rest = bare[len(statement.sentence) :]
     return len(text) - statement.end <= WINDOW and not rest.strip(".!?*_$ \n)\"'")
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether the text ends amid the model's thoughts: what it mentions last is no answer."""
+    return _THINKS in text and _THOUGHT not in text
 
 
 def readings(text: str) -> list[str]:

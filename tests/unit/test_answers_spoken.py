@@ -67,6 +67,7 @@ NUMBERS: dict[str, list[Case]] = {
         ("Sure!\n\n**Question:** 9 eggs at $2?\n\n**Answer:** 18", "18", True),
     ],
     "reasoning models: the answer stands behind the thoughts": [
+        ("<think>\nThere are 21 - 15 = 6 trees. Wait, do we", None, False),
         ("<think>The answer is 17. Or 18?</think>\n\nShe makes $18.", "18", False),
         ("<think>9 * 2 = 18</think>\nThe answer is 18.", "18", True),
         ("<think>The answer is 17.</think>", "17", True),
@@ -98,6 +99,14 @@ NUMBERS: dict[str, list[Case]] = {
         ("They sold the 3 cars for $18.", "18", False),
         ("It lasts for 18 days.", "18", False),
         ("The area is $18\\text{ cm}^2$.", "18", False),
+    ],
+    "what is given or wanted stands behind the answer": [
+        ("Lucy will need 5 shelves to hold all 50 books.", "5", False),
+        ("So there are 12 left for Tom to share with his 3 friends.", "12", False),
+        ("John is 45 miles from home at the end of those 4 hours.", "45", False),
+        ("Answer: There are 36 chairs in the 6 rows.", "36", True),
+        ("Of the 20 tables he still has to sell 12.", "12", False),
+        ("We take 4 twice to find 8 legs.", "8", False),
     ],
     "asides and reasons behind the answer": [
         ("The answer is 5 (since 96 + 73 = 169 and 164 were sold).", "5", True),
@@ -193,6 +202,7 @@ CHOICES: dict[str, list[Case]] = {
         ("The correct answer is **Venice**.", "D", True),
     ],
     "reasoning models: the answer stands behind the thoughts": [
+        ("<think>\nCould it be Venice? I am not sure, maybe", None, False),
         ("<think>The answer is A. No.</think>\n\nThe answer is D.", "D", True),
     ],
     "models that answer in JSON, or in Chinese": [
@@ -210,6 +220,15 @@ CHOICES: dict[str, list[Case]] = {
         ("A: Michigan - Incorrect\nD: Venice - Correct", "D", True),
         ("While C is plausible, D is the better choice.", "D", True),
         ("D) Venice is the one that fits best.", "D", True),
+    ],
+    "a list that says of each option whether it is right": [
+        ("A) Michigan - incorrect\nD) Venice - correct", "D", True),
+        ("A) Michigan \u274c\nD) Venice \u2705", "D", True),
+    ],
+    "texts of options that are ruled out": [
+        ("Michigan is unlikely. Amsterdam cannot be it, too.", None, False),
+        ("Michigan is unlikely, so perhaps Venice", "D", False),
+        ("None of the given options fits. Venice comes near.", None, False),
     ],
     "a letter that is taken back": [
         ("The answer is A. Wait, that's not right. The answer is D.", "D", True),
