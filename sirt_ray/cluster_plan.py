@@ -24,6 +24,9 @@ def show(
 ) -> None:
     """Print the placement of each different (teacher, student, resources), and what all artifacts
     that are still to be made take. Raises one ResourceError for all that does not fit."""
+    if cluster.described:
+        jobs = [_anywhere(job) for job in jobs]
+        artifacts = [(_anywhere(job), state) for job, state in artifacts]
     placed = {key: (setup, place(setup, cluster)) for key, setup in setups(jobs).items()}
     problems: dict[str, None] = {}
     for setup, placement in placed.values():
@@ -35,6 +38,17 @@ def show(
     at_once = min(at_once, len(jobs))
     hours = estimates(artifacts, [placed[_key(job)] for job, _ in artifacts])
     placement_table.show_time(console, cluster, hours, at_once)
+
+
+def _anywhere(job: JobConfig) -> JobConfig:
+    """The job without the names by which it chooses nodes."""
+    resources = job.resources
+    parts = {
+        "teacher": resources.teacher.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "student": resources.student.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "trainer": resources.trainer.model_copy(update={"custom_resources": {}}),
+    }
+    return job.model_copy(update={"resources": resources.model_copy(update=parts)})
 
 
 Key = tuple[str | None, str, str]

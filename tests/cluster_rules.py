@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sirt_ray.config import JobConfig
-from sirt_ray.on_ray import needs
-from sirt_ray.on_ray.placement import bundles
+from sirt_ray.planning import needs
 
 Document = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -128,9 +127,9 @@ def misfits(job: JobConfig, node_types: Mapping[str, Document]) -> list[str]:
 
     `node_types`: as Ray's autoscaler has them: `resources`, `labels`, `max_workers`.
     """
-    parts: list[needs.Need] = [needs.of_trainer(job.resources.trainer)]
+    parts: list[needs.Need] = [needs.of_trainer(job.resources.trainer, 0)]
     for role, engine in (("teacher", job.resources.teacher), ("student", job.resources.student)):
-        group = bundles(engine, needs.on_gpu(engine)) * engine.max_replicas
+        group = needs.bundles(engine, needs.on_gpu(engine, 0)) * engine.max_replicas
         parts.append(needs.Need(role, f"resources.{role}", group, engine.labels))
     return [
         f"{part.who} has no place"

@@ -49,7 +49,7 @@ def from_nodes(
                 assumed.append(f"node {number}: its GPUs hold what an {kind.name} does")
             made = replace(made, gpu=kind)
         nodes.append(made)
-    return Cluster(f"the cluster at {address}", nodes, assumed)
+    return Cluster(f"the cluster at {address}", nodes, assumed, described=False)
 
 
 def _named(node: Node) -> Gpu | None:

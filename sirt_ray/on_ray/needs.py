@@ -16,20 +16,30 @@ def cluster_gpus() -> float:
 
 
 def on_gpu(engine: EngineConfig) -> bool:
-    return needs.on_gpu(engine, cluster_gpus())
+    return needs.on_gpu(engine, _gpus_for(engine))
 
 
 def of_engine(role: str, engine: EngineConfig) -> Need:
     """The replicas that are always there, and one at least."""
-    return needs.of_engine(role, engine, cluster_gpus())
+    return needs.of_engine(role, engine, _gpus_for(engine))
 
 
 def of_trainer(trainer: TrainerResources) -> Need:
-    return needs.of_trainer(trainer, cluster_gpus())
+    return needs.of_trainer(trainer, _gpus_for_workers(trainer))
 
 
 def gpus_per_worker(trainer: TrainerResources) -> float:
-    return needs.gpus_per_worker(trainer, cluster_gpus())
+    return needs.gpus_per_worker(trainer, _gpus_for_workers(trainer))
+
+
+def _gpus_for(engine: EngineConfig) -> float:
+    """Ray is asked only where the settings leave it open: what Serve reads in a file is built
+    before there is a connection."""
+    return cluster_gpus() if engine.device == "auto" else 0.0
+
+
+def _gpus_for_workers(trainer: TrainerResources) -> float:
+    return cluster_gpus() if trainer.gpus_per_worker is None else 0.0
 
 
 def nodes() -> list[Node]:

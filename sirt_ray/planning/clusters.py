@@ -40,6 +40,8 @@ class Cluster:
     nodes: Sequence[Node]
     assumed: Sequence[str] = ()
     """What the description leaves open, and what is taken for it."""
+    described: bool = True
+    """By hand: its nodes have the custom resources and labels that a job asks for."""
 
     @property
     def gpus(self) -> int:
@@ -78,7 +80,10 @@ def described(text: str) -> Cluster:
     number, each = counts if len(counts) == 2 else (1, counts[0])
     gpu, assumed = _kind(text, what)
     node = Node({"CPU": _ENOUGH, "GPU": float(each)}, gpu=gpu)
-    assumed += ["the nodes have as many CPUs and as much memory of their own as is asked for"]
+    assumed += [
+        "the nodes have as many CPUs, as much memory of their own, and the custom resources and"
+        " labels that are asked for"
+    ]
     return Cluster(text, [node] * number, assumed)
 
 

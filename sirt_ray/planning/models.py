@@ -167,7 +167,9 @@ def _cached(name: str, revision: str | None) -> Path | None:
 def _from_folder(name: str, folder: Path) -> ModelShape | None:
     try:
         document: Any = json.loads((folder / "config.json").read_text())
-        shape = from_config(name, document.get("text_config", document), f"{folder}/config.json")
+        shape = _shape_from(
+            name, document.get("text_config", document), f"{folder}/config.json"
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     if shape is None:
@@ -177,7 +179,7 @@ def _from_folder(name: str, folder: Path) -> ModelShape | None:
     return replace(shape, counted=None if quantized else counted, quantized_bytes=quantized)
 
 
-def from_config(name: str, config: Mapping[str, Any], source: str) -> ModelShape | None:
+def _shape_from(name: str, config: Mapping[str, Any], source: str) -> ModelShape | None:
     """Of the settings of a config.json; None where its family is not known or a number missing.
 
     Raises TypeError or ValueError where they are no numbers.

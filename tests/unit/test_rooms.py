@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "datasets")
 
 
 def test_imports_go_downward_only() -> None:
-    assert lint_imports(config_filename="pyproject.toml") == EXIT_STATUS_SUCCESS
+    # In a process of its own: it silences the loggers of the one that it runs in.
+    lint = [str(Path(sys.executable).with_name("lint-imports")), "--config", "pyproject.toml"]
+    done = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
