@@ -17,7 +17,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import evaluate_command, jobfile, studies
+from sirt_ray import cluster_command, evaluate_command, jobfile, studies, submit_command
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_job(plan)
     plan.set_defaults(command=_plan)
     evaluate_command.add_to(commands)
+    submit_command.add_to(commands)
+    cluster_command.add_to(commands)
     _add_serve(commands)
     _add_report(commands)
     grading.add_command(commands)
@@ -199,6 +201,7 @@ def _run(arguments: argparse.Namespace) -> int:
             outcome = run.loop().run()
         else:
             with connected(arguments.address, job.resources, run_dir / "logs"):
+                running.remove_left_behind([job])
                 outcome = run.on_cluster()
         run.finish(outcome)
     console.print(f"The refined student is {outcome.student.path}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """What happened in a run: `events.jsonl` and `scores.json` in its folder, lines on the console."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,22 @@ from sirt_ray.artifacts import write_json
 from sirt_ray.core.scoring import scores_to_json
 from sirt_ray.report.summary import summary
 from sirt_ray.types import Scores
+
+_STAGE_LINE = re.compile(r"^[▸✓] (\S+).*\n?", re.MULTILINE)
+
+
+def last_stage(log: str) -> str | None:
+    """The stage that a run has begun or finished last, by what it wrote where no terminal was."""
+    found = _STAGE_LINE.findall(log)
+    return found[-1] if found else None
+
+
+def after_last_stage(log: str) -> str:
+    """What a run wrote behind its last stage: of a finished one, its scores."""
+    end = 0
+    for line in _STAGE_LINE.finditer(log):
+        end = line.end()
+    return log[end:]
 
 
 class RunJournal:
@@ -43,6 +60,8 @@ class RunJournal:
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
         self._write(kind, artifact=name, **fields)
         if kind == "started":
+            if not self._console.is_terminal:  # A terminal has a bar.
+                self._console.print(f"▸ {name}", highlight=False)
             return
         if kind == "awaited":
             self._console.print(f"[dim]  {name}: waiting for the cell that makes it[/]")

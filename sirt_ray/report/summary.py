@@ -40,8 +40,9 @@ def _student(counts: Counts) -> str:
     steps = f"{counts['steps']:,}"
     if "stopped_early" in counts:
         steps += f" of {counts['planned_steps']:,}"
+    again = f" ({counts['steps_again']:,} done again)" if "steps_again" in counts else ""
     return (
-        f"{counts['examples']:,} examples, {steps} steps{_validation(counts)}"
+        f"{counts['examples']:,} examples, {steps} steps{again}{_validation(counts)}"
         f"{_reasons(counts['left_out'])}{_training(counts)}"
     )
 

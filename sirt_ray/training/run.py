@@ -168,8 +168,10 @@ def _engine(
 def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
     last = last_line(work.metrics) or {}
     final, best = state.validation or {}, state.best or {}
+    again = work.steps_again()
     return {
         "steps": state.step,
+        **({"steps_again": again} if again else {}),
         "validation": best if chosen == state.best_step else final,
         "final_validation_loss": final.get("loss"),
         "best_validation_loss": best.get("loss"),

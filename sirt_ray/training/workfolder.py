@@ -6,6 +6,7 @@
     weights/step_000050.safetensors   trained parameters: the best so far, and those not yet judged
     finished.json    the last step is done and the chosen weights are there; only the export is left
     export/          the student, moved to `out` when whole
+    again.json       optimizer steps that were done again, behind a checkpoint
     failure.json     an error that another attempt would meet again
 
 No torch here: the driver needs none of it.
@@ -152,10 +153,18 @@ class WorkFolder:
     def truncate(self, step: int) -> None:
         """Forget the lines after `step`: they are about to be written again."""
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_lines(self.metrics) if line["step"] <= step]
+        lines = read_lines(self.metrics)
+        kept = [line for line in lines if line["step"] <= step]
+        if len(kept) < len(lines):
+            again = self.steps_again() + len(lines) - len(kept)
+            write_json(self.path / "again.json", {"steps": again})
         partial = self.metrics.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.metrics)
+
+    def steps_again(self) -> int:
+        """How many steps were lost with a worker and done again."""
+        return (_read(self.path / "again.json") or {"steps": 0})["steps"]
 
     def fail(self, kind: str, message: str) -> None:
         self.check_claim()
