@@ -107,5 +107,9 @@ def _fits(bundle: Resources, node: Mapping[str, float]) -> bool:
 def describe(resources: Mapping[str, float]) -> str:
     """Amounts and names, without what Ray counts for itself."""
     internal = ("node:", "bundle_", "object_store_memory", "memory")
-    shown = {n: a for n, a in sorted(resources.items()) if not n.startswith(internal)}
+    shown = {
+        name: amount
+        for name, amount in sorted(resources.items())
+        if not name.startswith(internal) and "_group_" not in name  # what placement groups hold
+    }
     return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"
