@@ -119,24 +119,19 @@ def assert_finished(nodes: Nodes, run_dir: Path) -> None:
 def test_a_run_is_submitted_seen_and_stopped(nodes: Nodes, tmp_path: Path) -> None:
     refused = done(nodes.sirt("status", RAY_AUTH_TOKEN="wrong"), 1)
     assert "RAY_AUTH_TOKEN" in refused
-    wrong = done(nodes.sirt(*submission(Path("runs"), **{"refine.rounds": -1})), 2)
-    assert "refine.rounds" in wrong
-    relative = done(nodes.sirt(*submission(Path("runs"))), 2)
-    assert "output: runs is relative" in relative
     told = done(nodes.sirt(*submission(tmp_path, "--detach")))
     assert "sirt stop quickstart" in told
     attached = nodes.sirt(*submission(tmp_path))
     wait_until(lambda: bool(nodes.hosts("ServeReplica")), 120, "the start of an engine")
     other = done(nodes.sirt(*submission(tmp_path, "--detach", seed=3)), 2)
     assert "other settings" in other
-    assert "demonstrations" in done(nodes.sirt("status", "quickstart"))
     attached.send_signal(signal.SIGINT)
     left = done(attached, 130)
     assert "runs already" in left and "goes on" in left
     assert "nothing of it is left" in done(nodes.sirt("stop", "quickstart"))
     assert not nodes.hosts("ServeReplica")
-    assert "STOPPED" in done(nodes.sirt("status"))
-    assert "▸ demonstrations" in done(nodes.sirt("logs", "quickstart"))
+    seen = done(nodes.sirt("status"))
+    assert "STOPPED" in seen and "demonstrations" in seen
 
 
 @pytest.fixture(scope="module")
