@@ -130,8 +130,8 @@ def test_a_run_is_submitted_seen_and_stopped(nodes: Nodes, tmp_path: Path) -> No
     assert "runs already" in left and "goes on" in left
     assert "nothing of it is left" in done(nodes.sirt("stop", "quickstart"))
     assert not nodes.hosts("ServeReplica")
-    seen = done(nodes.sirt("status"))
-    assert "STOPPED" in seen and "demonstrations" in seen
+    assert "STOPPED" in done(nodes.sirt("status"))
+    assert "▸ demonstrations" in done(nodes.sirt("logs", "quickstart"))
 
 
 @pytest.fixture(scope="module")
