@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from ray.job_submission import JobStatus
@@ -13,6 +13,7 @@ from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray.submissions import Submission
 
 Say = Callable[[str], None]
+Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 _SAY_EVERY_SECONDS = 30.0
@@ -68,7 +69,7 @@ def follow(cluster: Source, submission_id: str, say: Say) -> Iterator[str]:
             at, whole = 0, False
             lines = _patient(cluster, submission_id, said)
             try:
-                while (text := loop.run_until_complete(anext(lines, None))) is not None:
+                while (text := _waited_for(loop, _next(lines))) is not None:
                     new = text[max(0, shown - at) :]
                     at += len(text)
                     shown = max(shown, at)
@@ -78,7 +79,7 @@ def follow(cluster: Source, submission_id: str, say: Say) -> Iterator[str]:
             except (aiohttp.ClientError, RuntimeError, OSError) as error:
                 said(f"the connection to {cluster.address} broke, and is made again: {error}")
             finally:
-                loop.run_until_complete(lines.aclose())
+                _waited_for(loop, lines.aclose())
             try:
                 over, lost_since = cluster.submission(submission_id).is_over, None
             except ResourceError as error:
@@ -92,6 +93,18 @@ def follow(cluster: Source, submission_id: str, say: Say) -> Iterator[str]:
             if over and (whole or tries >= _LAST_TRIES):
                 return
             time.sleep(_POLL_SECONDS)
+
+
+def _waited_for(loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, Result]) -> Result:
+    """The result; where the wait is interrupted, nothing of it goes on."""
+    task = loop.create_task(what)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
 
 
 async def _patient(cluster: Source, submission_id: str, said: Seldom) -> AsyncGenerator[str]:

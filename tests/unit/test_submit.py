@@ -3,6 +3,7 @@
 The fake stands for Ray's dashboard, which we don't own.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -160,6 +161,25 @@ def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.Monk
     log = FakeDashboard(*[["one"]] * 10, lost=10)
     with pytest.raises(ResourceError, match="nobody answers"):
         list(follow(log, "id", lambda text: None))
+
+
+class InterruptedDashboard(FakeDashboard):
+    """Somebody presses Ctrl-C while nothing comes."""
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        yield "one"
+        asyncio.get_running_loop().call_soon(self._press)
+        await asyncio.Event().wait()
+
+    def _press(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_following_ends_with_ctrl_c() -> None:
+    lines = follow(InterruptedDashboard([]), "id", lambda text: None)
+    assert next(lines) == "one"
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
 
 
 class FakeClient:
