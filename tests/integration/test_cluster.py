@@ -1,7 +1,7 @@
 """Runs that are submitted to a cluster of several nodes, which may be lost.
 
-All nodes are on this machine (`tests/nodes.py`), and so is the disk that they share. One short case
-is part of `make test`; the others are `make test-cluster`.
+All nodes are on this machine (`tests/nodes.py`), and so is the disk that they share. This is
+`make test-cluster`, and no part of `make test`.
 """
 
 import json
@@ -20,7 +20,7 @@ from tests.integration.test_pipeline import JOBS, content, events
 from tests.nodes import Nodes
 from tests.sleeping import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BLOCK = 12
 CHECKPOINT = 4
@@ -142,7 +142,6 @@ def undisturbed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "quickstart"
 
 
-@pytest.mark.slow
 def test_the_quickstart_ends_right(nodes: Nodes, undisturbed: Path) -> None:
     assert_finished(nodes, undisturbed)
     finished = done(nodes.sirt(*submission(undisturbed.parent)))
@@ -167,7 +166,6 @@ def lose_host(nodes: Nodes, actor: str, ready: Any) -> None:
     nodes.add(victim, **WORKER)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "actor", "parts"),
     [
@@ -191,7 +189,6 @@ def test_a_node_is_lost_while_it_samples(
     assert again <= BLOCK
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["round_00/student", "round_01/student"])
 def test_a_node_is_lost_while_it_trains(
     nodes: Nodes, undisturbed: Path, tmp_path: Path, stage: str
@@ -208,7 +205,6 @@ def test_a_node_is_lost_while_it_trains(
     assert again <= CHECKPOINT
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_do_not_disturb_each_other(
     nodes: Nodes, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -221,7 +217,6 @@ def test_two_runs_at_once_do_not_disturb_each_other(
     assert_finished(nodes, outputs[0] / "quickstart")
 
 
-@pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_to_its_next_one(
     nodes: Nodes, undisturbed: Path, tmp_path: Path
 ) -> None:
