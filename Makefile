@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults bench-sampling \
+.PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults test-cluster bench-sampling \
   bench-control-plane bench-training bench-grading bench-gpu check types format clean
 
 help: ## this list
@@ -67,6 +67,9 @@ test-integration: setup
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
 	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
+
+test-cluster: setup ## runs submitted to several Ray nodes on this machine, some of which are lost (half an hour or more)
+	$(BIN)/python -m pytest tests/integration/test_cluster.py -m slow -s
 
 bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and HTTP
 	$(BIN)/python -m tests.bench.sampling

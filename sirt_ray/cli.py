@@ -17,7 +17,15 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import evaluate_command, jobfile, plan_command, studies
+from sirt_ray import (
+    cluster_command,
+    evaluate_command,
+    jobfile,
+    plan_command,
+    report_command,
+    studies,
+    submit_command,
+)
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -85,8 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     plan_command.add_cluster(plan)
     plan.set_defaults(command=_plan)
     evaluate_command.add_to(commands)
+    submit_command.add_to(commands)
+    cluster_command.add_to(commands)
     _add_serve(commands)
-    _add_report(commands)
+    report_command.add_to(commands)
     grading.add_command(commands)
     return parser
 
@@ -126,25 +136,6 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     serve.set_defaults(command=_serve, stopped="stopped")
-
-
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    report = commands.add_parser(
-        "report", help="what a run has come to, one job's runs under several seeds, or a study"
-    )
-    report.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="RUN_DIR|STUDY_DIR",
-        help="a run's folder, several of one job under different seeds, or one study's",
-    )
-    report.add_argument(
-        "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
-    )
-    report.add_argument("--out", type=Path, metavar="FILE", help="write it there, do not print it")
-    report.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-    report.set_defaults(command=_report, stopped="stopped")
 
 
 def _count(text: str) -> int:
@@ -201,6 +192,7 @@ def _run(arguments: argparse.Namespace) -> int:
             outcome = run.loop().run()
         else:
             with connected(arguments.address, job.resources, run_dir / "logs"):
+                running.remove_left_behind([job])
                 outcome = run.on_cluster()
         run.finish(outcome)
     console.print(f"The refined student is {outcome.student.path}", soft_wrap=True)
@@ -246,13 +238,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         shutil.rmtree(logs, ignore_errors=True)
         raise
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from sirt_ray.report.command import write_report
-
-    write_report(arguments.folders, arguments.format, arguments.out)
-    return 0
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -85,12 +85,23 @@ class TrainerResources(Section):
         return self
 
 
+class DriverResources(Section):
+    """The process that drives a run that was submitted to a cluster. Where all of this is nothing,
+    Ray puts it on the head node."""
+
+    num_cpus: NotNegative = 1
+    custom_resources: dict[str, float] = Field(default={})
+    labels: dict[str, str] = Field(default={})
+    """Ray node labels that its node must have."""
+
+
 class ResourcesConfig(Section):
     """Where and how fast; changing it never makes a finished artifact untrue."""
 
     teacher: EngineConfig = EngineConfig()
     student: EngineConfig = EngineConfig()
     trainer: TrainerResources = TrainerResources()
+    driver: DriverResources = DriverResources()
     block_size: Count = 32
     """Questions that are sampled, graded and written together; a killed run loses at most the
     blocks under way, which are as many as fill the engines."""

@@ -1,7 +1,7 @@
 """One run: a job, its folder and what it tells the user."""
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,14 @@ def survey(job: JobConfig, run_dir: Path, pool: Path | None = None) -> Survey:
     found, nobody = Survey(run_dir, pool=pool), Console(quiet=True)
     Loop(job, RayStages(job, run_dir, LogProgress(nobody)), found, SILENT).run()
     return found
+
+
+def remove_left_behind(jobs: Iterable[JobConfig]) -> None:
+    """Remove from the cluster what dead drivers of these jobs have left there: their engines would
+    hold what the trainer waits for. Whoever calls this holds the folders."""
+    from sirt_ray.on_ray import belongings
+
+    belongings.remove(belongings.run_id(f"{job.output}/{job.name}") for job in jobs)
 
 
 @contextmanager

@@ -74,6 +74,9 @@ def _run_cells(study: Study, console: Console, arguments: argparse.Namespace) ->
         not running.survey(cell.job, study.folder / cell.name, study.pool).finished
         for cell in study.cells
     )
+    if missing and arguments.address is not None:
+        with connected(arguments.address, needed, logs):
+            running.remove_left_behind(cell.job for cell in study.cells)
     if missing < 2 or arguments.cells == 1:
         yield from one_by_one(study, console, how)
         return

@@ -1,6 +1,6 @@
 """What can be known to be wrong before anything is started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from sirt_ray.core.encoding import check_prompts
 from sirt_ray.endpoint.request import api_key
 from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
 from sirt_ray.on_ray.data import check_rows_available
+from sirt_ray.on_ray.weights import is_uri
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
 
@@ -17,22 +18,28 @@ Use = Literal["served", "asked", "trained"]
 """`served`: to anybody. `asked`: our prompts. `trained`: behind them, too."""
 
 
-def check_inputs(job: JobConfig, unchecked: list[str] | None = None) -> None:
+def check_inputs(
+    job: JobConfig, unchecked: list[str] | None = None, elsewhere: Collection[str] = ()
+) -> None:
     """Rows, models and teacher of a job, all problems in one error; only schemas and configurations
     are read, and no endpoint is asked.
 
     With `unchecked` the hub is not asked either: the list hears of what only the hub or another
-    machine could tell.
+    machine could tell. `elsewhere`: sections whose files are not on this machine.
     """
     problems: list[InputError] = []
     ask_hub = unchecked is None
     student = job.student
-    checks: list[Callable[[], object]] = [
-        lambda: check_rows_available(job.data),
-        lambda: _check_teacher(job.teacher, ask_hub),
-        lambda: check_model("student.model", student.model, student.revision, "trained", ask_hub),
-    ]
-    for check in checks:
+    checks: dict[str, Callable[[], object]] = {
+        "data": lambda: check_rows_available(job.data),
+        "teacher": lambda: _check_teacher(job.teacher, ask_hub),
+        "student": lambda: check_model(
+            "student.model", student.model, student.revision, "trained", ask_hub
+        ),
+    }
+    for section, check in checks.items():
+        if section in elsewhere:
+            continue
         try:
             check()
         except UnseenError as error:
@@ -46,6 +53,54 @@ def check_inputs(job: JobConfig, unchecked: list[str] | None = None) -> None:
         raise problems[0]
     if problems:
         raise ConfigError("\n".join(str(problem) for problem in problems))
+
+
+def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
+    """`check_inputs` of a job that shall run on other machines. A path must be one that all of them
+    know; what lies at one that is not here is for the run to see, and `unchecked` hears of it."""
+    problems: list[str] = []
+    elsewhere: list[str] = []
+    for setting, path in _paths(job):
+        if not Path(path).is_absolute():
+            problems.append(
+                f"{setting}: {path} is relative, and each node of a cluster has its own folders."
+                " Give a path that all nodes see, or an address of object storage such as s3://"
+            )
+        elif setting != "output" and not Path(path).exists():
+            unchecked.append(f"{setting}: {path} is not on this machine; the run looks for it")
+        else:
+            continue
+        elsewhere.append(setting.partition(".")[0])
+    try:
+        check_inputs(job, unchecked, elsewhere)
+    except InputError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _paths(job: JobConfig) -> Iterator[tuple[str, str]]:
+    """(setting, path) of what lies in folders rather than on the hub or in object storage."""
+    teacher = job.teacher
+    given = {"output": job.output, "data.root": job.data.root}
+    if teacher.endpoint is not None:
+        given["teacher.endpoint.cache"] = teacher.endpoint.cache
+    if teacher.demonstrations is not None:
+        given["teacher.demonstrations.path"] = teacher.demonstrations.path
+    for setting, model in (("teacher.model", teacher.model), ("student.model", job.student.model)):
+        if model is not None and not assets.is_quickstart(model) and _looks_local(model):
+            given[setting] = model
+    for setting, path in given.items():
+        if path is not None and not is_uri(path):
+            yield setting, path
+
+
+def _looks_local(model: str) -> bool:
+    """Rather a folder than a name on the hub."""
+    path = Path(model)
+    return (
+        path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.is_dir()
+    )
 
 
 def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
@@ -76,8 +131,7 @@ def check_model(
 
     model = str(assets.resolve(name))
     path = Path(model)
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not path.is_dir():
+    if _looks_local(model) and not path.is_dir():
         raise ModelError(
             f"{asked_by}: there is no folder {model}. Give the folder of a Hugging Face model"
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"

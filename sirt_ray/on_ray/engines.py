@@ -9,7 +9,7 @@ import ray
 
 from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray import needs
+from sirt_ray.on_ray import belongings, needs
 from sirt_ray.on_ray.endpoint_engine import endpoint_engine, endpoint_resources
 from sirt_ray.on_ray.needs import on_gpu
 from sirt_ray.on_ray.serving import ModelServer
@@ -126,7 +126,7 @@ class Engines:
             role,
             replace(policy, path=str(assets.resolve(policy.path))),
             self._resources(role),
-            run=self._job.name,
+            run=belongings.run_id(f"{self._job.output}/{self._job.name}"),
             pointers=self._run_dir / "serving",
             samples_per_question=self._samples_per_question(role),
             serving=endpoint,

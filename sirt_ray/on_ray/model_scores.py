@@ -14,7 +14,7 @@ from sirt_ray.config import ScoringConfig
 from sirt_ray.core import identity
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.core.scoring import read_evaluation
-from sirt_ray.on_ray import data
+from sirt_ray.on_ray import belongings, data
 from sirt_ray.on_ray.evaluation import Requests, evaluate
 from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
@@ -60,7 +60,7 @@ class ModelScoring:
             "student",
             Policy(model.name, model.path),
             config.engine,
-            run=self.out.name,
+            run=belongings.run_id(str(self.out)),
             pointers=self.out / "serving",
             samples_per_question=len(config.prompts),
         )

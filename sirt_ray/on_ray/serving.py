@@ -23,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
+from sirt_ray.on_ray.belongings import app_name
 from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
 from sirt_ray.on_ray.needs import check_resources, on_gpu
 from sirt_ray.on_ray.placement import target_calls
@@ -81,11 +82,11 @@ class ModelServer:
         samples_per_question: int = 1,
         serving: Engine | None = None,
     ) -> "ModelServer":
-        """Begin to start the engines and return at once. `pointers` is a folder that every node
-        sees. `serving`: the engine of each replica; None: vLLM. An application that a killed job of
-        the same run left behind is replaced."""
+        """Begin to start the engines and return at once. `run`: the run's name on the cluster.
+        `pointers` is a folder that every node sees. `serving`: the engine of each replica; None:
+        vLLM. An application that a killed job of the same run left behind is replaced."""
         check_resources(needs.of_engine(role, engine))
-        app, pointer = f"sirt-{run}-{role}", pointers.absolute() / f"{role}.json"
+        app, pointer = app_name(run, role), pointers.absolute() / f"{role}.json"
         serve.start(proxy_location="Disabled")
         if app in serve.status().applications:
             serve.delete(app)

@@ -134,9 +134,17 @@ _PUBLISHED = {
             "Qwen/Qwen3-4B-Base", 36, 2560, 9728, 32, 8, 128, 151936,
             tied=True, qk_norm=True, max_length=32768,
         ),
+        ModelShape(
+            "Qwen/Qwen3-4B-Instruct-2507", 36, 2560, 9728, 32, 8, 128, 151936,
+            tied=True, qk_norm=True, max_length=262144,
+        ),
+        ModelShape(
+            "Qwen/Qwen3-0.6B-Base", 28, 1024, 3072, 16, 8, 128, 151936,
+            tied=True, qk_norm=True, max_length=32768,
+        ),
     )
 }  # fmt: skip
-"""The models of `jobs/paper`, by their config.json on the hub; the sums agree with the numbers of
+"""The models of `jobs/`, by their config.json on the hub; the sums agree with the numbers of
 parameters on their model cards."""
 
 
@@ -167,9 +175,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
 def _from_folder(name: str, folder: Path) -> ModelShape | None:
     try:
         document: Any = json.loads((folder / "config.json").read_text())
-        shape = _shape_from(
-            name, document.get("text_config", document), f"{folder}/config.json"
-        )
+        shape = _shape_from(name, document.get("text_config", document), f"{folder}/config.json")
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     if shape is None:

@@ -204,6 +204,10 @@ def describe(resources: Resources) -> str:
     """Amounts and names, without what Ray counts for itself and what there is enough of."""
     internal = ("node:", "bundle_", "object_store_memory", "memory")
     shown = {
-        n: a for n, a in sorted(resources.items()) if not n.startswith(internal) and a != math.inf
+        name: amount
+        for name, amount in sorted(resources.items())
+        if not name.startswith(internal)
+        and "_group_" not in name  # what placement groups hold
+        and amount != math.inf
     }
     return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"

@@ -3,6 +3,7 @@ all that is told meanwhile as JSON in `logs/driver.jsonl`."""
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,21 @@ from sirt_ray.report.summary import summary
 from sirt_ray.types import Scores
 
 LOG_FILE = "logs/driver.jsonl"
+_STAGE_LINE = re.compile(r"^[▸✓] (\S+).*\n?", re.MULTILINE)
+
+
+def last_stage(log: str) -> str | None:
+    """The stage that a run has begun or finished last, by what it wrote where no terminal was."""
+    found = _STAGE_LINE.findall(log)
+    return found[-1] if found else None
+
+
+def after_last_stage(log: str) -> str:
+    """What a run wrote behind its last stage: of a finished one, its scores."""
+    end = 0
+    for line in _STAGE_LINE.finditer(log):
+        end = line.end()
+    return log[end:]
 
 
 def run_console() -> Console:
@@ -67,6 +83,8 @@ class RunJournal(logging.Handler):
         with at_artifact(name):
             self._note(kind, f"{kind} {name}{': ' * bool(done)}{done}", artifact=name, **fields)
         if kind == "started":
+            if not self._console.is_terminal:  # A terminal has a bar.
+                self._console.print(f"▸ {name}", highlight=False)
             return
         if kind == "awaited":
             self._console.print(f"[dim]  {name}: waiting for the cell that makes it[/]")

@@ -40,8 +40,10 @@ def _student(counts: Counts) -> str:
     steps = f"{counts['steps']:,}"
     if "stopped_early" in counts:
         steps += f" of {counts['planned_steps']:,}"
+    repeated = counts.get("repeated", {}).get("steps", 0)
+    again = f" ({repeated:,} done again)" if repeated else ""
     return (
-        f"{counts['examples']:,} examples, {steps} steps{_validation(counts)}"
+        f"{counts['examples']:,} examples, {steps} steps{again}{_validation(counts)}"
         f"{_reasons(counts['left_out'])}{_training(counts)}"
     )
 

@@ -221,6 +221,7 @@ def test_early_stop_is_at_the_same_step_after_a_kill(
             tune(tmp_path, **DIVERGING)
     resumed = tune(tmp_path, **DIVERGING)
     machine = {"seconds", "peak_memory_gib", "repeated"}
+    assert resumed["repeated"]["steps"] == killed_at - 4  # The checkpoint before is of step 4.
     assert {k: v for k, v in resumed.items() if k not in machine} == {
         k: v for k, v in counts.items() if k not in machine
     }

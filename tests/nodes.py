@@ -1,0 +1,185 @@
+"""Several Ray nodes on this machine, in processes of their own that a test can kill.
+
+    nodes = Nodes.start(folder)                     # a head without CPUs
+    nodes.add("a", num_cpus=3, resources={"work": 1})
+    nodes.hosts("RayTrainWorker")                   # names of the nodes that have such an actor
+    nodes.kill("a")                                 # as by pulling the plug
+    nodes.stop()
+
+The cluster wants a token, as it should anywhere, and has its own temporary folder and ports: it
+does not meet another Ray of this machine.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_OBJECT_STORE_BYTES = 150 << 20
+
+
+class Nodes:
+    """A cluster, driven over a pipe."""
+
+    def __init__(self, process: "subprocess.Popen[str]", token: str, temporary: Path) -> None:
+        self._process = process
+        self._temporary = temporary
+        self.url: str = self._answer()
+        self.environment = {
+            **_plain_environment(),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+        }
+        """Of a process that may talk to the cluster."""
+        self._commands: list[subprocess.Popen[str]] = []
+
+    @classmethod
+    def start(cls, log: Path) -> "Nodes":
+        token = secrets.token_hex(16)
+        # Sockets lie there, whose paths must be short.
+        temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        environment = {
+            **_plain_environment(),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+            "RAY_TMPDIR": str(temporary),
+        }
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        return cls(process, token, temporary)
+
+    def add(self, name: str, **what: Any) -> None:
+        self._ask("add", name=name, what=what)
+
+    def kill(self, name: str) -> None:
+        self._ask("kill", name=name)
+
+    def hosts(self, actor: str) -> list[str]:
+        """The nodes on which actors live whose class has `actor` in its name."""
+        return self._ask("hosts", actor=actor)
+
+    def sirt(self, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
+        """`sirt` with the cluster's address, as of somebody who is not in a terminal. It ends with
+        the cluster at the latest."""
+        # Tests that are started in the background ignore Ctrl-C, and so would the command.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        command = subprocess.Popen(
+            [sys.executable, "-m", "sirt_ray", *map(str, arguments), "--address", self.url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**self.environment, **environment},
+            cwd=Path(__file__).parents[1],
+        )
+        self._commands.append(command)
+        return command
+
+    def stop(self) -> None:
+        for command in self._commands:
+            command.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        finally:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the cluster's process ended"
+        return json.loads(line)
+
+
+def _plain_environment() -> dict[str, str]:
+    """Without what would let a node find this code by itself: jobs bring it along."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
+
+
+def _main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints, too.
+
+    def answer(value: object) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    common = {"object_store_memory": _OBJECT_STORE_BYTES}
+    cluster.add_node(
+        **common,
+        num_cpus=0,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_agent_listen_port=0,
+    )
+    url = f"http://{cluster.webui_url}"
+    answer(url)
+    nodes: dict[str, Any] = {}
+    for line in sys.stdin:
+        asked: Mapping[str, Any] = json.loads(line)
+        match asked["do"]:
+            case "add":
+                own = _own_folder(cluster)
+                node = cluster.add_node(**common, **asked["what"], temp_dir=own)
+                nodes[asked["name"]] = node
+                answer(None)
+            case "kill":
+                cluster.remove_node(nodes.pop(asked["name"]), allow_graceful=False)
+                answer(None)
+            case _:
+                answer(_hosts(url, asked["actor"], nodes))
+    cluster.shutdown()
+
+
+def _own_folder(cluster: Any) -> str:
+    """A node's folder. Nodes unpack what a job brings, each for itself as on machines of their own,
+    or they would take it from under each other; but those of one machine look for logs where its
+    head has them."""
+    from ray._private.utils import write_ray_address
+
+    own = tempfile.mkdtemp(dir=os.environ["RAY_TMPDIR"])
+    session = Path(own) / cluster.head_node.session_name
+    session.mkdir()
+    (session / "logs").symlink_to(cluster.head_node.get_logs_dir_path())
+    write_ray_address(cluster.address, own)
+    return own
+
+
+def _hosts(url: str, actor: str, nodes: Mapping[str, Any]) -> list[str]:
+    from ray.util.state import list_actors
+
+    actors: list[Any] = list_actors(url, filters=[("state", "=", "ALIVE")], limit=1000)
+    found = {one.node_id for one in actors if actor in one.class_name}
+    return [name for name, node in nodes.items() if node.node_id in found]
+
+
+if __name__ == "__main__":
+    _main()

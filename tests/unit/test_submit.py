@@ -1,0 +1,289 @@
+"""What is sent to a cluster, what is refused before, and how a broken connection is mended.
+
+The fake stands for Ray's dashboard, which we don't own.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import aiohttp
+import pytest
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus
+from rich.console import Console
+
+from sirt_ray import submit_command
+from sirt_ray.cli import main
+from sirt_ray.errors import ResourceError, StageError
+from sirt_ray.on_ray import following
+from sirt_ray.on_ray.belongings import apps, run_id
+from sirt_ray.on_ray.following import follow
+from sirt_ray.on_ray.jobs import Cluster, pack
+from sirt_ray.on_ray.submissions import Submission, SubmittedRun, explained, submission_id
+from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
+from sirt_ray.training.workfolder import WorkFolder
+
+RUN = SubmittedRun("mine", "/shared/runs/mine", "9d0c", (run_id("/shared/runs/mine"),))
+JOB = """\
+name: mine
+output: {output}
+data: {{train: [word_problems], evaluate: [word_problems], num_train: 4, root: {root}}}
+teacher: {{model: {teacher}}}
+student: {{model: "quickstart:student"}}
+"""
+
+
+def details(number: int, status: JobStatus, **fields: object) -> JobDetails:
+    return JobDetails(
+        type="SUBMISSION",
+        submission_id=submission_id(RUN, number),
+        status=status,
+        entrypoint="",
+        metadata=RUN.metadata,
+        start_time=1000 * number,
+        **fields,
+    )
+
+
+def submission(status: JobStatus, number: int = 1, **fields: object) -> Submission:
+    found = Submission.read(details(number, status, **fields))
+    assert found is not None
+    return found
+
+
+def test_runs_of_one_name_in_two_folders_are_two() -> None:
+    folders = ("/a/mine", "/b/mine", "s3://bucket/mine")
+    names = [run_id(folder) for folder in folders]
+    assert len(set(names)) == 3
+    assert all(name.startswith("mine-") for name in names)
+    assert run_id("/a/mine/") == names[0]
+    assert not apps([names[0]]) & apps([names[1]])
+
+
+def test_what_the_cluster_keeps_says_what_was_submitted() -> None:
+    found = submission(JobStatus.FAILED, 12, driver_exit_code=2)
+    assert (found.number, found.run, found.exit_code) == (12, RUN, 2)
+    assert found.is_over and not found.node_lost
+    assert submission(JobStatus.FAILED, error_type="JOB_SUPERVISOR_ACTOR_DIED").node_lost
+    foreign = details(1, JobStatus.RUNNING).copy(update={"metadata": None})
+    assert Submission.read(foreign) is None
+
+
+def test_a_job_brings_its_file_and_this_package_and_no_more(tmp_path: Path) -> None:
+    job = tmp_path / "mine.yaml"
+    job.write_text("name: mine")
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    pack(sent, job, with_package=True)
+    names = {path.relative_to(sent).as_posix() for path in sent.rglob("*") if path.is_file()}
+    assert {"mine.yaml", "sirt_ray/cli.py", "sirt_ray/py.typed"} <= names
+    assert "sirt_ray/quickstart/assets/student/model.safetensors" in names
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+    assert sum((sent / name).stat().st_size for name in names) < 20 << 20
+
+
+def test_all_that_a_cluster_cannot_see_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(output="runs", root="rows", teacher="./large"))
+    assert main(["submit", str(job), "--address", "http://127.0.0.1:1"]) == 2
+    told = capsys.readouterr().err
+    for setting in ("output: runs", "data.root: rows", "teacher.model: ./large"):
+        assert setting in told
+
+
+def test_a_folder_that_only_the_cluster_has_is_left_to_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(output="/shared/runs", root="null", teacher="/shared/models/large"))
+    assert main(["submit", str(job), "--address", "http://127.0.0.1:1"]) == 1
+    told = capsys.readouterr()
+    assert "/shared/models/large is not on this machine" in told.out.replace("\n", " ")
+    assert "cannot reach the cluster at http://127.0.0.1:1" in told.err
+
+
+def test_the_last_stage_of_a_log_is_found_and_what_is_behind_it(tmp_path: Path) -> None:
+    out = StringIO()
+    console = Console(file=out, width=40)
+    journal = RunJournal(tmp_path, console)
+    assert last_stage(out.getvalue()) is None
+    journal.artifact("started", "round_01/pairs")
+    assert last_stage(out.getvalue()) == "round_01/pairs"
+    counts = {"pairs": 4, "questions": 9, "questions_paired": 3, "completions": 20}
+    journal.artifact("finished", "round_01/pairs", counts=counts, seconds=1.0)
+    console.print("the scores")
+    assert last_stage(out.getvalue()) == "round_01/pairs"
+    assert after_last_stage(out.getvalue()) == "the scores\n"
+
+
+class FakeDashboard:
+    """Shows a log in one connection after the other; all but the last break."""
+
+    address = "http://head:8265"
+
+    def __init__(self, *connections: Sequence[str], lost: int = 0) -> None:
+        self.connections = list(connections)
+        self.lost = lost
+        self.asked = 0
+
+    def submission(self, submission_id: str) -> Submission:
+        self.asked += 1
+        if self.asked <= self.lost:
+            raise ResourceError("nobody answers")
+        return submission(JobStatus.RUNNING if self.connections else JobStatus.SUCCEEDED)
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        for text in self.connections.pop(0):
+            yield text
+        if self.connections:
+            raise aiohttp.ClientError("cut")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_POLL_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_broken_connection_repeats_nothing_and_loses_nothing(lost: int) -> None:
+    log = FakeDashboard(["one\ntw"], [], ["one\n", "two\nthr"], ["one\ntwo\nthree\n"], lost=lost)
+    assert "".join(follow(log, "id", lambda text: None)) == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_LOST_SECONDS", 0.0)
+    log = FakeDashboard(*[["one"]] * 10, lost=10)
+    with pytest.raises(ResourceError, match="nobody answers"):
+        list(follow(log, "id", lambda text: None))
+
+
+class InterruptedDashboard(FakeDashboard):
+    """Somebody presses Ctrl-C while nothing comes."""
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        yield "one"
+        asyncio.get_running_loop().call_soon(self._press)
+        await asyncio.Event().wait()
+
+    def _press(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_following_ends_with_ctrl_c() -> None:
+    lines = follow(InterruptedDashboard([]), "id", lambda text: None)
+    assert next(lines) == "one"
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
+
+
+class FakeClient:
+    """Knows the submissions that were made."""
+
+    def __init__(self, *jobs: JobDetails) -> None:
+        self.jobs = {job.submission_id: job for job in jobs}
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def list_jobs(self) -> list[JobDetails]:
+        return list(self.jobs.values())
+
+    def get_job_info(self, submission_id: str) -> JobDetails:
+        return self.jobs[submission_id]
+
+    def submit_job(self, *, submission_id: str, metadata: dict[str, str], **given: object) -> None:
+        if submission_id in self.jobs:
+            raise RuntimeError(f"Job with submission_id {submission_id} already exists.")
+        number = int(submission_id[-2:])
+        self.jobs[submission_id] = details(number, JobStatus.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("before", "number"),
+    [([], 1), ([JobStatus.RUNNING], 1), ([JobStatus.FAILED], 2), ([JobStatus.STOPPED] * 9, 10)],
+)
+def test_a_run_is_driven_once(tmp_path: Path, before: list[JobStatus], number: int) -> None:
+    client = FakeClient(*[details(at, status) for at, status in enumerate(before, start=1)])
+    sent = Cluster(client).submit(RUN, tmp_path, "true", _driver())  # type: ignore[arg-type]
+    assert sent.number == number
+    assert sum(not s.is_over for s in Cluster(client).submissions()) == 1  # type: ignore[arg-type]
+
+
+def test_who_submits_at_the_same_moment_gets_the_others_submission(tmp_path: Path) -> None:
+    client = FakeClient()
+    theirs = Cluster(client)  # type: ignore[arg-type]
+    list_jobs, client.list_jobs = client.list_jobs, lambda: []
+    theirs.submit(RUN, tmp_path, "true", _driver())
+    assert theirs.submit(RUN, tmp_path, "true", _driver()).number == 1
+    assert len(list_jobs()) == 1
+
+
+def _driver():
+    from sirt_ray.resources import DriverResources
+
+    return DriverResources()
+
+
+def test_errors_of_rays_client_say_what_to_do() -> None:
+    with pytest.raises(ResourceError, match="RAY_AUTH_TOKEN"), explained("http://head:8265"):
+        raise AuthenticationError("Authentication failed: Forbidden")
+    unreachable = pytest.raises(ResourceError, match=r"http://head:8265.*--address")
+    with unreachable, explained("http://head:8265"):
+        raise ConnectionError("refused")
+    with pytest.raises(StageError, match="does not exist"), explained("http://head:8265"):
+        raise RuntimeError("Request failed: Job x does not exist.")
+
+
+def test_steps_that_are_done_again_are_counted(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path)
+    work.truncate(0)
+    for step in (1, 2, 3, 4, 5):
+        work.append({"step": step})
+    work.truncate(4)
+    work.truncate(4)
+    assert work.repeated()["steps"] == 1
+    work.truncate(2)
+    assert work.repeated()["steps"] == 3
+
+
+def test_a_finished_submission_is_not_over_before_ray_says_so() -> None:
+    running = submission(JobStatus.RUNNING)
+    assert not running.is_over
+    assert replace(running, state=JobStatus.STOPPED).is_over
+
+
+class FakeCluster:
+    """Hears what is to be stopped."""
+
+    address = "http://head:8265"
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+
+    def stop(self, submission: Submission, folder: Path, say: object) -> list[str]:
+        assert (folder / "sirt_ray").is_dir()
+        self.stopped.append(submission.id)
+        return []
+
+
+@pytest.mark.parametrize(("answer", "stopped"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_who_leaves_is_asked_whether_the_run_shall_end_too(
+    monkeypatch: pytest.MonkeyPatch, answer: str, stopped: bool
+) -> None:
+    keyboard, terminal = os.openpty()
+    cluster, out = FakeCluster(), StringIO()
+    running = submission(JobStatus.RUNNING)
+    with os.fdopen(terminal, "r") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        os.write(keyboard, answer.encode())
+        submit_command._ask_to_stop(cluster, running, Console(file=out, width=200))  # type: ignore[arg-type]
+    os.close(keyboard)
+    assert cluster.stopped == ([running.id] if stopped else [])
+    assert ("goes on" in out.getvalue()) != stopped
+    assert ("sirt stop mine --address http://head:8265" in out.getvalue()) != stopped
