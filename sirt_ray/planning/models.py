@@ -175,7 +175,9 @@ def _cached(name: str, revision: str | None) -> Path | None:
 def _from_folder(name: str, folder: Path) -> ModelShape | None:
     try:
         document: Any = json.loads((folder / "config.json").read_text())
-        shape = _shape_from(name, document.get("text_config", document), f"{folder}/config.json")
+        shape = configured_shape(
+            name, document.get("text_config", document), f"{folder}/config.json"
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     if shape is None:
@@ -185,7 +187,7 @@ def _from_folder(name: str, folder: Path) -> ModelShape | None:
     return replace(shape, counted=None if quantized else counted, quantized_bytes=quantized)
 
 
-def _shape_from(name: str, config: Mapping[str, Any], source: str) -> ModelShape | None:
+def configured_shape(name: str, config: Mapping[str, Any], source: str) -> ModelShape | None:
     """Of the settings of a config.json; None where its family is not known or a number missing.
 
     Raises TypeError or ValueError where they are no numbers.

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.optimization import LoraConfig
 from sirt_ray.planning import memory
-from sirt_ray.planning.models import from_config
+from sirt_ray.planning.models import configured_shape
 from sirt_ray.recipes import TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training import attention
@@ -80,7 +80,7 @@ def test_kept_activations_are_as_large_as_the_formula_says(
     dtype: Any, lora: LoraConfig | None
 ) -> None:
     given, trained = batch(), model(dtype, lora)
-    shape = from_config("llama", trained.config.to_dict(), "")
+    shape = configured_shape("llama", trained.config.to_dict(), "")
     assert shape is not None
     config = TuneConfig(dtype=dtype, lora=lora, max_length=16)
     resources = TrainerResources(max_tokens_per_micro_batch=given.num_tokens)
