@@ -10,14 +10,14 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 ray
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY constraints-cpu.txt /opt/sirt/
+COPY constraints-cpu.txt /app/
 RUN pip install --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu \
-    && pip install --no-deps -r /opt/sirt/constraints-cpu.txt
+    && pip install --no-deps -r /app/constraints-cpu.txt
 
-COPY pyproject.toml README.md LICENSE /opt/sirt/
-COPY sirt_ray /opt/sirt/sirt_ray
-RUN pip install --no-deps --no-build-isolation /opt/sirt
-COPY jobs /opt/sirt/jobs
+COPY pyproject.toml README.md LICENSE /app/
+COPY sirt_ray /app/sirt_ray
+RUN pip install --no-deps --no-build-isolation /app
+COPY jobs /app/jobs
 
 # `ray up` reads the home folder out of the image's environment.
 ENV HOME=/home/ray PYTHONUNBUFFERED=1

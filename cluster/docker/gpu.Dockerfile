@@ -11,22 +11,22 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && userdel --remove ubuntu \
     && useradd --create-home --uid 1000 --shell /bin/bash ray \
-    && python3.12 -m venv /opt/venv \
+    && python3.12 -m venv /venv \
     # `ray up` starts login shells, which set the path anew.
-    && echo 'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/venv.sh
+    && echo 'export PATH=/venv/bin:$PATH' > /etc/profile.d/venv.sh
 
-ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.
-COPY constraints-cpu.txt /opt/sirt/
+COPY constraints-cpu.txt /app/
 RUN grep --invert-match --extended-regexp \
         '^(apache-tvm-ffi|grpcio-reflection|protobuf|python-dateutil)==' \
-        /opt/sirt/constraints-cpu.txt > /opt/sirt/constraints-gpu.txt
-COPY pyproject.toml README.md LICENSE /opt/sirt/
-COPY sirt_ray /opt/sirt/sirt_ray
+        /app/constraints-cpu.txt > /app/constraints-gpu.txt
+COPY pyproject.toml README.md LICENSE /app/
+COPY sirt_ray /app/sirt_ray
 # boto3 and Google's client start nodes for `ray up`.
-RUN pip install --constraint /opt/sirt/constraints-gpu.txt '/opt/sirt[gpu]' boto3 \
+RUN pip install --constraint /app/constraints-gpu.txt '/app[gpu]' boto3 \
         google-api-python-client==2.202.0
-COPY jobs /opt/sirt/jobs
+COPY jobs /app/jobs
 
 # `ray up` reads the home folder out of the image's environment.
 ENV HOME=/home/ray PYTHONUNBUFFERED=1

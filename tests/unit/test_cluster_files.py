@@ -225,7 +225,7 @@ class TestImages:
             (r"^CMD", "USER 0\nCMD", "runs as root"),
             (r"^WORKDIR", "ADD https://example.com/x /x\nWORKDIR", "fetches"),
             (r"^WORKDIR", "ENV HF_TOKEN=x\nWORKDIR", "a secret"),
-            (r"^COPY jobs .*", "COPY . /opt/sirt", "copies everything"),
+            (r"^COPY jobs .*", "COPY . /app", "copies everything"),
             (r"^ENV HOME=\S+", "ENV", "no home"),
             (r"^WORKDIR", "RUN pip install vllm\nWORKDIR", "resolves versions"),
         ],
@@ -236,7 +236,7 @@ class TestImages:
 
     def test_a_path_that_a_login_shell_forgets_is_found(self, path: Path) -> None:
         text = path.read_text().replace("/etc/profile.d/", "/etc/")
-        broken = text.replace("WORKDIR", "ENV PATH=/opt/other:$PATH\nWORKDIR")
+        broken = text.replace("WORKDIR", "ENV PATH=/other:$PATH\nWORKDIR")
         assert loose(broken) == ["a login shell finds no ray"]
 
     def test_its_python_and_torch_are_the_projects(self, path: Path) -> None:

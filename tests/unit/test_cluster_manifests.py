@@ -239,7 +239,7 @@ class TestPlaces:
         assert job["shutdownAfterJobFinishes"] is True
         command = job["entrypoint"].split()
         assert command[:2] == ["sirt", "run"] and command[3:5] == ["--address", "auto"]
-        assert command[2] == "/opt/sirt/jobs/cluster.yaml"
+        assert command[2] == "/app/jobs/cluster.yaml"
         (output,) = (word for word in command if word.startswith("output="))
         assert output.startswith("output=s3://")
 
