@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sirt_ray.methods import METHODS
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import EngineConfig, ResourcesConfig
-from sirt_ray.settings import Count, NonNegative, SamplingConfig, Section
+from sirt_ray.settings import Count, Folder, NonNegative, SamplingConfig, Section
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
 
@@ -132,7 +132,7 @@ class JobConfig(Section):
     """Names the run folder."""
     method: str | None = None
     """One of `methods.py`, whose settings lie under those of the job file; None: the defaults."""
-    output: str = "runs"
+    output: Folder = "runs"
     """The run folder is `<output>/<name>`."""
     seed: NonNegative = 0
     data: DataConfig

@@ -3,13 +3,26 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+
+
+def _no_address(folder: str) -> str:
+    if "://" in folder:
+        raise ValueError(
+            "runs cannot lie in object storage yet. Give a folder, on a cluster one that all nodes"
+            " see (NFS, EFS, Filestore)"
+        )
+    return folder
+
+
+Folder = Annotated[str, AfterValidator(_no_address)]
+"""Of this machine, or of a file system that machines share."""
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

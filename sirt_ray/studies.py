@@ -31,7 +31,7 @@ from pydantic import Field, JsonValue, ValidationError
 from sirt_ray import jobfile
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
-from sirt_ray.settings import Section, merged
+from sirt_ray.settings import Folder, Section, merged
 
 Label = str | int | float | bool
 Rule = dict[str, Label | list[Label]]
@@ -51,7 +51,7 @@ _SHOWN_CELLS = 3
 class StudyConfig(Section):
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the study's folder."""
-    output: str = "runs"
+    output: Folder = "runs"
     """The study's folder is `<output>/<study>`."""
     job: dict[str, JsonValue]
     """Settings of all cells, as in a job file."""
