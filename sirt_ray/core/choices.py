@@ -15,7 +15,7 @@ Read in this order; two different letters at the same place mean that there is n
 import re
 from collections.abc import Sequence
 
-from sirt_ray.core.denials import corrected, without_denied
+from sirt_ray.core.denials import corrected, has_one, without_denied
 from sirt_ray.core.option_letters import NO_CHOICE, first_line, letter_and_text, letters_at
 from sirt_ray.core.option_texts import ALONE, PLAIN, exactly, mentioned
 from sirt_ray.core.prompts import LETTERS
@@ -106,12 +106,13 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
             )
     dressed = {letter for match in _DRESSED.finditer(text) for letter in match.groups() if letter}
     dressed |= letters_at(text[:WINDOW], choices, allowed)
-    dressed |= _alone_on_a_line(text, allowed) | _last_word(text)
+    last = last_sentence(text)
+    ending = _last_word(text, last)
+    dressed |= _alone_on_a_line(text, allowed) | ending
     dressed &= set(allowed)
     if len(dressed) == 1:
         return _only(dressed, stated=True)
-    last = last_sentence(text)
-    if concluded := _concluded(last, allowed) or _last_word(text) & set(allowed):
+    if concluded := _concluded(last, allowed) or ending & set(allowed):
         return _only(concluded, stated=False)
     if dressed:
         return None
@@ -134,7 +135,7 @@ def _is_option_a(text: str, statement: Statement) -> bool:
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
     """Letters that are chosen, or that a list of options calls correct."""
     chosen: set[str] = set()
-    if any(sign in text for sign in _OF_VERDICTS):
+    if has_one(text, _OF_VERDICTS):
         chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
         chosen |= letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
@@ -216,9 +217,9 @@ def _alone_on_a_line(text: str, allowed: str) -> set[str]:
     return {match["letter"].upper() for match in matches if match} & set(allowed)
 
 
-def _last_word(text: str) -> set[str]:
-    """A capital letter that ends the text and is the only one in its sentence ("So it is D.")."""
-    line = last_sentence(text)
+def _last_word(text: str, line: str) -> set[str]:
+    """A capital letter that ends the text, whose last sentence is `line`, and is the only one in it
+    ("So it is D.")."""
     if named := _NAMED_LAST.search(line):
         return {named[1]}
     if ALONE.fullmatch(line) and line != text:

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Iterable
 
 _NEGATED = re.compile(
     r"n(?<!\wn)(?:o[rt]|either)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
@@ -25,10 +26,18 @@ _RETRACTED = re.compile(
 )
 
 
+def has_one(text: str, signs: Iterable[str]) -> bool:
+    """Whether one of the signs occurs; a loop, since every response is asked about all of them."""
+    for sign in signs:  # noqa: SIM110
+        if sign in text:
+            return True
+    return False
+
+
 def without_denied(text: str) -> str:
     """The text without the letters of options that it denies ("not A", "B is wrong because", "we
     can rule out C and D")."""
-    if any(word in text for word in _DENYING):
+    if has_one(text, _DENYING):
         text = _DENIED.sub(" not ", text)
     return _NEGATED.sub(" not ", text)
 

@@ -34,20 +34,36 @@ _DENIED_BEHIND = re.compile(
     r"|isn't|aren't|wasn't|doesn't|don't|wouldn't|cannot|can't)\b"
 )
 """In words with one blank between them."""
-_ARTICLES = {"a", "an", "the", "in", "at", "be", "on"}
+_THE = {"a", "an", "the"}
+_ARTICLES = {*_THE, "in", "at", "be", "on"}
 
 
 def exactly(text: str, choices: Sequence[str]) -> str | None:
     """The option that the whole text is: sign by sign, or else without regard to capitals, or else
     word by word apart from an article. A single letter is an option's letter and not a text."""
     options = _options(tuple(choices))
-    if len(text.strip()) > options.longest or ALONE.fullmatch(text):
+    if len(text.strip()) > options.longest or not _may_be_one(text, options.first_words):
+        return None
+    if ALONE.fullmatch(text):
         return None
     for form, letters in zip(_FORMS, options.letters, strict=True):
         said = form(text)
         if said in letters:
             return letters[said]
     return None
+
+
+def _may_be_one(text: str, first_words: frozenset[str] | None) -> bool:
+    """Whether the text begins like an option, which is far quicker to see than which one it is."""
+    if first_words is None or not text.isascii():
+        return True
+    first = _WORD.search(text)
+    if first is None or (word := first[0].lower()) in first_words:
+        return True
+    if word not in _THE:
+        return False
+    second = _WORD.search(text, first.end())
+    return second is not None and second[0].lower() in first_words
 
 
 def mentioned(text: str, choices: Sequence[str]) -> str | None:
@@ -88,7 +104,7 @@ def _small_signs(text: str) -> str:
 
 def _without_article(text: str) -> str:
     words = _words(text)
-    return " ".join(words[len(words) > 1 and words[0] in ("a", "an", "the") :])
+    return " ".join(words[len(words) > 1 and words[0] in _THE :])
 
 
 _FORMS = (_signs, _small_signs, _without_article)
@@ -99,6 +115,9 @@ class _Options(NamedTuple):
     """Characters that a text may have that is one of them, in the widest dress."""
     letters: tuple[dict[str, str | None], ...]
     """For each of the forms: what is written so, and whose it is; None where it is several's."""
+    first_words: frozenset[str] | None
+    """In small letters, with and without an article before them; None where an option has letters
+    beyond ASCII, whose small forms are not one to one."""
 
 
 @lru_cache(maxsize=4096)
@@ -111,7 +130,14 @@ def _options(choices: tuple[str, ...]) -> _Options:
             letters[said] = None if said in letters else letter
         letters.pop("", None)
         found.append(letters)
-    return _Options(2 * max(map(len, choices), default=0) + 40, tuple(found))
+    longest = 2 * max(map(len, choices), default=0) + 40
+    plain = [choice.translate(PLAIN) for choice in choices]
+    if not all(map(str.isascii, plain)):
+        return _Options(longest, tuple(found), None)
+    words = [
+        form.split()[:1] for text in plain for form in (_all_words(text), _without_article(text))
+    ]
+    return _Options(longest, tuple(found), frozenset(word for first in words for word in first))
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sirt_ray.core import answers
+from sirt_ray.core import answers, option_texts
 from tests import responses
 
 
@@ -28,3 +28,24 @@ def test_mutated_responses(kind: answers.AnswerKind, made: Callable[[int], Itera
         assert (found.extracted is None) == (found.verdict == "unparseable")
         assert not found.stated or found.extracted is not None
     assert slowest < 0.5
+
+
+DRESSES = ("{}", "the {}", "A {}.", ' "{}" ', "AN\n{}", "THE {}!", "{} or so", "+{}", "strasse {}")
+OPTIONS = [
+    responses.CITIES,
+    ("the bank", "a river", "+", "I, II", ""),
+    ("Straße", "bank", "K", "1/2"),
+]
+
+
+@pytest.mark.parametrize("choices", OPTIONS)
+def test_looking_at_the_first_word_first_finds_the_same(
+    choices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (*choices, "", "STRASSE", "\u212a")
+    texts = [dress.format(text) for dress in DRESSES for text in said]
+    texts += itertools.islice(responses.mutated_choices(0), 2000)
+    quick = [option_texts.exactly(text, choices) for text in texts]
+    monkeypatch.setattr(option_texts, "_may_be_one", lambda text, first_words: True)
+    assert quick == [option_texts.exactly(text, choices) for text in texts]
+    assert any(quick)
