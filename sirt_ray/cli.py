@@ -26,6 +26,7 @@ from sirt_ray import (
     studies,
     submit_command,
 )
+from sirt_ray.arguments import add_debug, add_job, add_redo
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a job or a study, or what is left of it")
-    _add_job(run)
+    add_job(run)
+    add_debug(run)
     run.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
     run.add_argument(
         "--cells",
@@ -79,17 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
     )
-    run.add_argument(
-        "--redo",
-        action="store_true",
-        help="delete and build again what the job's settings have made untrue",
-    )
+    add_redo(run)
     run.set_defaults(command=_run)
 
     plan = commands.add_parser(
         "plan", help="print what a job would do and all its settings, or what a study would do"
     )
-    _add_job(plan)
+    add_job(plan)
+    add_debug(plan)
     plan_command.add_cluster(plan)
     plan.set_defaults(command=_plan)
     evaluate_command.add_to(commands)
@@ -134,7 +133,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="one field of the engine, as under `resources.student` in a job file:"
         f" {', '.join(EngineConfig.model_fields)}; may be repeated",
     )
-    serve.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    add_debug(serve)
     serve.set_defaults(command=_serve, stopped="stopped")
 
 
@@ -152,24 +151,6 @@ def _port(text: str) -> int:
     return port
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "job",
-        type=Path,
-        metavar="JOB.yaml",
-        help="a job, or a study (a file with the key `study`), which is many of them",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a.b=value",
-        help="override one setting of the job, or of all cells of the study; may be repeated",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from sirt_ray import running, study_command
     from sirt_ray.on_ray.cluster import connected
@@ -178,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if studies.is_study(arguments.job):
         return study_command.run(arguments)
     job = _checked(arguments)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     if arguments.dry_run:
         _print_plan(Console(), run_dir, survey)
@@ -249,7 +230,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     unchecked: list[str] = []
     job = _checked(arguments, unchecked)
     console.print(jobfile.dump(job), markup=False, highlight=False)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     _print_plan(console, run_dir, survey)
     running.print_unchecked(console, unchecked)

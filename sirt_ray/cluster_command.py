@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from sirt_ray.arguments import add_debug
 from sirt_ray.errors import ConfigError
 from sirt_ray.report.journal import last_stage
 
@@ -46,7 +47,7 @@ def add_address(parser: argparse.ArgumentParser) -> None:
         help="of the cluster's dashboard, as in http://HEAD:8265 (RAY_API_SERVER_ADDRESS and"
         " RAY_ADDRESS go before it, as in `ray job`)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    add_debug(parser)
 
 
 def _status(arguments: argparse.Namespace) -> int:

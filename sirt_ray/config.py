@@ -10,6 +10,7 @@ training) is part of an artifact's identity. Where and how fast it runs (`resour
 `data.root`, an endpoint's URL, pace and budget) never is.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -133,7 +134,7 @@ class JobConfig(Section):
     method: str | None = None
     """One of `methods.py`, whose settings lie under those of the job file; None: the defaults."""
     output: Folder = "runs"
-    """The run folder is `<output>/<name>`."""
+    """Where run folders lie."""
     seed: NonNegative = 0
     data: DataConfig
     teacher: TeacherConfig
@@ -143,6 +144,10 @@ class JobConfig(Section):
     refine: RefineConfig = RefineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output) / self.name
 
     @property
     def quantizes(self) -> bool:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from sirt_ray import jobfile
+from sirt_ray.arguments import add_debug
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig, ScoringConfig
@@ -76,7 +77,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="delete and ask again what these settings have made untrue",
     )
-    command.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    add_debug(command)
     command.set_defaults(command=_evaluate)
 
 

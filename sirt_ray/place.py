@@ -4,12 +4,14 @@
         with at_artifact("round_01/pairs"):
             here()                           # Place("mine", "round_01", "pairs")
 
-A thread begins nowhere, and a process too: what starts one hands its place over (`at`).
+A thread begins nowhere, and a process too: what starts one hands its place over (`thread_here`,
+`at`).
 """
 
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 
 
@@ -56,3 +58,10 @@ def at_artifact(name: str) -> Generator[None]:
     round, _, stage = name.rpartition("/")
     with at(replace(here(), round=round, stage=stage)):
         yield
+
+
+def thread_here(work: Callable[[], object], name: str) -> threading.Thread:
+    """Start a thread, which ends with the process, at its starter's place."""
+    thread = threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True)
+    thread.start()
+    return thread

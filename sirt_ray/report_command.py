@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from sirt_ray.arguments import add_debug
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser(
@@ -19,7 +21,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
     )
     report.add_argument("--out", type=Path, metavar="FILE", help="write it there, do not print it")
-    report.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    add_debug(report)
     report.set_defaults(command=_report, stopped="stopped")
 
 

@@ -103,7 +103,7 @@ def remove_left_behind(jobs: Iterable[JobConfig]) -> None:
     hold what the trainer waits for. Whoever calls this holds the folders."""
     from sirt_ray.on_ray import belongings
 
-    belongings.remove(belongings.run_id(f"{job.output}/{job.name}") for job in jobs)
+    belongings.remove(belongings.run_id(job.run_dir) for job in jobs)
 
 
 @contextmanager

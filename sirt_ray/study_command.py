@@ -39,14 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         study_plan.show(console, study)
         return 0
+    surveys = [running.survey(c.job, study.folder / c.name, study.pool) for c in study.cells]
     if not arguments.redo:
-        for cell in study.cells:
-            running.survey(cell.job, study.folder / cell.name, study.pool).refuse_untrue()
+        for survey in surveys:
+            survey.refuse_untrue()
+    missing = sum(not survey.finished for survey in surveys)
     failures: dict[str, str] = {}
     with (
         running.run_folder(study.folder),
         locked(study.folder),
-        closing(_run_cells(study, console, arguments)) as each,
+        closing(_run_cells(study, missing, console, arguments)) as each,
     ):
         states = _states(study)
         for ended in each:
@@ -64,16 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _run_cells(study: Study, console: Console, arguments: argparse.Namespace) -> Generator[Ended]:
-    """On a Ray of our own or a cluster, as many cells at once as were asked for, or as fit."""
+def _run_cells(
+    study: Study, missing: int, console: Console, arguments: argparse.Namespace
+) -> Generator[Ended]:
+    """On a Ray of our own or a cluster, as many cells at once as were asked for, or as fit.
+    `missing`: cells that are not finished."""
     from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
     needed, logs = largest(cell.job.resources for cell in study.cells), study.folder / "logs"
     how = How(arguments.address, needed, logs, arguments.redo, arguments.debug)
-    missing = sum(
-        not running.survey(cell.job, study.folder / cell.name, study.pool).finished
-        for cell in study.cells
-    )
     if missing and arguments.address is not None:
         with connected(arguments.address, needed, logs):
             running.remove_left_behind(cell.job for cell in study.cells)

@@ -7,12 +7,12 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sirt_ray import jobfile, running, studies
+from sirt_ray.arguments import add_job, add_redo
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
 from sirt_ray.config import JobConfig
@@ -45,15 +45,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    submit.add_argument("job", type=Path, metavar="JOB.yaml", help="a job, or a study")
-    submit.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a.b=value",
-        help="override one setting; may be repeated",
-    )
+    add_job(submit)
     submit.add_argument(
         "--detach", action="store_true", help="return at once; the job goes on by itself"
     )
@@ -65,11 +57,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     submit.add_argument(
         "--resubmit", action="store_true", help="submit it also where it is finished"
     )
-    submit.add_argument(
-        "--redo",
-        action="store_true",
-        help="delete and build again what the job's settings have made untrue",
-    )
+    add_redo(submit)
     submit.add_argument(
         "--retries",
         type=int,
@@ -124,13 +112,13 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
 
     if studies.is_study(arguments.job):
         study = studies.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [cell.job for cell in study.cells], study.name, str(study.folder)
+        jobs, name, folder = [cell.job for cell in study.cells], study.name, study.folder
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [job], job.name, f"{job.output}/{job.name}"
+        jobs, name, folder = [job], job.name, job.run_dir
     settings = hashlib.sha256("".join(map(jobfile.dump, jobs)).encode()).hexdigest()[:16]
-    runs = tuple(run_id(f"{job.output}/{job.name}") for job in jobs)
-    return jobs, SubmittedRun(name, folder, settings, runs)
+    runs = tuple(run_id(job.run_dir) for job in jobs)
+    return jobs, SubmittedRun(name, str(folder), settings, runs)
 
 
 def _check(jobs: Sequence[JobConfig], unchecked: list[str]) -> None:

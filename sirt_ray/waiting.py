@@ -10,7 +10,6 @@ with waiting("the next block") as wait:
         ...
 """
 
-import contextvars
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from sirt_ray.logs import tell
+from sirt_ray.place import thread_here
 
 Thing = TypeVar("Thing")
 
@@ -109,11 +109,7 @@ def waiting(
         while not done.wait(min(wait.say_if_due(), first_s)):
             pass
 
-    # A thread begins without a place; this one tells of its caller's.
-    told_here = contextvars.copy_context()
-    threading.Thread(
-        target=told_here.run, args=(keep_saying,), name=f"waiting for {what}", daemon=True
-    ).start()
+    thread_here(keep_saying, f"waiting for {what}")
     try:
         yield wait
     finally:

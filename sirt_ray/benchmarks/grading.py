@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from sirt_ray.arguments import add_debug
 from sirt_ray.benchmarks.base import Benchmark, Row, strings
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.core import numerals, statements
@@ -66,7 +67,7 @@ def add_command(
         ' "stated" it (or it was guessed, from the last number for instance), and whether comparing'
         ' it took too long ("undecided"; it counts as wrong)',
     )
-    grade.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    add_debug(grade)
     grade.set_defaults(command=_run, stopped="stopped; nothing is written")
 
 

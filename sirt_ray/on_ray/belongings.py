@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -19,14 +20,14 @@ _ROLES = ("teacher", "student")
 _DIGEST_BYTES = 4
 
 
-def run_id(folder: str) -> str:
+def run_id(folder: str | Path) -> str:
     """A run's name on a cluster: that of its folder, and a digest of where the folder is.
 
     Example::
 
         run_id("/shared/runs/quickstart")  # quickstart-3f9a1c07
     """
-    place = folder.rstrip("/") if "://" in folder else os.path.abspath(folder)
+    place = os.path.abspath(folder)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", place.rpartition("/")[2])
     digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
     return f"{name}-{digest}"

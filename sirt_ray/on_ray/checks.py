@@ -64,7 +64,7 @@ def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
         if not Path(path).is_absolute():
             problems.append(
                 f"{setting}: {path} is relative, and each node of a cluster has its own folders."
-                " Give a path that all nodes see, or an address of object storage such as s3://"
+                " Give a path that all nodes see"
             )
         elif setting != "output" and not Path(path).exists():
             unchecked.append(f"{setting}: {path} is not on this machine; the run looks for it")

@@ -126,7 +126,7 @@ class Engines:
             role,
             replace(policy, path=str(assets.resolve(policy.path))),
             self._resources(role),
-            run=belongings.run_id(f"{self._job.output}/{self._job.name}"),
+            run=belongings.run_id(self._job.run_dir),
             pointers=self._run_dir / "serving",
             samples_per_question=self._samples_per_question(role),
             serving=endpoint,

@@ -5,13 +5,14 @@ import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sirt_ray.core.interfaces import Progress
 from sirt_ray.on_ray.metrics import Emitter, show_training
 from sirt_ray.on_ray.needs import of_trainer
 from sirt_ray.on_ray.room import room, waits_for_room
-from sirt_ray.place import here
+from sirt_ray.place import here, thread_here
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.workfolder import WorkFolder, last_line
 from sirt_ray.waiting import Wait, waiting
@@ -38,8 +39,7 @@ def watched(
     what = f"the first step of {name} by {resources.num_workers} training workers"
     with waiting(what, missing) as wait:
         watch = _Watch(work, name, progress, Emitter(here()), wait)
-        watcher = threading.Thread(target=watch.run, args=(over,), daemon=True)
-        watcher.start()
+        watcher = thread_here(partial(watch.run, over), f"watch {name}")
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from sirt_ray.core.interfaces import Bar
 from sirt_ray.on_ray.metrics import Emitter
 from sirt_ray.on_ray.requests import ReplicaLoad
 from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.place import here
+from sirt_ray.place import here, thread_here
 
 _EVERY_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
@@ -177,8 +177,7 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
         while not stop.wait(_EVERY_SECONDS):
             watch.look()
 
-    thread = threading.Thread(target=keep_looking, name="watch", daemon=True)
-    thread.start()
+    thread = thread_here(keep_looking, "watch")
     try:
         yield watch
     finally:

@@ -7,7 +7,6 @@
     weights/step_000050.safetensors   trained parameters: the best so far, and those not yet judged
     finished.json    the last step is done and the chosen weights are there; only the export is left
     export/          the student, moved to `out` when whole
-    again.json       optimizer steps that were done again, behind a checkpoint
     failure.json     an error that another attempt would meet again
 
 No torch here: the driver needs none of it.

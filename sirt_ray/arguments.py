@@ -1,0 +1,33 @@
+"""Arguments that several commands take alike."""
+
+import argparse
+from pathlib import Path
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "job",
+        type=Path,
+        metavar="JOB.yaml",
+        help="a job, or a study (a file with the key `study`), which is many of them",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="a.b=value",
+        help="override one setting of the job, or of all cells of the study; may be repeated",
+    )
+
+
+def add_redo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="delete and build again what the job's settings have made untrue",
+    )
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
