@@ -1,7 +1,7 @@
 """One run: a job, its folder and what it tells the user."""
 
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from sirt_ray import jobfile
 from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
-from sirt_ray.errors import InputError
+from sirt_ray.errors import ConfigError, InputError
 from sirt_ray.logs import heard_by
 from sirt_ray.place import in_run
 from sirt_ray.pool import SharedStore
@@ -24,6 +24,10 @@ from sirt_ray.survey import Survey
 
 if TYPE_CHECKING:  # brings Ray with it
     from sirt_ray.on_ray.stage_metrics import StageMetrics
+
+
+_CHECKED = {"data", "teacher", "student", "output"}
+"""Sections that checks of a job look at."""
 
 
 class Run:
@@ -104,6 +108,20 @@ def remove_left_behind(jobs: Iterable[JobConfig]) -> None:
     from sirt_ray.on_ray import belongings
 
     belongings.remove(belongings.run_id(job.run_dir) for job in jobs)
+
+
+def check_each(jobs: Iterable[JobConfig], check: Callable[[JobConfig], None]) -> None:
+    """Check jobs that differ in what a check looks at. Raises one ConfigError with all problems of
+    all of them, each once."""
+    looked_at = {job.model_dump_json(include=_CHECKED): job for job in jobs}
+    problems: dict[str, None] = {}
+    for job in looked_at.values():
+        try:
+            check(job)
+        except InputError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @contextmanager

@@ -80,6 +80,10 @@ class Study:
     cells: Sequence[Cell]
 
     @property
+    def jobs(self) -> list[JobConfig]:
+        return [cell.job for cell in self.cells]
+
+    @property
     def pool(self) -> Path:
         """Where the artifacts of all cells lie."""
         return self.folder / "artifacts"

@@ -14,7 +14,6 @@ from sirt_ray import plan_command, running, studies, study_plan
 from sirt_ray.artifacts import write_json
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cells import Ended, How, one_by_one
-from sirt_ray.errors import ConfigError, InputError
 from sirt_ray.folder_lock import locked
 from sirt_ray.report.journal import run_console
 from sirt_ray.side_by_side import side_by_side
@@ -27,8 +26,7 @@ def plan(arguments: argparse.Namespace) -> int:
     study = _checked(arguments, unchecked)
     artifacts = study_plan.show(console, study)
     running.print_unchecked(console, unchecked)
-    jobs = [cell.job for cell in study.cells]
-    plan_command.show(console, arguments, jobs, list(artifacts.values()))
+    plan_command.show(console, arguments, study.jobs, list(artifacts.values()))
     return 0
 
 
@@ -73,11 +71,11 @@ def _run_cells(
     `missing`: cells that are not finished."""
     from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
-    needed, logs = largest(cell.job.resources for cell in study.cells), study.folder / "logs"
+    needed, logs = largest(job.resources for job in study.jobs), study.folder / "logs"
     how = How(arguments.address, needed, logs, arguments.redo, arguments.debug)
     if missing and arguments.address is not None:
         with connected(arguments.address, needed, logs):
-            running.remove_left_behind(cell.job for cell in study.cells)
+            running.remove_left_behind(study.jobs)
     if missing < 2 or arguments.cells == 1:
         yield from one_by_one(study, console, how)
         return
@@ -95,19 +93,7 @@ def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Stud
     from sirt_ray.on_ray.checks import check_inputs
 
     study = studies.load(arguments.job, arguments.overrides, REGISTRY)
-    problems: dict[str, None] = {}
-    seen: set[str] = set()
-    for cell in study.cells:
-        looked_at = cell.job.model_dump_json(include={"data", "teacher", "student"})
-        if looked_at in seen:
-            continue
-        seen.add(looked_at)
-        try:
-            check_inputs(cell.job, unchecked)
-        except InputError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-    if problems:
-        raise ConfigError("\n".join(problems))
+    running.check_each(study.jobs, lambda job: check_inputs(job, unchecked))
     return study
 
 

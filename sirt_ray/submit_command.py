@@ -16,7 +16,7 @@ from sirt_ray.arguments import add_job, add_redo
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
 from sirt_ray.config import JobConfig
-from sirt_ray.errors import ConfigError, InputError
+from sirt_ray.errors import ConfigError
 from sirt_ray.report.journal import after_last_stage
 
 if TYPE_CHECKING:  # bring Ray with them
@@ -70,10 +70,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    from sirt_ray.on_ray.checks import check_for_cluster
+
     console = Console()
     jobs, run = _read(arguments)
     unchecked: list[str] = []
-    _check(jobs, unchecked)
+    running.check_each(jobs, lambda job: check_for_cluster(job, unchecked))
     running.print_unchecked(console, unchecked)
     cluster = cluster_of(arguments)
     before = cluster.latest(run)
@@ -112,27 +114,13 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
 
     if studies.is_study(arguments.job):
         study = studies.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [cell.job for cell in study.cells], study.name, study.folder
+        jobs, name, folder = study.jobs, study.name, study.folder
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
         jobs, name, folder = [job], job.name, job.run_dir
     settings = hashlib.sha256("".join(map(jobfile.dump, jobs)).encode()).hexdigest()[:16]
     runs = tuple(run_id(job.run_dir) for job in jobs)
     return jobs, SubmittedRun(name, str(folder), settings, runs)
-
-
-def _check(jobs: Sequence[JobConfig], unchecked: list[str]) -> None:
-    """All that can be known before anything is sent, in one error."""
-    from sirt_ray.on_ray.checks import check_for_cluster
-
-    problems: dict[str, None] = {}
-    for job in jobs:
-        try:
-            check_for_cluster(job, unchecked)
-        except InputError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def _answered_by(
