@@ -31,3 +31,12 @@ def add_redo(parser: argparse.ArgumentParser) -> None:
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+
+
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="execute the Python files that the job names, as SIRT_ALLOW_CODE=1 does; read them"
+        " first",
+    )

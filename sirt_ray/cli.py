@@ -21,12 +21,13 @@ from sirt_ray import (
     cluster_command,
     evaluate_command,
     jobfile,
+    own_code,
     plan_command,
     report_command,
     studies,
     submit_command,
 )
-from sirt_ray.arguments import add_debug, add_job, add_redo
+from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -46,6 +47,8 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    if getattr(arguments, "allow_code", False):
+        own_code.allow()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return arguments.command(arguments)
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
     )
     add_redo(run)
+    add_allow_code(run)
     run.set_defaults(command=_run)
 
     plan = commands.add_parser(
@@ -162,9 +166,11 @@ def _run(arguments: argparse.Namespace) -> int:
     run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     if arguments.dry_run:
-        _print_plan(Console(), run_dir, survey)
+        _print_plan(Console(), job, survey)
         return 0
+    own_code.refuse_unallowed(job.code)
     console = run_console()
+    running.print_code(console, [job])
     if not arguments.redo:
         survey.refuse_untrue()
     with running.run_folder(run_dir), locked(run_dir):
@@ -232,7 +238,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(jobfile.dump(job), markup=False, highlight=False)
     run_dir = job.run_dir
     survey = running.survey(job, run_dir)
-    _print_plan(console, run_dir, survey)
+    _print_plan(console, job, survey)
     running.print_unchecked(console, unchecked)
     plan_command.show(console, arguments, [job], [(job, state) for state in survey.states])
     return 0
@@ -248,11 +254,13 @@ def _checked(arguments: argparse.Namespace, unchecked: list[str] | None = None) 
     return job
 
 
-def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
+def _print_plan(console: Console, job: JobConfig, survey: Survey) -> None:
+    from sirt_ray import running
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {job.run_dir.resolve()}", soft_wrap=True)
+    running.print_code(console, [job])
     survey.refuse_untrue()
 
 

@@ -128,11 +128,11 @@ def cluster_of(arguments: argparse.Namespace) -> "Cluster":
 
 
 @contextmanager
-def packed(job: Path | None, with_package: bool) -> Generator[Path]:
+def packed(job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> Generator[Path]:
     from sirt_ray.on_ray.jobs import pack
 
     with tempfile.TemporaryDirectory(prefix="sirt-submit-") as folder:
-        pack(Path(folder), job, with_package)
+        pack(Path(folder), job, with_package, code)
         yield Path(folder)
 
 

@@ -10,12 +10,14 @@ training) is part of an artifact's identity. Where and how fast it runs (`resour
 `data.root`, an endpoint's URL, pace and budget) never is.
 """
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sirt_ray.methods import METHODS
+from sirt_ray.own_benchmarks import OwnBenchmarkConfig
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.settings import Count, Folder, NonNegative, SamplingConfig, Section
@@ -23,9 +25,15 @@ from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
 
 
-def _problem(names: list[str], info: ValidationInfo) -> str | None:
-    """What is wrong with names of benchmarks, which the context may list."""
-    known = cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
+def _registered(info: ValidationInfo) -> set[str]:
+    """The names of all benchmarks that the context lists."""
+    return cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
+
+
+def _problem(names: list[str], own: Collection[str], info: ValidationInfo) -> str | None:
+    """What is wrong with names of benchmarks, which the context may list. `own`: the job's."""
+    registered = _registered(info)
+    known = registered.union(own) if registered else registered
     if len(set(names)) != len(names):
         return f"names a benchmark twice: {', '.join(names)}"
     unknown = [name for name in names if name not in known]
@@ -34,6 +42,11 @@ def _problem(names: list[str], info: ValidationInfo) -> str | None:
             f"names no known benchmark: {', '.join(unknown)}. Known are {', '.join(sorted(known))}"
         )
     return None
+
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""Names a folder, and what stands before the first "/" of a question's id."""
+OwnBenchmarks = dict[BenchmarkName, OwnBenchmarkConfig]
 
 
 class DataConfig(Section):
@@ -57,12 +70,30 @@ class DataConfig(Section):
     num_test: Count | None = None
     """Test questions per benchmark; None: the whole split."""
 
+    benchmarks: OwnBenchmarks = Field(default={})
+    """Tasks of one's own, by the names that `train` and `evaluate` use: `own_benchmarks.py`."""
+
     @model_validator(mode="after")
     def _known_and_distinct(self, info: ValidationInfo) -> "DataConfig":
         for field, names in (("train", self.train), ("evaluate", self.evaluate)):
-            if problem := _problem(names, info):
+            if problem := _problem(names, self.benchmarks, info):
                 raise ValueError(f"{field} {problem}")
         return self
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _new(cls, benchmarks: OwnBenchmarks, info: ValidationInfo) -> OwnBenchmarks:
+        taken = sorted(_registered(info).intersection(benchmarks))
+        if taken:
+            raise ValueError(
+                f"{', '.join(taken)}: there is a benchmark of that name. Give the task another one"
+            )
+        return benchmarks
+
+    @property
+    def code(self) -> list[str]:
+        """What the tasks execute, as `path.py:function`."""
+        return [ref for benchmark in self.benchmarks.values() for ref in benchmark.code]
 
 
 class ScoredDataConfig(DataConfig):
@@ -99,6 +130,8 @@ class EvaluationConfig(Section):
 class ScoringConfig(Section):
     """What `sirt evaluate` asks a model, by the names of its arguments."""
 
+    own_benchmarks: OwnBenchmarks = Field(default={})
+    """As `data.benchmarks` in a job file."""
     benchmarks: list[str] = Field(min_length=1)
     root: str | None = None
     """As `data.root` in a job file."""
@@ -113,13 +146,19 @@ class ScoringConfig(Section):
     @field_validator("benchmarks")
     @classmethod
     def _known_and_distinct(cls, benchmarks: list[str], info: ValidationInfo) -> list[str]:
-        if problem := _problem(benchmarks, info):
+        own = info.data.get("own_benchmarks", ())
+        if problem := _problem(benchmarks, own, info):
             raise ValueError(problem)
         return benchmarks
 
     @property
     def data(self) -> ScoredDataConfig:
-        return ScoredDataConfig(evaluate=self.benchmarks, root=self.root, num_test=self.num)
+        return ScoredDataConfig(
+            evaluate=self.benchmarks,
+            root=self.root,
+            num_test=self.num,
+            benchmarks=self.own_benchmarks,
+        )
 
     @property
     def evaluation(self) -> EvaluationConfig:
@@ -156,6 +195,17 @@ class JobConfig(Section):
         refined = [self.refine.of_round(round) for round in rounds[:2]]
         tuned = [] if self.tune.skip else [self.tune]
         return any(config.quantizes for config in [*tuned, *refined])
+
+    @property
+    def code(self) -> list[str]:
+        """What the job executes of files that it names, as `path.py:function`."""
+        return list(dict.fromkeys([*self.data.code, *self.refine.code]))
+
+    def with_code(self, change: Callable[[str], str]) -> "JobConfig":
+        """The job with other references to its code."""
+        own = {name: task.with_code(change) for name, task in self.data.benchmarks.items()}
+        data = self.data.model_copy(update={"benchmarks": own})
+        return self.model_copy(update={"data": data, "refine": self.refine.with_code(change)})
 
     @property
     def in_domain(self) -> list[str]:

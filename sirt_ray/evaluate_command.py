@@ -4,8 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
-from sirt_ray import jobfile
-from sirt_ray.arguments import add_debug
+from sirt_ray import jobfile, own_code
+from sirt_ray.arguments import add_allow_code, add_debug
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig, ScoringConfig
@@ -77,6 +77,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="delete and ask again what these settings have made untrue",
     )
+    add_allow_code(command)
     add_debug(command)
     command.set_defaults(command=_evaluate)
 
@@ -100,6 +101,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config = _config(arguments, run)
     model = find_model(arguments.model)
     check_model(arguments.model, model.path, use="asked")
+    own_code.refuse_unallowed(config.data.code)
     check_rows_available(config.data)
     out: Path = arguments.out or Path("runs") / f"evaluate-{_folder_name(model.name)}"
     scoring = ModelScoring(model, config, out, progress_for(console))
@@ -142,6 +144,7 @@ def _config(arguments: argparse.Namespace, run: JobConfig | None) -> ScoringConf
 
 def _as_in(run: JobConfig) -> dict[str, object]:
     return {
+        "own_benchmarks": {n: b.model_dump() for n, b in run.data.benchmarks.items()},
         "benchmarks": run.data.evaluate,
         "root": run.data.root,
         "num": run.data.num_test,

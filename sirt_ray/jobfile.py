@@ -36,6 +36,8 @@ def read(
     """A section from a file, if there is one, then from arguments of the command line that have its
     fields' names, then from overrides. Raises ConfigError with every problem."""
     document, sources = ({}, {}) if path is None else parsed(path)
+    if path is not None:
+        context = {"folder": path.parent, **(context or {})}
     for name, value in (arguments or {}).items():
         document[name] = value
         sources[(name,)] = f"--{name}"

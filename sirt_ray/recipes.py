@@ -3,11 +3,22 @@
 Defaults are the paper's where the paper says; a default has its home here and nowhere else.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from sirt_ray import own_code
 from sirt_ray.optimization import TrainingConfig
+from sirt_ray.own_benchmarks import resolved
 from sirt_ray.settings import (
     Count,
     Fraction,
@@ -50,14 +61,34 @@ class TuneConfig(TrainingConfig):
         return self
 
 
+RULES = {
+    "dpo_cot": ("dpo_cot",),
+    "correctness": ("correctness",),
+    "both": ("dpo_cot", "correctness"),
+    "spin": ("spin",),
+    "right": ("right",),
+}
+"""`pairs.rule` -> the rules whose pairs it takes."""
+
+
+def _rule(rule: str, info: ValidationInfo) -> str:
+    if rule in RULES:
+        return rule
+    try:
+        return resolved(rule, info)
+    except ValueError as error:
+        raise ValueError(f"is none of {', '.join(RULES)}, and {error}") from error
+
+
 class PairsConfig(Section):
     """How graded completions become preference pairs."""
 
-    rule: Literal["dpo_cot", "correctness", "both", "spin", "right"] = "dpo_cot"
+    rule: Annotated[str, AfterValidator(_rule)] = "dpo_cot"
     """`dpo_cot` (the paper's): chosen = own right CoT-Answer, rejected = own Answer to the plain
     prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union. `spin`:
     chosen = the teacher's demonstration, rejected = own CoT-Answer, right or wrong. `right`: own
-    right CoT-Answers alone, with nothing rejected (loss `rft`)."""
+    right CoT-Answers alone, with nothing rejected (loss `rft`). `path.py:function`, as seen from
+    the job file: one's own (`core/own_pairs.py`)."""
     with_demonstrations: bool = False
     """Whether a question's demonstration stands among its right CoT-Answers, if the student was
     tuned on it."""
@@ -72,6 +103,10 @@ class PairsConfig(Section):
     @property
     def uses_demonstrations(self) -> bool:
         return self.with_demonstrations or self.rule == "spin"
+
+    @property
+    def own_rule(self) -> str | None:
+        return self.rule if own_code.is_reference(self.rule) else None
 
 
 class RefineConfig(TrainingConfig):
@@ -188,6 +223,26 @@ class RefineConfig(TrainingConfig):
             )
         return problems
 
+    @property
+    def code(self) -> list[str]:
+        """What the rounds execute of files that the job names."""
+        each = (self.of_round(round).pairs.own_rule for round in (1, 2)[: self.rounds])
+        return [rule for rule in each if rule is not None]
+
+    def with_code(self, change: Callable[[str], str]) -> "RefineConfig":
+        """The same with other references to code."""
+        pairs, even = self.pairs, _even_rule(self.even_rounds, change)
+        if pairs.own_rule is not None:
+            pairs = pairs.model_copy(update={"rule": change(pairs.own_rule)})
+        return self.model_copy(update={"pairs": pairs, "even_rounds": even})
+
+    @field_validator("even_rounds")
+    @classmethod
+    def _beside_the_job(
+        cls, even_rounds: dict[str, JsonValue], info: ValidationInfo
+    ) -> dict[str, JsonValue]:
+        return _even_rule(even_rounds, lambda rule: resolved(rule, info))
+
     def of_round(self, round: int) -> "RefineConfig":
         """The settings of one round, counted from 1."""
         if not self.even_rounds:
@@ -231,3 +286,12 @@ class RefineConfig(TrainingConfig):
             for name, losses in heeded.items()
             if getattr(self, name) != fields[name].default and self.loss not in losses
         ]
+
+
+def _even_rule(even: dict[str, JsonValue], change: Callable[[str], str]) -> dict[str, JsonValue]:
+    """The settings of even rounds with another reference, where their pair rule is one."""
+    pairs = even.get("pairs")
+    rule = pairs.get("rule") if isinstance(pairs, dict) else None
+    if not isinstance(pairs, dict) or not isinstance(rule, str) or not own_code.is_reference(rule):
+        return even
+    return {**even, "pairs": {**pairs, "rule": change(rule)}}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, own_code
 from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # brings Ray with it
     from sirt_ray.on_ray.stage_metrics import StageMetrics
 
 
-_CHECKED = {"data", "teacher", "student", "output"}
+_CHECKED = {"data": True, "teacher": True, "student": True, "output": True, "refine": {"pairs"}}
 """Sections that checks of a job look at."""
 
 
@@ -47,7 +47,11 @@ class Run:
         from sirt_ray.on_ray.stages import RayStages
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(jobfile.dump(job))
+        # The run goes on with its own copy of the code, whatever becomes of the file.
+        own_code.keep(job.code, run_dir)
+        kept = job.with_code(own_code.kept)
+        (run_dir / "config.yaml").write_text(jobfile.dump(kept))
+        job = kept.with_code(lambda reference: own_code.beside(reference, run_dir))
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
@@ -134,6 +138,12 @@ def run_folder(run_dir: Path) -> Generator[None]:
         if not existed and not any(run_dir.glob("**/record.json")):
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
+
+
+def print_code(console: Console, jobs: Iterable[JobConfig]) -> None:
+    """Which files the jobs execute."""
+    for line in own_code.described(reference for job in jobs for reference in job.code):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_unchecked(console: Console, unchecked: Sequence[str]) -> None:

@@ -123,7 +123,8 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> S
         for axis, labels in config.grid.items()
     }
     problems = [*_grid_problems(config, axes, sources, str(path))]
-    cells = list(_cells(config, axes, over, sources, benchmarks, problems)) if not problems else []
+    context = {"benchmarks": set(benchmarks), "folder": path.parent}
+    cells = list(_cells(config, axes, over, sources, context, problems)) if not problems else []
     if not cells and not problems:
         problems.append(f"{path}: no combination is left. Widen `only`, or take from `exclude`")
     if problems:
@@ -195,7 +196,7 @@ def _cells(
     axes: Mapping[str, Sequence[_Choice]],
     over: Mapping[str, Any],
     sources: Sources,
-    benchmarks: Collection[str],
+    context: Mapping[str, Any],
     problems: list[str],
 ) -> Iterator[Cell]:
     """The cells that can be run; of the others, `problems` hears once for all that share one."""
@@ -210,7 +211,7 @@ def _cells(
         folder = Path(config.output) / config.study
         document |= {"name": name, "output": str(folder)}
         try:
-            job = JobConfig.model_validate(document, context={"benchmarks": set(benchmarks)})
+            job = JobConfig.model_validate(document, context=dict(context))
         except ValidationError as error:
             for problem in jobfile.problems_of(error, where, f"cell {name}"):
                 told.setdefault(problem.replace(f"cell {name}: ", ""), []).append(name)

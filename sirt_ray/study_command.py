@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import plan_command, running, studies, study_plan
+from sirt_ray import own_code, plan_command, running, studies, study_plan
 from sirt_ray.artifacts import write_json
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cells import Ended, How, one_by_one
@@ -25,6 +25,7 @@ def plan(arguments: argparse.Namespace) -> int:
     unchecked: list[str] = []
     study = _checked(arguments, unchecked)
     artifacts = study_plan.show(console, study)
+    running.print_code(console, study.jobs)
     running.print_unchecked(console, unchecked)
     plan_command.show(console, arguments, study.jobs, list(artifacts.values()))
     return 0
@@ -36,7 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     study = _checked(arguments, None)
     if arguments.dry_run:
         study_plan.show(console, study)
+        running.print_code(console, study.jobs)
         return 0
+    own_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)
+    running.print_code(console, study.jobs)
     surveys = [running.survey(c.job, study.folder / c.name, study.pool) for c in study.cells]
     if not arguments.redo:
         for survey in surveys:

@@ -14,11 +14,11 @@ from rich.table import Table
 from sirt_ray import running
 from sirt_ray.artifacts import RECORD
 from sirt_ray.benchmarks.base import Generated
-from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.benchmarks.sizes import PUBLISHED
 from sirt_ray.config import JobConfig
-from sirt_ray.core.pairs import RULES
 from sirt_ray.optimization import TrainingConfig
+from sirt_ray.recipes import RULES
 from sirt_ray.studies import Study
 from sirt_ray.survey import State
 
@@ -143,7 +143,7 @@ def work_of(job: JobConfig, name: str) -> Work:
         refine = job.at_round(_round(version)).refine
         pairs = refine.pairs
         questions = _learned(job, refine.tasks, refine.max_questions, work)
-        work.examples = questions * pairs.max_per_question * len(RULES[pairs.rule])
+        work.examples = questions * pairs.max_per_question * len(RULES.get(pairs.rule, ("own",)))
         if pairs.rule == "right":
             work.examples = questions * min(pairs.max_per_question, refine.num_cot)
             if pairs.with_demonstrations:
@@ -164,9 +164,9 @@ def _learned(job: JobConfig, tasks: Sequence[str] | None, most: int | None, work
 def _training(
     job: JobConfig, tasks: Sequence[str], most: int | None, work: Work, fraction: float = 1.0
 ) -> int:
-    total = 0
+    total, known = 0, benchmarks_of(job.data)
     for name in tasks:
-        benchmark = REGISTRY[name]
+        benchmark = known[name]
         size = job.data.num_train or benchmark.default_num_train
         if size is None and isinstance(benchmark.source, Generated):
             size = benchmark.source.num_train
@@ -179,8 +179,9 @@ def _training(
 
 
 def _test_questions(job: JobConfig, work: Work) -> Iterator[int]:
+    known = benchmarks_of(job.data)
     for name in job.data.evaluate:
-        source = REGISTRY[name].source
+        source = known[name].source
         size = job.data.num_test
         if size is None and isinstance(source, Generated):
             size = source.num_test

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sirt_ray import jobfile, running, studies
-from sirt_ray.arguments import add_job, add_redo
+from sirt_ray import jobfile, own_code, running, studies
+from sirt_ray.arguments import add_allow_code, add_job, add_redo
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
 from sirt_ray.config import JobConfig
@@ -58,6 +58,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--resubmit", action="store_true", help="submit it also where it is finished"
     )
     add_redo(submit)
+    add_allow_code(submit)
     submit.add_argument(
         "--retries",
         type=int,
@@ -76,6 +77,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     jobs, run = _read(arguments)
     unchecked: list[str] = []
     running.check_each(jobs, lambda job: check_for_cluster(job, unchecked))
+    code = [reference for job in jobs for reference in job.code]
+    own_code.refuse_unallowed(code)
+    running.print_code(console, jobs)
     running.print_unchecked(console, unchecked)
     cluster = cluster_of(arguments)
     before = cluster.latest(run)
@@ -118,7 +122,8 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
         jobs, name, folder = [job], job.name, job.run_dir
-    settings = hashlib.sha256("".join(map(jobfile.dump, jobs)).encode()).hexdigest()[:16]
+    stated = [jobfile.dump(job.with_code(own_code.identity)) for job in jobs]
+    settings = hashlib.sha256("".join(stated).encode()).hexdigest()[:16]
     runs = tuple(run_id(job.run_dir) for job in jobs)
     return jobs, SubmittedRun(name, str(folder), settings, runs)
 
@@ -159,7 +164,9 @@ def _send(
     command = ["python", "-m", "sirt_ray", "run", arguments.job.name, "--address", "auto"]
     command += [part for text in arguments.overrides for part in ("--set", text)]
     command += ["--redo"] if arguments.redo else []
-    with packed(arguments.job, not arguments.installed) as folder:
+    files = [own_code.file_of(reference) for job in jobs for reference in job.code]
+    command += ["--allow-code"] if files else []
+    with packed(arguments.job, not arguments.installed, files) as folder:
         sent = cluster.submit(run, folder, shlex.join(command), jobs[0].resources.driver)
     _refuse_other(sent, run)  # Somebody else may have been faster.
     return sent

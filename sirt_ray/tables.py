@@ -27,6 +27,7 @@ QUESTION = pa.schema(
         "text": pa.string(),
         "choices": pa.list_(pa.string()),
         "reference": pa.string(),
+        "instruction": pa.string(),
     }
 )
 GRADED = pa.schema(
@@ -48,7 +49,12 @@ GRADED = pa.schema(
     }
 )
 DEMONSTRATION = pa.schema(
-    [*GRADED, pa.field("question", pa.string()), pa.field("choices", pa.list_(pa.string()))]
+    [
+        *GRADED,
+        pa.field("question", pa.string()),
+        pa.field("choices", pa.list_(pa.string())),
+        pa.field("instruction", pa.string()),
+    ]
 )
 _SIDE = [
     ("ids", _IDS),
@@ -88,12 +94,18 @@ def question_row(question: Question) -> Row:
         "text": question.text,
         "choices": list(question.choices),
         "reference": question.reference,
+        "instruction": question.instruction,
     }
 
 
 def to_question(row: Mapping[str, Any]) -> Question:
     return Question(
-        row["id"], row["benchmark"], row["text"], tuple(row["choices"]), row["reference"]
+        row["id"],
+        row["benchmark"],
+        row["text"],
+        tuple(row["choices"]),
+        row["reference"],
+        row.get("instruction"),
     )
 
 
@@ -139,6 +151,7 @@ def demonstration_row(demonstration: Demonstration) -> Row:
     return graded_row(demonstration.graded) | {
         "question": question.text,
         "choices": list(question.choices),
+        "instruction": question.instruction,
     }
 
 
@@ -150,6 +163,7 @@ def to_demonstration(row: Mapping[str, Any]) -> Demonstration:
         row["question"],
         tuple(row["choices"]),
         row["reference"],
+        row.get("instruction"),
     )
     return Demonstration(question, graded)
 

@@ -47,6 +47,8 @@ class Question:
     reference: str
     """The final answer that completions are judged by: a number or expression, or a choice's
     letter. The benchmark's gold answer, or the teacher's where the job says so."""
+    instruction: str | None = None
+    """The prompt's first line; None: that of the other questions of its kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,19 @@ teacher's; who wrote them is not asked.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sirt_ray.artifacts import content_key
 from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.base import Row
-from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.registry import grade
 from sirt_ray.benchmarks.selection import normalised
 from sirt_ray.core import prompts
 from sirt_ray.errors import DataError
 from sirt_ray.teachers import DemonstrationFileConfig
-from sirt_ray.types import Completion, Graded, Question
+from sirt_ray.types import Completion, Graded, Judgement, Question
 
 _WHOLE_FILE = 1 << 62
 _SHOWN_CHARACTERS = 80
@@ -64,7 +64,10 @@ class _Index:
 
 
 def read_answers(
-    config: DemonstrationFileConfig, asked: Sequence[Question], held_out: Sequence[Question]
+    config: DemonstrationFileConfig,
+    asked: Sequence[Question],
+    held_out: Sequence[Question],
+    judge: Callable[[str, Question], Judgement] = grade,
 ) -> Answers:
     """The file's answers to the questions `asked`; `held_out` ones are only counted.
 
@@ -88,7 +91,7 @@ def read_answers(
             counts["duplicate_rows"] += 1
             continue
         counts["matched"] += 1
-        answer = _graded(found[0], text, len(before))
+        answer = _graded(found[0], text, len(before), judge)
         counts[answer.verdict if text.strip() else "empty"] += 1
         before.append(text)
         graded.append(answer)
@@ -133,7 +136,12 @@ def identity(config: DemonstrationFileConfig) -> str:
     return f"demonstrations:{content_key(path, sampled_above_bytes=_WHOLE_FILE)}{columns}"
 
 
-def _graded(question: Question, text: str, sample_index: int) -> Graded:
+def _graded(
+    question: Question,
+    text: str,
+    sample_index: int,
+    judge: Callable[[str, Question], Judgement],
+) -> Graded:
     completion = Completion(
         question_id=question.id,
         benchmark=question.benchmark,
@@ -147,7 +155,7 @@ def _graded(question: Question, text: str, sample_index: int) -> Graded:
         model_version="teacher",
         seed=0,
     )
-    found = REGISTRY[question.benchmark].grade(text, question)
+    found = judge(text, question)
     return Graded(completion, found.verdict, found.extracted, question.reference)
 
 

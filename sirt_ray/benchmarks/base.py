@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from sirt_ray.core import answers, numerals
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError
+from sirt_ray.own_code import OwnCode
 from sirt_ray.types import Judgement, Question
 
 Row = Mapping[str, Any]
@@ -47,6 +48,16 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """A task that the job file describes (`own.py`)."""
+
+    rows: OwnCode | None
+    """What makes them; None: they are local files."""
+    identity: Mapping[str, object]
+    """What decides the meaning of the rows and of answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """See `gsm8k.py` for a complete example."""
 
@@ -55,7 +66,7 @@ class Benchmark:
     """Raised whenever the same row becomes another question, is asked in other words or is judged
     differently."""
     kind: answers.AnswerKind
-    source: Hub | Generated
+    source: Hub | Generated | Own
     columns: tuple[str, ...]
     """Columns that `to_question` needs."""
     to_question: Callable[[Row, str], Question]
@@ -73,12 +84,17 @@ class Benchmark:
     """What the rows call their options, in order."""
     equivalent: answers.Equivalent | None = None
     """Asked about expressions that do not look the same."""
+    judge: Callable[[str, Question], Judgement] | None = None
+    """Asked in the place of our verifier."""
 
     def split_names(self, part: Part) -> tuple[str, ...]:
         return self.train if part == "train" else self.test
 
     def grade(self, text: str, question: Question) -> Judgement:
-        """The verdict on a completion, and the final answer found in it. No text makes it raise."""
+        """The verdict on a completion, and the final answer found in it. No text makes our verifier
+        raise."""
+        if self.judge is not None:
+            return self.judge(text, question)
         reference, choices = question.reference, question.choices
         return answers.grade(text, reference, self.kind, choices, self.equivalent)
 

@@ -1,5 +1,8 @@
 """Every benchmark under the name that job files use."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from sirt_ray.benchmarks.base import Benchmark
 from sirt_ray.benchmarks.commonsense_qa import COMMONSENSE_QA
 from sirt_ray.benchmarks.gsm8k import GSM8K
@@ -7,6 +10,7 @@ from sirt_ray.benchmarks.math import MATH
 from sirt_ray.benchmarks.mmlu import MMLU
 from sirt_ray.benchmarks.multiarith import MULTIARITH
 from sirt_ray.benchmarks.openbookqa import OPENBOOKQA
+from sirt_ray.benchmarks.own import own_benchmark
 from sirt_ray.benchmarks.piqa import PIQA
 from sirt_ray.benchmarks.social_i_qa import SOCIAL_I_QA
 from sirt_ray.benchmarks.synthetic import (
@@ -15,6 +19,7 @@ from sirt_ray.benchmarks.synthetic import (
     WORD_PROBLEMS,
     WORD_PROBLEMS_OOD,
 )
+from sirt_ray.config import DataConfig
 from sirt_ray.types import Judgement, Question
 
 REGISTRY: dict[str, Benchmark] = {
@@ -33,6 +38,23 @@ REGISTRY: dict[str, Benchmark] = {
 }
 
 
+def benchmarks_of(data: DataConfig) -> Mapping[str, Benchmark]:
+    """Those and the job's own. Raises ConfigError where the code of one is not there."""
+    own = {name: own_benchmark(name, config) for name, config in data.benchmarks.items()}
+    return {**REGISTRY, **own}
+
+
 def grade(text: str, question: Question) -> Judgement:
     """What the verifier of the question's benchmark says of a completion's text."""
     return REGISTRY[question.benchmark].grade(text, question)
+
+
+def grade_of(data: DataConfig) -> Callable[[str, Question], Judgement]:
+    """`grade` for a job with tasks of its own. It can be sent to other processes, with its code."""
+    own = {name: own_benchmark(name, config) for name, config in data.benchmarks.items()}
+    return partial(_grade, own) if own else grade
+
+
+def _grade(own: Mapping[str, Benchmark], text: str, question: Question) -> Judgement:
+    benchmark = own.get(question.benchmark) or REGISTRY[question.benchmark]
+    return benchmark.grade(text, question)

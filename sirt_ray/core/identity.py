@@ -7,6 +7,7 @@ how often something is checkpointed never do.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from sirt_ray import own_code
 from sirt_ray.artifacts import Artifact
 from sirt_ray.config import DataConfig, EvaluationConfig, JobConfig
 from sirt_ray.core import answers, prompts
@@ -44,7 +45,8 @@ class Scoring(Protocol):
 
 
 def questions(job: Scoring, rows: Mapping[str, str]) -> Inputs:
-    data = job.data.model_dump(exclude={"root", "fraction"})
+    # What the job's own tasks are is part of `rows`.
+    data = job.data.model_dump(exclude={"root", "fraction", "benchmarks"})
     return {"data": data, "rows": rows, "seed": job.seed}
 
 
@@ -97,11 +99,14 @@ def samples(
 
 def pairs(job: JobConfig, samples: Artifact, demonstrations: Artifact) -> Inputs:
     config = job.refine.pairs
+    elsewhere = {"with_demonstrations"} | ({"rule"} if config.own_rule else set[str]())
     stated: dict[str, object] = {
         "samples": samples,
-        "pairs": config.model_dump(exclude={"with_demonstrations"}),
+        "pairs": config.model_dump(exclude=elsewhere),
         "seed": job.seed,
     }
+    if config.own_rule is not None:
+        stated["own_rule"] = own_code.identity(config.own_rule)
     if config.uses_demonstrations:
         stated["demonstrations"] = {
             "from": demonstrations,

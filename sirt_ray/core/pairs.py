@@ -5,6 +5,8 @@ student's own Answer to the plain prompt. `correctness` (Iterative RPO): a right
 preferred to a wrong one. `both`: the union. `spin` (SPIN): the demonstration is preferred to the
 student's own CoT-Answer. `right` (RFT, STaR, ReST-EM): right CoT-Answers, over nothing.
 
+`path.py:function`: one's own (`own_pairs.py`).
+
 Never chosen nor rejected: a completion that was cut off, and one whose tokens stand on the other
 side already. Which pairs are made depends on the seed and the completions alone.
 """
@@ -14,16 +16,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sirt_ray.recipes import PairsConfig
+from sirt_ray.core.own_pairs import OwnRule
+from sirt_ray.recipes import RULES, PairsConfig
 from sirt_ray.types import Graded, PreferencePair
-
-RULES = {
-    "dpo_cot": ("dpo_cot",),
-    "correctness": ("correctness",),
-    "both": ("dpo_cot", "correctness"),
-    "spin": ("spin",),
-    "right": ("right",),
-}
 
 
 def make_pairs(
@@ -31,11 +26,13 @@ def make_pairs(
     config: PairsConfig,
     seed: str,
     demonstrations: Iterable[Graded] = (),
+    own: OwnRule | None = None,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """At most `config.max_per_question` pairs for each question and rule.
 
     `seed` names the run's seed and the round. `demonstrations`, one for a question at most and in
-    the student's own token ids, are what a rule or `config.with_demonstrations` chooses. Returns
+    the student's own token ids, are what a rule or `config.with_demonstrations` chooses. `own`
+    stands in the place of a rule of ours. Returns
     the pairs in the order of their questions, and how many questions and completions went which
     way, by reason.
     """
@@ -48,8 +45,12 @@ def make_pairs(
     for question_id, samples in by_question.items():
         usable = _usable(samples, config, counts)
         made: list[PreferencePair] = []
-        for rule in RULES[config.rule]:
-            sides = _sides(rule, usable, config, demonstrated.get(question_id))
+        demonstration = demonstrated.get(question_id)
+        if own is not None:
+            answers = usable if demonstration is None else [*usable, demonstration]
+            made += _own_pairs(own, question_id, answers, config, seed, counts)
+        for rule in RULES[config.rule] if own is None else ():
+            sides = _sides(rule, usable, config, demonstration)
             made += _pair_question(question_id, rule, sides, config, seed, counts)
         pairs += made
         counts["questions_paired"] += bool(made)
@@ -130,6 +131,21 @@ def _pair_question(
     # differ.
     total = min(config.max_per_question, max(len(chosen), len(rejected)))
     return [_pair(rule, chosen[i % len(chosen)], rejected[i % len(rejected)]) for i in range(total)]
+
+
+def _own_pairs(
+    own: OwnRule,
+    question_id: str,
+    answers: Sequence[Graded],
+    config: PairsConfig,
+    seed: str,
+    counts: Counter[str],
+) -> list[PreferencePair]:
+    """The first pairs of one's own rule, which may say less than all there are."""
+    sides = own.sides(question_id, answers, seed)
+    counts["own_without_pair"] += not sides
+    counts["own_beyond_max_per_question"] += max(0, len(sides) - config.max_per_question)
+    return [_pair("own", *side) for side in sides[: config.max_per_question]]
 
 
 def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:

@@ -37,6 +37,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def instruction(question: Question) -> str:
     """The instruction line i of the demonstration tuple (i, q, a)."""
+    if question.instruction is not None:
+        return question.instruction
     if not question.choices:
         return BENCHMARK_INSTRUCTIONS.get(question.benchmark, OPEN_INSTRUCTION)
     return CHOICE_INSTRUCTION.format(letters=", ".join(LETTERS[: len(question.choices)]))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
+from sirt_ray import own_code
 from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
 from sirt_ray.core.encoding import check_prompts
@@ -21,8 +22,8 @@ Use = Literal["served", "asked", "trained"]
 def check_inputs(
     job: JobConfig, unchecked: list[str] | None = None, elsewhere: Collection[str] = ()
 ) -> None:
-    """Rows, models and teacher of a job, all problems in one error; only schemas and configurations
-    are read, and no endpoint is asked.
+    """Code, rows, models and teacher of a job, all problems in one error; only schemas and
+    configurations are read, nothing of the code is executed and no endpoint is asked.
 
     With `unchecked` the hub is not asked either: the list hears of what only the hub or another
     machine could tell. `elsewhere`: sections whose files are not on this machine.
@@ -31,6 +32,7 @@ def check_inputs(
     ask_hub = unchecked is None
     student = job.student
     checks: dict[str, Callable[[], object]] = {
+        "code": lambda: own_code.check(job.code),
         "data": lambda: check_rows_available(job.data),
         "teacher": lambda: _check_teacher(job.teacher, ask_hub),
         "student": lambda: check_model(

@@ -22,20 +22,14 @@ from ray.exceptions import RayError
 
 from sirt_ray import tables
 from sirt_ray.benchmarks import files, rows
-from sirt_ray.benchmarks.base import Benchmark, Generated, Hub, Part
-from sirt_ray.benchmarks.contamination import contamination
-from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.benchmarks.selection import (
-    answer_counts,
-    contaminated,
-    select_test,
-    select_training,
-    text_key,
-)
+from sirt_ray.benchmarks.base import Benchmark, Generated, Hub, Own, Part
+from sirt_ray.benchmarks.own import made_rows, no_rows_message
+from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.on_ray.hub import download
+from sirt_ray.on_ray.question_files import select_and_write
 from sirt_ray.on_ray.room import room
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
@@ -77,7 +71,7 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
                 problems.append(str(error))
             bar.update(done, benchmark=benchmark.name)
     rows.raise_all(problems)
-    return _select_and_write(out, data, seed, converted)
+    return select_and_write(out, data, seed, converted)
 
 
 def read_questions(folder: Path, names: Iterable[str], split: Split) -> list[Question]:
@@ -117,6 +111,13 @@ def rows_identity(data: DataConfig) -> Mapping[str, str]:
 
 
 def _identity(benchmark: Benchmark, part: Part, data: DataConfig) -> str:
+    if isinstance(benchmark.source, Own):
+        own = json.dumps(benchmark.source.identity, sort_keys=True)
+        return f"own:{own}:{_identity_of_rows(benchmark, part, data)}"
+    return _identity_of_rows(benchmark, part, data)
+
+
+def _identity_of_rows(benchmark: Benchmark, part: Part, data: DataConfig) -> str:
     local = _local_files(_root(data), benchmark, part)
     if local:
         digest = hashlib.sha256()
@@ -128,26 +129,27 @@ def _identity(benchmark: Benchmark, part: Part, data: DataConfig) -> str:
         source = benchmark.source
         configs = "+".join(source.configs) or "default"
         return f"hub:{source.dataset}@{source.revision}:{configs}:{benchmark.split_names(part)[0]}"
-    return "generated"
+    return "generated"  # by us or by the job's own code, whose identity is told
 
 
 def _wanted(data: DataConfig) -> list[tuple[Benchmark, Part]]:
     """The benchmarks and parts that a job needs. DataError where a benchmark cannot give one."""
+    known = benchmarks_of(data)
     problems = [
-        f"data.{field} names {name!r}, which is no benchmark. Known are {', '.join(REGISTRY)}"
+        f"data.{field} names {name!r}, which is no benchmark. Known are {', '.join(known)}"
         for field, names in (("train", data.train), ("evaluate", data.evaluate))
         for name in names
-        if name not in REGISTRY
+        if name not in known
     ]
     problems += [
         f"{name}, split train: the benchmark has no training rows, so nothing can be learned from"
         " it. Move it from data.train to data.evaluate"
         for name in data.train
-        if name in REGISTRY and not REGISTRY[name].train
+        if name in known and not known[name].train
     ]
     rows.raise_all(problems)
-    train: list[tuple[Benchmark, Part]] = [(REGISTRY[name], "train") for name in data.train]
-    return train + [(REGISTRY[name], "test") for name in data.evaluate]
+    train: list[tuple[Benchmark, Part]] = [(known[name], "train") for name in data.train]
+    return train + [(known[name], "test") for name in data.evaluate]
 
 
 def _root(data: DataConfig) -> Path | None:
@@ -156,7 +158,12 @@ def _root(data: DataConfig) -> Path | None:
 
 def _local_files(root: Path | None, benchmark: Benchmark, part: Part) -> Sequence[Path]:
     """Local files of a part; none where it comes from the hub or a generator."""
-    if root is None or isinstance(benchmark.source, Generated):
+    source = benchmark.source
+    if isinstance(source, Generated) or (isinstance(source, Own) and source.rows is not None):
+        return ()
+    if root is None and isinstance(source, Own):
+        raise DataError(no_rows_message(benchmark.name, part))
+    if root is None:
         return ()
     return files.find(root, benchmark, part)
 
@@ -208,6 +215,8 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
     if isinstance(source, Hub):
         table = download(benchmark, source, part)
         where = f"{source.dataset} at {source.revision}"
+    elif isinstance(source, Own):
+        table, where = made_rows(benchmark, part)
     else:
         count = _num_generated(source, part, data)
         generated = tasks.rows(benchmark.name, part, count, seed if part == "train" else _TEST_SEED)
@@ -239,62 +248,3 @@ def _told(error: Exception, benchmark: Benchmark, part: Part, where: str) -> Sir
         f"{benchmark.name}, split {part} ({where}): the rows cannot be read: {reason}. Check that"
         " the file is whole and that every node of the cluster sees it under this path"
     )
-
-
-def _select_and_write(
-    out: Path, data: DataConfig, seed: int, found: Mapping[tuple[str, Part], list[Question]]
-) -> Counts:
-    tests = {
-        name: select_test(name, found[name, "test"], data.num_test, seed) for name in data.evaluate
-    }
-    test_texts = {text_key(question) for name in data.evaluate for question in found[name, "test"]}
-    counts: dict[str, dict[str, Any]] = {name: {} for name in (*data.train, *data.evaluate)}
-    problems: list[str] = []
-    trained_on: list[Question] = []
-    for name in data.train:
-        benchmark = REGISTRY[name]
-        wanted = data.num_train or benchmark.default_num_train
-        if data.num_train is None and isinstance(benchmark.source, Generated):
-            wanted = benchmark.source.num_train
-        try:
-            chosen = select_training(
-                name, found[name, "train"], wanted, data.num_validation, benchmark.balanced, seed
-            )
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        trained_on += chosen.train
-        also_in_test = contaminated(chosen.train, test_texts)
-        counts[name]["training_rows"] = {**chosen.counts, "train_also_in_test": also_in_test}
-        counts[name]["train"] = _write(out, name, "train", chosen.train)
-        counts[name]["validation"] = _write(out, name, "validation", chosen.validation)
-    rows.raise_all(problems)
-    for name, chosen_test in tests.items():
-        num_rows = len(found[name, "test"])
-        counts[name]["test_rows"] = {
-            "rows": num_rows,
-            "dropped_not_chosen": num_rows - len(chosen_test),
-        }
-        counts[name]["test"] = _write(out, name, "test", chosen_test)
-    for name, found_in_both in contamination(trained_on, tests).items():
-        counts[name]["contamination"] = found_in_both
-    return counts
-
-
-def _write(out: Path, name: str, split: Split, questions: Sequence[Question]) -> dict[str, Any]:
-    written = [tables.question_row(question) for question in questions]
-    made = {
-        "questions": len(written),
-        "answers": answer_counts(questions),
-        "sha256": _content(written),
-    }
-    tables.write(out / name / f"{split}.parquet", written, tables.QUESTION, made)
-    return made
-
-
-def _content(written: Iterable[tables.Row]) -> str:
-    """Hash of the rows themselves: a Parquet file's bytes also depend on who wrote it."""
-    digest = hashlib.sha256()
-    for row in written:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ there at once, whoever asks for them.
 import shutil
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_placement_groups
 
 import sirt_ray
-from sirt_ray.errors import ResourceError, StageError
+from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import belongings
 from sirt_ray.on_ray.following import Say, Seldom
 from sirt_ray.on_ray.submissions import Submission, SubmittedRun, explained, submission_id
@@ -40,10 +40,20 @@ _COLUMNS = 120
 _MOST_GROUPS = 10_000
 
 
-def pack(folder: Path, job: Path | None, with_package: bool) -> None:
-    """Put what a job needs into `folder`: its file, and this package."""
+def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> None:
+    """Put what a job needs into `folder`: its file, the files of code that it names, and this
+    package. Raises ConfigError where such a file does not lie beside the job or below."""
     if job is not None:
         shutil.copyfile(job, folder / job.name)
+        for file in dict.fromkeys(code):
+            if not file.resolve().is_relative_to(job.parent.resolve()):
+                raise ConfigError(
+                    f"{file} cannot be sent: it lies outside of {job.parent.resolve()}, the folder"
+                    f" of the job. Put it beside {job.name}"
+                )
+            to = folder / file.resolve().relative_to(job.parent.resolve())
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to)
     if with_package:
         package = Path(sirt_ray.__file__).parent
         unneeded = shutil.ignore_patterns("__pycache__", ".*")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirt_ray.artifacts import Artifact, Store, model_key
-from sirt_ray.benchmarks.registry import grade
+from sirt_ray.benchmarks.registry import grade_of
 from sirt_ray.config import ScoringConfig
 from sirt_ray.core import identity
 from sirt_ray.core.interfaces import Counts, Policy, Progress
@@ -75,7 +75,7 @@ class ModelScoring:
                 resources=ResourcesConfig(student=config.engine),
                 progress=self.progress,
                 name="evaluation",
-                grade=grade,
+                grade=grade_of(config.data),
             )
 
         try:

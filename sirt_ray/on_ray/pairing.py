@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sirt_ray import tables
+from sirt_ray import own_code, tables
 from sirt_ray.artifacts import Artifact
 from sirt_ray.config import JobConfig
 from sirt_ray.core.demonstrations import to_tune_on
 from sirt_ray.core.encoding import as_own
 from sirt_ray.core.interfaces import Counts
+from sirt_ray.core.own_pairs import OwnRule
 from sirt_ray.core.pairs import make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.quickstart import assets
@@ -27,11 +28,13 @@ def pair(
     if job.refine.pairs.uses_demonstrations:
         stored = map(tables.to_demonstration, tables.rows(demonstrations.path))
         shown = list(_as_own(to_tune_on(stored, job), job, unlike))
+    rule = job.refine.pairs.own_rule
     pairs, counts = make_pairs(
         map(tables.to_graded, tables.rows(samples.path)),
         job.refine.pairs,
         f"{job.seed}/{round}",
         shown,
+        None if rule is None else OwnRule(own_code.read(rule)),
     )
     counts |= unlike
     if not pairs:

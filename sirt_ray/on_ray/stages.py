@@ -10,7 +10,7 @@ from pathlib import Path
 from sirt_ray import tables
 from sirt_ray.artifacts import Artifact, model_key
 from sirt_ray.benchmarks import answered
-from sirt_ray.benchmarks.registry import grade
+from sirt_ray.benchmarks.registry import grade_of
 from sirt_ray.config import JobConfig, SamplingConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
@@ -94,7 +94,7 @@ class RayStages:
         self, out: Path, config: DemonstrationFileConfig, questions: Artifact
     ) -> Counts:
         asked, held_out = (self._questions(questions, split) for split in ("train", "validation"))
-        found = answered.read_answers(config, asked, held_out)
+        found = answered.read_answers(config, asked, held_out, grade_of(self._job.data))
         # In the place and the columns of a teacher's completions: all of them, kept or not.
         tables.write(
             out / "completions" / "part-000000.parquet",
@@ -259,7 +259,7 @@ class RayStages:
             resources=self._job.resources,
             progress=self._progress,
             name=name,
-            grade=grade,
+            grade=grade_of(self._job.data),
         )
 
     def _prompter(self, role: Role, policy: Policy) -> Prompter:

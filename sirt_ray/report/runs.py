@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, own_code
 from sirt_ray.artifacts import Artifact, Build, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -110,7 +110,8 @@ def same_test_questions(runs: Sequence[RunRecord]) -> bool:
 def _stated(job: JobConfig) -> object:
     """What two runs of one job have in common."""
     apart = {"name": True, "output": True, "seed": True, "resources": True, "data": {"root"}}
-    stated = job.model_dump(mode="json", exclude={**apart, "teacher": {"endpoint"}})
+    same_code = job.with_code(own_code.identity)
+    stated = same_code.model_dump(mode="json", exclude={**apart, "teacher": {"endpoint"}})
     endpoint = job.teacher.endpoint
     return stated | {"endpoint": None if endpoint is None else endpoint.identity}
 
