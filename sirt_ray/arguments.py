@@ -2,6 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+
+def examples(text: str) -> dict[str, Any]:
+    """How a parser shows `text`, line by line, below its options."""
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from sirt_ray import (
     cluster_command,
+    completion_command,
     evaluate_command,
     jobfile,
     own_code,
@@ -27,7 +28,7 @@ from sirt_ray import (
     studies,
     submit_command,
 )
-from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo
+from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo, examples
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -36,6 +37,19 @@ from sirt_ray.folder_lock import locked
 from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.survey import Survey
 
+RUN_EXAMPLES = """\
+examples:
+  sirt run jobs/quickstart.yaml                  # the same command again continues it
+  sirt run jobs/quickstart.yaml --set name=wider --set refine.num_cot=16
+  sirt run jobs/own_task.yaml --allow-code
+  sirt run jobs/study_quickstart.yaml --cells 2
+"""
+PLAN_EXAMPLES = """\
+examples:
+  sirt plan jobs/quickstart.yaml                 # all settings, and what is finished
+  sirt plan jobs/cluster.yaml --cluster 4x48GB   # who sits where, memory, hours
+  sirt plan jobs/study_quickstart.yaml --set 'only=[{method: rft}]'
+"""
 SERVE_EXAMPLES = """\
 examples:
   sirt serve runs/quickstart                     # the student that the run has kept last
@@ -46,7 +60,9 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    completion_command.answer(parser)
+    arguments = parser.parse_args(argv)
     if getattr(arguments, "allow_code", False):
         own_code.allow()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -71,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a job or a study, or what is left of it")
+    run = commands.add_parser(
+        "run", help="run a job or a study, or what is left of it", **examples(RUN_EXAMPLES)
+    )
     add_job(run)
     add_debug(run)
     run.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
@@ -89,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     plan = commands.add_parser(
-        "plan", help="print what a job would do and all its settings, or what a study would do"
+        "plan",
+        help="print what a job would do and all its settings, or what a study would do",
+        **examples(PLAN_EXAMPLES),
     )
     add_job(plan)
     add_debug(plan)
@@ -101,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     report_command.add_to(commands)
     grading.add_command(commands)
+    completion_command.add_to(commands)
     return parser
 
 
@@ -109,8 +130,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "serve",
         help="serve a run's student, or any model, as an OpenAI-compatible endpoint",
         description="Serve a model as an OpenAI-compatible endpoint until Ctrl-C.",
-        epilog=SERVE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(SERVE_EXAMPLES),
     )
     serve.add_argument(
         "model",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from sirt_ray.arguments import add_debug
+from sirt_ray.arguments import add_debug, examples
 from sirt_ray.errors import ConfigError
 from sirt_ray.report.journal import last_stage
 
@@ -22,17 +22,39 @@ if TYPE_CHECKING:  # bring Ray with them
     from sirt_ray.on_ray.jobs import Cluster
     from sirt_ray.on_ray.submissions import Submission
 
+STATUS_EXAMPLES = """\
+examples:
+  sirt status --address http://HEAD:8265             # all runs there
+  sirt status quickstart                             # on the cluster that RAY_ADDRESS names
+"""
+LOGS_EXAMPLES = """\
+examples:
+  sirt logs quickstart --address http://HEAD:8265
+  sirt logs quickstart --follow                      # until the run ends
+"""
+STOP_EXAMPLES = """\
+examples:
+  sirt stop quickstart --address http://HEAD:8265
+  sirt stop quickstart                               # on the cluster that RAY_ADDRESS names
+"""
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    status = commands.add_parser("status", help="runs on a cluster, and how far they are")
+    status = commands.add_parser(
+        "status", help="runs on a cluster, and how far they are", **examples(STATUS_EXAMPLES)
+    )
     status.add_argument("run", nargs="?", metavar="RUN", help="(default: all)")
     status.set_defaults(command=_status, stopped="stopped")
-    logs = commands.add_parser("logs", help="what a run on a cluster has written")
+    logs = commands.add_parser(
+        "logs", help="what a run on a cluster has written", **examples(LOGS_EXAMPLES)
+    )
     logs.add_argument("run", metavar="RUN")
     logs.add_argument("--follow", action="store_true", help="until the run ends")
     logs.set_defaults(command=_logs, stopped="stopped; the run goes on")
     stop = commands.add_parser(
-        "stop", help="end a run on a cluster; `sirt submit` continues it later"
+        "stop",
+        help="end a run on a cluster; `sirt submit` continues it later",
+        **examples(STOP_EXAMPLES),
     )
     stop.add_argument("run", metavar="RUN")
     stop.set_defaults(command=_stop, stopped="stopped waiting; the run is being ended")

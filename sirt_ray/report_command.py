@@ -3,12 +3,21 @@
 import argparse
 from pathlib import Path
 
-from sirt_ray.arguments import add_debug
+from sirt_ray.arguments import add_debug, examples
+
+EXAMPLES = """\
+examples:
+  sirt report runs/quickstart
+  sirt report runs/a-seed0 runs/a-seed1 --format markdown --out a.md
+  sirt report runs/study_quickstart
+"""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser(
-        "report", help="what a run has come to, one job's runs under several seeds, or a study"
+        "report",
+        help="what a run has come to, one job's runs under several seeds, or a study",
+        **examples(EXAMPLES),
     )
     report.add_argument(
         "folders",
