@@ -27,7 +27,7 @@ _BLOCK = re.compile(
     r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$|^(?P<indented>(?:    [^\n]*\n)+)", re.M | re.S
 )
 _TYPED = re.compile(r"\s*([A-Z_]+=\S* |\.venv/bin/)*(?P<command>(sirt|make|python -m) .*)")
-_INLINE = re.compile(r"`((?:sirt|make|python -m sirt_ray\S*) [^`]+)`")
+_INLINE = re.compile(r"`((?:sirt|make|python -m sirt_ray[^\s`]*) [^`]+)`")
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 _PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
 _OF_THE_READER = re.compile(r"(^|/)mine\b|PATH|FILE|JOB\b|my_")

@@ -1,4 +1,5 @@
-"""Files that came from somewhere run no code: job files, configurations, weights."""
+"""Files that came from somewhere run no code: job files, configurations, weights. What a job may
+name and the user has to allow is in `test_own_tasks.py`."""
 
 import ast
 import functools
