@@ -91,9 +91,15 @@ class DataConfig(Section):
         return benchmarks
 
     @property
+    def own(self) -> OwnBenchmarks:
+        """Those of `benchmarks` that are asked."""
+        asked = {*self.train, *self.evaluate}
+        return {name: task for name, task in self.benchmarks.items() if name in asked}
+
+    @property
     def code(self) -> list[str]:
         """What the tasks execute, as `path.py:function`."""
-        return [ref for benchmark in self.benchmarks.values() for ref in benchmark.code]
+        return [reference for task in self.own.values() for reference in task.code]
 
 
 class ScoredDataConfig(DataConfig):

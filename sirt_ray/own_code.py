@@ -16,7 +16,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,7 +65,7 @@ def allowed() -> bool:
     return os.environ.get(ALLOW) == "1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OwnCode:
     """A function by its source.
 
@@ -80,11 +79,6 @@ class OwnCode:
     source: str
     allowed: bool
     """By the user, where the file was read."""
-
-    @cached_property
-    def identity(self) -> str:
-        """The content of the whole file and which of its functions it is, wherever it lies."""
-        return f"{self.function}@{_digest(self.source)}"
 
     def load(self) -> Callable[..., Any]:
         """The function; its file is executed the first time. Raises ConfigError where the user has
@@ -173,7 +167,8 @@ def read(reference: str) -> OwnCode:
 
 
 def identity(reference: str) -> str:
-    """As `OwnCode.identity`; also of a file that is not there any more."""
+    """The content of the whole file and which of its functions it is, wherever it lies, and also if
+    it is not there any more."""
     file, _, function = reference.rpartition(":")
     try:
         return f"{function}@{_digest(Path(file).read_text(encoding='utf-8'))}"

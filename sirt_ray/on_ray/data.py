@@ -1,6 +1,7 @@
 """Benchmark rows -> the questions of a run, through Ray Data.
 
-    hub | local files | generator  ->  Ray Data blocks  ->  to_question in tasks  ->  Parquet
+    hub | local files | generator, or a function of the job's
+        ->  Ray Data blocks  ->  to_question in tasks  ->  Parquet
 
 Blocks are read and converted in parallel and come back in order, so a question's id is the position
 of its row whatever the number of blocks. Everything wrong with any benchmark is raised at once.

@@ -17,6 +17,14 @@ from sirt_ray import cli, completion_command
 from sirt_ray.training import __main__ as training
 
 ROOT = Path(__file__).parents[2]
+_PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
+
+
+def _files() -> list[str]:
+    found = [p for place in _PLACES for p in (ROOT / place).rglob("*.*")]
+    return [str(path.relative_to(ROOT)) for path in found if path.suffix in (".py", ".yaml")]
+
+
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
     # A changelog tells of what was.
@@ -29,7 +37,9 @@ _BLOCK = re.compile(
 _TYPED = re.compile(r"\s*([A-Z_]+=\S* |\.venv/bin/)*(?P<command>(sirt|make|python -m) .*)")
 _INLINE = re.compile(r"`((?:sirt|make|python -m sirt_ray[^\s`]*) [^`]+)`")
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-_PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
+FILES = [Path(name) for name in _files()]
+_NOT_THERE = {"utils.py", "config.yaml"}
+"""What we do not have, and what a run writes."""
 _OF_THE_READER = re.compile(r"(^|/)mine\b|PATH|FILE|JOB\b|my_")
 """Files that stand for the reader's own."""
 
@@ -104,6 +114,14 @@ def test_documented_commands_are_understood(
     assert refused == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_documented_files_are_there(document: Path) -> None:
+    named = set(re.findall(r"`([\w/]+\.(?:py|yaml))`", (ROOT / document).read_text()))
+    ours = {name for name in named if not _OF_THE_READER.search(name)} - _NOT_THERE
+    missing = [name for name in ours if not any(p.match(name) for p in FILES)]
+    assert missing == []
+
+
 def test_the_search_finds_them_and_a_wrong_one_is_refused() -> None:
     found = [command for document, command in documented() if document == "README.md"]
     assert {"make quickstart", "sirt run jobs/quickstart.yaml"} < set(found) and len(found) > 30
@@ -156,10 +174,8 @@ def test_completion_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("sirt com", "completion"),
         ("sirt run --allow", "--allow-code"),
         ("sirt run x.yaml --set refine.pairs.ma", "refine.pairs.max_per_question="),
-        ("sirt completion ", "fish"),
     ],
 )
 def test_completion_answers_the_shell(typed: str, offered: str, tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ class TestWhenItIsExecuted:
         with pytest.raises(ConfigError, match="gsm8k: there is a benchmark of that name"):
             load(job)
 
+    def test_a_task_that_is_not_asked_is_not_looked_at(
+        self, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "code" / "own.py").unlink()
+        more = ["data.train=[word_problems]", "data.evaluate=[gsm8k]", "refine.pairs.rule=spin"]
+        assert load(job, *more).code == []
+        assert set(benchmarks_of(load(job, *more).data)) == set(REGISTRY)
+
 
 class TestIdentity:
     def stated(self, job: JobConfig) -> tuple[Any, ...]:
