@@ -54,7 +54,9 @@ def check_inputs(
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise ConfigError("\n".join(str(problem) for problem in problems))
+        # Rows cannot be looked for without the code that makes them: both say so.
+        lines = dict.fromkeys(line for problem in problems for line in str(problem).splitlines())
+        raise ConfigError("\n".join(lines))
 
 
 def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,12 @@ def content(run_dir: Path) -> dict[str, Any]:
         elif path.name == "record.json":
             made[name] = json.loads(path.read_text())["inputs"]
     return made
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [
+        row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()
+    ]
 
 
 def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:
@@ -251,6 +258,36 @@ def kill_in(stage: str, run_dir: Path, seconds: float) -> None:
     time.sleep(seconds)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
+
+
+def test_a_task_a_verifier_and_a_pair_rule_of_ones_own(tmp_path: Path) -> None:
+    small = {"data.num_train": 24, "data.num_validation": 8, "data.num_test": 8}
+    small |= {
+        "data.evaluate": "[coins]",
+        "evaluation.teacher": False,
+        "evaluation.prompts": "[cot]",
+    }
+    small |= {"tune.epochs": 4, "refine.pairs.max_per_question": 2}
+    line = [*command(tmp_path, "own_task.yaml", **small), "--allow-code"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "own_task.py (coins, last_number, shortest_over_wrong)" in done.stdout
+    run_dir = tmp_path / "own_task"
+    assert (run_dir / "code/own_task.py").read_bytes() == (JOBS / "own_task.py").read_bytes()
+    for row in rows(run_dir / "round_01/samples"):
+        last = re.findall(r"\d+", row["completion"])[-1:]
+        assert row["extracted"] == (last[0] if last else None)
+        assert (row["verdict"] == "right") == (last == [row["reference"]])
+    pairs = rows(run_dir / "round_01/pairs")
+    assert pairs and {pair["rule"] for pair in pairs} == {"own"}
+    assert all(pair["chosen_verdict"] == "right" != pair["rejected_verdict"] for pair in pairs)
+    # The same command again, with another rule: what depends on it is untrue, and only that.
+    changed = (JOBS / "own_task.py").read_text() + "# another\n"
+    (tmp_path / "own_task.py").write_text(changed)
+    (tmp_path / "own_task.yaml").write_text((JOBS / "own_task.yaml").read_text())
+    line[line.index(str(JOBS / "own_task.yaml"))] = str(tmp_path / "own_task.yaml")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "rows.coins/train" in done.stderr
 
 
 @pytest.mark.timeout(400)
