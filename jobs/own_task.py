@@ -6,11 +6,12 @@ from sirt_ray.types import Graded, Judgement, Question
 
 def coins(split: str):
     """The rows of `split`, which is "train" or "test"."""
-    draw = random.Random(split)
+    draw, names = random.Random(split), ("Mia", "Tom") if split == "train" else ("Sam", "Eva")
     for _ in range(400 if split == "train" else 100):
-        bags, each, lost = draw.randint(2, 9), draw.randint(2, 9), draw.randint(1, 4)
-        text = f"Mia has {bags} bags with {each} coins in each bag. Mia loses {lost}."
-        text += " How many coins does Mia have now?"
+        who, bags, each = draw.choice(names), draw.randint(2, 6), draw.randint(4, 9)
+        lost = draw.randint(2, 7)
+        text = f"{who} has {bags} bags with {each} coins in each bag. {who} loses {lost}."
+        text += f" How many coins does {who} have now?"
         yield {"question": text, "answer": bags * each - lost}
 
 

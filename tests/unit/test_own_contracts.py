@@ -191,7 +191,7 @@ def test_the_example_is_short_and_does_what_it_says() -> None:
     benchmark = benchmarks_of(job.data)["coins"]
     table, _ = made_rows(benchmark, "train")
     question = benchmark.to_question(table.to_pylist()[0], "coins/train/0")
-    assert table.num_rows == 400 and question.text.startswith("Mia has")
+    assert table.num_rows == 400 and "coins in each bag" in question.text
     right = Judgement("right", question.reference, stated=True)
     assert benchmark.grade(f"so it is {question.reference}.", question) == right
     assert benchmark.grade("I do not know.", question).verdict == "unparseable"
