@@ -143,8 +143,8 @@ def _own_pairs(
 ) -> list[PreferencePair]:
     """The first pairs of one's own rule, which may say less than all there are."""
     sides = own.sides(question_id, answers, seed)
-    counts["own_without_pair"] += not sides
-    counts["own_beyond_max_per_question"] += max(0, len(sides) - config.max_per_question)
+    counts["questions_no_own_pair"] += not sides
+    counts["pairs_rank_above_max_per_question"] += max(0, len(sides) - config.max_per_question)
     return [_pair("own", *side) for side in sides[: config.max_per_question]]
 
 

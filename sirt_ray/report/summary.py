@@ -107,7 +107,7 @@ def pair_reason(key: str) -> str:
         return f"{reason} completions"
     rule, without, missing = key.partition("_without_")
     if not without:
-        return f"{kind} with {reason}"
+        return f"{kind} with {reason.replace('_', ' ')}"
     what = missing if missing == "demonstration" else f"{missing} answer"
     return f"questions without a {what} for {rule}"
 
