@@ -80,11 +80,15 @@ class OwnCode:
     allowed: bool
     """By the user, where the file was read."""
 
+    @property
+    def reference(self) -> str:
+        return f"{self.file}:{self.function}"
+
     def load(self) -> Callable[..., Any]:
         """The function; its file is executed the first time. Raises ConfigError where the user has
         not allowed it, StageError where the file fails."""
         if not self.allowed:
-            raise ConfigError(_not_allowed([f"{self.file}:{self.function}"]))
+            raise ConfigError(_not_allowed([self.reference]))
         with _lock:
             module = _modules.get(self.source)
             if module is None:

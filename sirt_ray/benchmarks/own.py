@@ -15,8 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import cast, get_args
 
-import pyarrow as pa
-
 from sirt_ray import own_code
 from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.base import (
@@ -61,31 +59,26 @@ def own_benchmark(name: str, config: OwnBenchmarkConfig) -> Benchmark:
     )
 
 
-def made_rows(benchmark: Benchmark, part: Part) -> tuple[pa.Table, str]:
-    """The rows that a function makes of a split, and where they are from in words. Raises
-    StageError where it fails, DataError where one is no row or has not the columns."""
+def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
+    """The rows that a function makes of a split, the columns that are needed. Raises StageError
+    where it fails, DataError where one is no row or has not the columns."""
     source = benchmark.source
     assert isinstance(source, Own) and source.rows is not None
     code, needed = source.rows, benchmark.columns
-    where = f"{benchmark.name}, split {part} ({code.file}:{code.function})"
     made: list[dict[str, object]] = []
-    for number, row in enumerate(code.call(part, about=f"split {part}", listed=True)):
-        columns = cast("Mapping[str, object]", row if isinstance(row, Mapping) else {})
+    rows: list[object] = code.call(part, about=f"split {part}", listed=True)
+    for number, row in enumerate(rows):
+        columns = cast("Mapping[str, object]", row) if isinstance(row, Mapping) else {}
         missing = [name for name in needed if name not in columns]
         if missing:
             raise DataError(
-                f"{where}: row {number} is {repr(row)[:_SHOWN_CHARACTERS]} and has no"
+                f"{benchmark.name}, split {part} ({code.reference}): row {number} is"
+                f" {repr(cast(object, row))[:_SHOWN_CHARACTERS]} and has no"
                 f" {', '.join(map(repr, missing))}. Make it a dict with {', '.join(needed)}, or"
                 f" name its columns under data.benchmarks.{benchmark.name}"
             )
         made.append({name: _plain(columns[name]) for name in needed})
-    try:
-        return pa.Table.from_pylist(made), f"{code.file}:{code.function}"
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(
-            f"{where}: the rows make no table: {error}. Give each column values of one kind: texts,"
-            " numbers or lists of texts"
-        ) from error
+    return made
 
 
 def _plain(value: object) -> object:

@@ -6,8 +6,8 @@ the same pairs.
 """
 
 import random
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from sirt_ray.own_code import OwnCode
 from sirt_ray.types import Graded
@@ -52,16 +52,15 @@ class OwnRule:
     ) -> list[tuple[Graded, Graded]]:
         rng = random.Random(f"{seed}/{question_id}/own")
         about = f"question {question_id}"
-        made = self._code.call(list(answers), rng, about=about, listed=True)
+        made: list[object] = self._code.call(list(answers), rng, about=about, listed=True)
         known = {id(answer) for answer in answers}
         sides: list[tuple[Graded, Graded]] = []
-        for pair in cast("Iterable[Any]", made):
-            if not isinstance(pair, tuple | list) or len(cast("Sequence[Any]", pair)) != 2:
-                raise self._code.wrong(pair, about, _WANTED)
-            chosen, rejected = cast("tuple[Graded, Graded]", pair)
-            if not {id(chosen), id(rejected)} <= known or _same(chosen, rejected):
-                raise self._code.wrong(pair, about, _WANTED)
-            sides.append((chosen, rejected))
+        for pair in made:
+            both = cast("Sequence[Graded]", pair) if isinstance(pair, tuple | list) else ()
+            given = len(both) == 2 and {id(side) for side in both} <= known
+            if not given or _same(both[0], both[1]):
+                raise self._code.wrong(cast(object, pair), about, _WANTED)
+            sides.append((both[0], both[1]))
         return sides
 
 

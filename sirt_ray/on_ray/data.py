@@ -217,7 +217,9 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
         table = download(benchmark, source, part)
         where = f"{source.dataset} at {source.revision}"
     elif isinstance(source, Own):
-        table, where = made_rows(benchmark, part)
+        assert source.rows is not None
+        where = source.rows.reference
+        table = _table(made_rows(benchmark, part), benchmark, part, where)
     else:
         count = _num_generated(source, part, data)
         generated = tasks.rows(benchmark.name, part, count, seed if part == "train" else _TEST_SEED)
@@ -226,6 +228,16 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
     # Not `from_huggingface`: for a data set with Parquet files it reads the newest ones, whatever
     # revision was loaded.
     return ray.data.from_arrow(table, override_num_blocks=blocks), where
+
+
+def _table(made: list[dict[str, object]], benchmark: Benchmark, part: Part, where: str) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(made)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"{benchmark.name}, split {part} ({where}): the rows make no table: {error}. Give each"
+            " column values of one kind: texts, numbers or lists of texts"
+        ) from error
 
 
 def _num_generated(source: Generated, part: Part, data: DataConfig) -> int:

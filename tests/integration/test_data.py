@@ -153,6 +153,8 @@ def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "def sums(split):\n"
         "    for n in range(40):\n"
         "        yield {'question': f'{split} {n} + 0.5?', 'answer': n + 0.5 if n % 2 else n}\n"
+        "def mixed(split):\n"
+        "    return [{'question': '?', 'answer': answer} for answer in ([1], 'x')]\n"
         "def broken(split):\n"
         "    return [{'question': 'Who?', 'answer': 'she'}, {'question': '1 + 1?', 'answer': 2}]\n"
     )
@@ -174,6 +176,9 @@ def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [question.reference for question in found[:3]] == ["0", "1.5", "2"]
     (first, *_) = questions(tmp_path / "out", "fruit", "test")
     assert first == Question("fruit/test/0", "fruit", "test 0?", ("plum", "fig 0"), "B", "Choose.")
+    settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:mixed"
+    with pytest.raises(DataError, match=r"own\.py:mixed\): the rows make no table"):
+        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
     with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):
         prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
