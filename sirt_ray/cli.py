@@ -17,7 +17,8 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import evaluate_command, jobfile, studies
+from sirt_ray import evaluate_command, jobfile, storage, studies
+from sirt_ray.addresses import masked
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SirtError as error:
         if arguments.debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True
+        )
         return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\n{arguments.stopped}")
@@ -125,7 +128,7 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report = commands.add_parser(
         "report", help="what a run has come to, or one job's runs under several seeds"
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report.add_argument("runs", nargs="+", metavar="RUN_DIR")
     report.add_argument(
         "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
     )
@@ -167,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return study_command.run(arguments)
     console = Console()
     job = _checked(arguments)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     if arguments.dry_run:
         _print_plan(console, run_dir, survey)
@@ -230,7 +233,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from sirt_ray.report.command import write_report
 
-    write_report(arguments.runs, arguments.format, arguments.out)
+    write_report([storage.local(run) for run in arguments.runs], arguments.format, arguments.out)
     return 0
 
 
@@ -243,7 +246,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     unchecked: list[str] = []
     job = _checked(arguments, unchecked)
     console.print(jobfile.dump(job), markup=False, highlight=False)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     _print_plan(console, run_dir, running.survey(job, run_dir))
     running.print_unchecked(console, unchecked)
     return 0
@@ -263,7 +266,7 @@ def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {storage.place(run_dir.resolve())}", soft_wrap=True)
     survey.refuse_untrue()
 
 

@@ -10,19 +10,22 @@ import os
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import errors
+from sirt_ray import errors, storage
+from sirt_ray.artifacts import RECORD
 from sirt_ray.core.interfaces import Counts, Progress
-from sirt_ray.errors import SirtError, StageError
+from sirt_ray.errors import SirtError, StageError, StorageError
+from sirt_ray.on_ray.weights import located
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
-from sirt_ray.training.workfolder import WorkFolder, last_line
+from sirt_ray.training.workfolder import WorkFolder
 
 _POLL_SECONDS = 0.5
+_POLL_STORAGE_SECONDS = 5.0
 _SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_second", "mfu")
 
 
@@ -141,7 +144,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task, "attempt": attempt},
+        train_loop_config={"task": task, "attempt": attempt, "places": _places(task)},
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=gpus > 0,
@@ -153,7 +156,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
         ),
         run_config=RunConfig(
             name=f"{name.replace('/', '-')}-{attempt}",
-            storage_path=str(work.path / "ray"),
+            storage_path=storage.address(work.path / "ray"),
             failure_config=FailureConfig(max_failures=resources.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
@@ -173,7 +176,7 @@ def _worker(given: dict[str, Any]) -> None:
     An error that any further attempt would meet again is left in the work folder. It is raised, so
     that Ray Train ends the other workers, and the attempt that it then makes returns at once.
     """
-    task: Task = given["task"]
+    task = _on_this_node(given["task"], given["places"])
     work = WorkFolder(task.out, given["attempt"])
     if work.failure() is not None:
         return
@@ -181,7 +184,9 @@ def _worker(given: dict[str, Any]) -> None:
     from sirt_ray.training.run import run
 
     try:
-        run(task, device, given["attempt"])
+        run(_with_inputs(task), device, given["attempt"])
+    except StorageError:
+        raise  # The next attempt may reach it.
     except SirtError as error:
         work.fail(type(error).__name__, str(error))
         raise
@@ -195,6 +200,34 @@ def _worker(given: dict[str, Any]) -> None:
         )
         work.fail(StageError.__name__, message)
         raise StageError(message) from error
+
+
+def _places(task: Task) -> dict[str, str]:
+    """Field of the task -> its path as every node knows it."""
+    values = {field.name: getattr(task, field.name) for field in fields(task)}
+    return {name: storage.place(path) for name, path in values.items() if isinstance(path, Path)}
+
+
+def _on_this_node(task: Task, places: Mapping[str, str]) -> Task:
+    return replace(task, **{name: storage.local(place) for name, place in places.items()})
+
+
+def _with_inputs(task: Task) -> Task:
+    """The task where all that it reads is on this node."""
+    if isinstance(task, TuneTask):
+        storage.pull(task.demonstrations)
+        return replace(task, source=located(task.source))
+    storage.fetch(task.pairs, RECORD)
+    if isinstance(task, ReferenceTask):
+        return replace(task, source=located(task.source))
+    if task.reference is not None:
+        storage.fetch(task.reference, RECORD)
+    of_reference = task.reference_source
+    return replace(
+        task,
+        source=located(task.source),
+        reference_source=None if of_reference is None else located(of_reference),
+    )
 
 
 def _device(resources: TrainerResources) -> Any:
@@ -256,15 +289,16 @@ def _watched(work: WorkFolder, name: str, progress: Progress) -> Generator[None]
 def _show(work: WorkFolder, name: str, progress: Progress, over: threading.Event) -> None:
     """The bar opens with the first line: only the workers know how many steps there are."""
     line = None
+    pause = _POLL_STORAGE_SECONDS if storage.stored(work.path) else _POLL_SECONDS
     while line is None:
-        if over.wait(_POLL_SECONDS):
+        if over.wait(pause):
             return
-        line = last_line(work.metrics)
+        line = work.newest()
     with progress.stage(name, line["total_steps"], "steps") as bar:
         while True:
-            line = last_line(work.metrics) or line
+            line = work.newest() or line
             bar.update(line["step"], **_figures(line))
-            if over.wait(_POLL_SECONDS):
+            if over.wait(pause):
                 return
 
 

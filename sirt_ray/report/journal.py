@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from sirt_ray import storage
 from sirt_ray.artifacts import write_json
 from sirt_ray.core.scoring import scores_to_json
 from sirt_ray.report.summary import summary
@@ -22,9 +23,11 @@ class RunJournal:
         self._root = root
         self._console = console
         self._scores: dict[str, Any] = {}
-        scores = root / "scores.json"
-        if scores.exists():
-            self._scores = json.loads(scores.read_text())
+        self._events = root / "events.jsonl"
+        storage.pull(self._events)
+        scores = storage.read(root / "scores.json")
+        if scores is not None:
+            self._scores = json.loads(scores)
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
         self._write(kind, message=message, **fields)
@@ -32,12 +35,12 @@ class RunJournal:
 
     def scores(self, stage: str, scores: Scores) -> None:
         self._scores[stage] = scores_to_json(scores)
-        write_json(self._root / "scores.json", self._scores)
+        self._write_scores()
 
     def finish(self, scores: Mapping[str, Scores]) -> None:
         """Leave the scores of this job's stages, and of no other, in `scores.json`."""
         self._scores = {stage: scores_to_json(found) for stage, found in scores.items()}
-        write_json(self._root / "scores.json", self._scores)
+        self._write_scores()
         self._write("finished")
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
@@ -51,10 +54,15 @@ class RunJournal:
             soft_wrap=True,
         )
 
+    def _write_scores(self) -> None:
+        write_json(self._root / "scores.json", self._scores)
+        storage.push(self._root / "scores.json")
+
     def _write(self, kind: str, **fields: Any) -> None:
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": kind}
-        with (self._root / "events.jsonl").open("a") as file:
+        with self._events.open("a") as file:
             file.write(json.dumps(line | fields, default=str) + "\n")
+        storage.push(self._events)
 
 
 class _Silent:

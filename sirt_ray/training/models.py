@@ -34,13 +34,13 @@ def load_model(
     if config.quantizes and quantized_on is not None:
         quantized = quantization.arguments(DTYPES[config.dtype], quantized_on)
     with _explained(source):
-        settings = AutoConfig.from_pretrained(source.name, revision=source.revision)
+        settings = AutoConfig.from_pretrained(source.here, revision=source.revision)
         for name, value in list(vars(settings).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
                 setattr(settings, name, 0.0)
         attention.register()
         return AutoModelForCausalLM.from_pretrained(
-            source.name,
+            source.here,
             revision=source.revision,
             config=settings,
             dtype=DTYPES[config.dtype],
@@ -61,7 +61,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
     from transformers import AutoTokenizer
 
     with _explained(source):
-        return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
+        return AutoTokenizer.from_pretrained(source.here, revision=source.revision)
 
 
 def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model:
