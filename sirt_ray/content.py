@@ -1,4 +1,4 @@
-"""What a file or folder holds as a short key: the same wherever it lies, on a disk or in storage."""
+"""What a file or folder holds, as a short key that is the same wherever it lies."""
 
 import hashlib
 import os

@@ -17,7 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from signal import SIGINT, raise_signal
+from signal import SIGINT, pthread_kill
 
 from sirt_ray import storage
 from sirt_ray.errors import ArtifactError, StorageError
@@ -129,11 +129,18 @@ def _beat(file: Path, mine: Lease, over: threading.Event, lost: threading.Event)
             there = _read(file)
             if there is not None and there.holder != mine.holder:
                 lost.set()
-                raise_signal(SIGINT)
+                _interrupt()
                 return
             _write(file, replace(mine, beat=beat, seconds=time.time()))
         except StorageError:
             continue  # A network comes back; whoever took over meanwhile is seen then.
+
+
+def _interrupt() -> None:
+    """As Ctrl-C does: whatever the main thread waits for ends."""
+    main = threading.main_thread().ident
+    assert main is not None
+    pthread_kill(main, SIGINT)
 
 
 def _read(file: Path) -> Lease | None:

@@ -119,7 +119,9 @@ def fetch(folder: Path, mark: str) -> Path:
         said = read(folder / mark)
         sizes = _sizes(folder, mark, said)
         copied = folder / mark
-        if copied.is_file() and copied.read_bytes() == said and not _lacking(folder, sizes):
+        if copied.is_file() and copied.read_bytes() != said:
+            remove(folder)  # The copy is of one that was deleted since.
+        elif copied.is_file() and not _lacking(folder, sizes):
             return folder
         copied.unlink(missing_ok=True)
         found = listing(folder)

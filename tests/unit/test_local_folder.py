@@ -10,13 +10,7 @@ import pytest
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.weights import local_folder
-from tests.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system, s3_server
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as endpoint:
-        yield endpoint
+from tests.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
 
 
 class Bucket:
@@ -46,10 +40,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bucket(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    for name, value in environment(endpoint).items():
+def bucket(s3_endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    for name, value in environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
-    bucket = Bucket(endpoint)
+    bucket = Bucket(s3_endpoint)
     yield bucket
     bucket.allow(ALWAYS_ALLOWED)
 
