@@ -16,7 +16,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sirt_ray import storage
-from sirt_ray.addresses import checked_model, checked_output
+from sirt_ray.addresses import checked_model, checked_output, is_uri
 from sirt_ray.methods import METHODS
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import EngineConfig, ResourcesConfig
@@ -194,6 +194,17 @@ class JobConfig(Section):
             )
         if problems:
             raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _paid_answers_outlive_nodes(self) -> "JobConfig":
+        endpoint = self.teacher.endpoint
+        if is_uri(self.output) and endpoint is not None and endpoint.cache is None:
+            raise ValueError(
+                "output is in object storage, but what teacher.endpoint has answered and what was"
+                " paid for it lies on a disk, where the next start of the job has to find it. Set"
+                " teacher.endpoint.cache to a folder that outlives the node"
+            )
         return self
 
     @model_validator(mode="after")

@@ -35,6 +35,8 @@ _SETTLED_SECONDS = 1.0
 class Lease:
     holder: str
     host: str
+    machine: str
+    """Where a process of that number is that process."""
     process: int
     since: str
     beat: int = 0
@@ -75,7 +77,9 @@ def _take(file: Path) -> Lease:
     if there is not None and not _is_dead(there):
         _wait_for_its_end(file, there)
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    mine = Lease(uuid.uuid4().hex, socket.gethostname(), os.getpid(), since, 0, time.time())
+    mine = Lease(
+        uuid.uuid4().hex, socket.gethostname(), _machine(), os.getpid(), since, 0, time.time()
+    )
     _write(file, mine)
     time.sleep(_SETTLED_SECONDS)
     there = _read(file)
@@ -85,9 +89,17 @@ def _take(file: Path) -> Lease:
 
 
 def _is_dead(lease: Lease) -> bool:
-    if lease.host == socket.gethostname() and not _runs(lease.process):
+    if lease.machine == _machine() and not _runs(lease.process):
         return True
     return time.time() - lease.seconds > _LONG_AGO_SECONDS
+
+
+def _machine() -> str:
+    """The same for two processes that know each other's numbers, which containers may not."""
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.exists() and space.is_symlink():
+        return f"{boot.read_text().strip()} {space.readlink()}"
+    return socket.gethostname()
 
 
 def _runs(process: int) -> bool:
@@ -152,6 +164,7 @@ def _read(file: Path) -> Lease | None:
 
 
 def _write(file: Path, lease: Lease) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(lease)))
     storage.push(file)
 

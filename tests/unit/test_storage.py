@@ -295,7 +295,8 @@ class TestOneDriver:
 
     def lease(self, bucket: str, **fields: object) -> None:
         """What a driver left when it was killed."""
-        left = {"holder": "x", "host": "elsewhere", "process": 1, "since": "then"}
+        there = {"host": "elsewhere", "machine": "another", "process": 1, "since": "then"}
+        left = {"holder": "x", **there}
         file = run_dir(bucket) / ".driver.json"
         write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
         storage.push(file)
