@@ -1,5 +1,6 @@
 """What runs inside one replica of an endpoint: a vLLM engine behind its own OpenAI routes."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -15,6 +16,8 @@ from sirt_ray.on_ray.llm_server import (
 )
 from sirt_ray.on_ray.replica import ENGINE_FAILED
 from sirt_ray.on_ray.requests import ReplicaFacts
+from sirt_ray.on_ray.weights import located
+from sirt_ray.training.tasks import Source
 
 
 class OpenAIReplica:
@@ -41,6 +44,7 @@ class OpenAIReplica:
     async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
+        path = (await asyncio.to_thread(located, Source(path))).here
         config = llm_config(name, path, settings)
         template = missing_chat_template(AutoTokenizer.from_pretrained(path))
         if template is not None:
