@@ -24,6 +24,7 @@ from sirt_ray import storage
 from sirt_ray.addresses import is_uri, masked
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
+from sirt_ray.storage_copies import each
 from sirt_ray.training.tasks import Source
 
 _KEPT = 4
@@ -89,44 +90,53 @@ def _from_storage(policy: Policy, weights: bool) -> Path:
     store, folder = fs.FileSystem.from_uri(uri)
     if isinstance(store, fs.LocalFileSystem):
         return local_folder(Policy(policy.version, folder))
-    listing = _listing(store, folder, weights)
+    listing = _listing(store, folder)
     if not any(name in ("config.json", "adapter_config.json") for name, _, _ in listing):
         raise ModelError(
             f"there is no model in {uri}: it has neither config.json nor adapter_config.json."
             " Give the folder that holds the weights, and check that they were all uploaded"
         )
-    place = storage.cache() / "weights" / _name_of_place(policy)
+    place = storage.cache() / "weights" / _name_of_place(uri)
     place.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
-    whole = place / key
     with FileLock(place / ".lock"):
-        if not _is_whole(whole, listing):
+        whole, wanted = place / _key(uri, listing), listing
+        if not (weights or _is_whole(whole, listing)):
+            wanted = tuple(one for one in listing if not one[0].endswith(_WEIGHTS))
+            whole = place / _key(uri, wanted)
+        if not _is_whole(whole, wanted):
             shutil.rmtree(whole, ignore_errors=True)
-            _fetch(store, folder, listing, whole, weights)
+            _fetch(store, folder, listing, wanted, whole)
         os.utime(whole)
         _forget_old(place)
     return whole
 
 
-def _fetch(store: Any, folder: str, listing: Listing, whole: Path, weights: bool) -> None:
-    """Fill `whole`, which appears when it is complete."""
+def _key(uri: str, listing: Listing) -> str:
+    return hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+
+
+def _fetch(store: Any, folder: str, listing: Listing, wanted: Listing, whole: Path) -> None:
+    """Fill `whole` with what is wanted of the listing; it appears when it is complete."""
     from pyarrow import fs
 
     for left_behind in whole.parent.glob(".*.partial"):  # by a process that was killed
         shutil.rmtree(left_behind)
     partial = whole.with_name(f".{whole.name}.partial")
     partial.mkdir()
+
+    def copy(name: str) -> None:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(
+            f"{folder}/{name}",
+            str(partial / name),
+            source_filesystem=store,
+            destination_filesystem=fs.LocalFileSystem(),
+            chunk_size=_CHUNK_BYTES,
+        )
+
     try:
-        for name, _, _ in listing:
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            fs.copy_files(
-                f"{folder}/{name}",
-                str(partial / name),
-                source_filesystem=store,
-                destination_filesystem=fs.LocalFileSystem(),
-                chunk_size=_CHUNK_BYTES,
-            )
-        if _listing(store, folder, weights) != listing or not _is_whole(partial, listing):
+        each(copy, [name for name, _, _ in wanted])
+        if _listing(store, folder) != listing or not _is_whole(partial, wanted):
             raise ModelError(
                 f"the weights in {folder} were changed while they were fetched. Load them once they"
                 " are written, and write another version to another folder"
@@ -136,7 +146,7 @@ def _fetch(store: Any, folder: str, listing: Listing, whole: Path, weights: bool
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _listing(store: Any, folder: str, weights: bool) -> Listing:
+def _listing(store: Any, folder: str) -> Listing:
     from pyarrow import fs
 
     found = store.get_file_info(fs.FileSelector(folder, recursive=True))
@@ -144,7 +154,7 @@ def _listing(store: Any, folder: str, weights: bool) -> Listing:
         sorted(
             (os.path.relpath(info.path, folder), info.size, info.mtime_ns)
             for info in found
-            if info.type == fs.FileType.File and (weights or not info.path.endswith(_WEIGHTS))
+            if info.type == fs.FileType.File
         )
     )
 
@@ -162,9 +172,9 @@ def _forget_old(place: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _name_of_place(policy: Policy) -> str:
+def _name_of_place(uri: str) -> str:
     """The same for all versions: `.../round_01/student` and `.../round_02/student` are one."""
-    place = policy.path.rstrip("/").replace(policy.version, "*")
+    place = re.sub(r"\bround_\d+\b", "*", uri.rstrip("/"))
     name = re.sub(r"\W+", "-", place.rsplit("/", 1)[-1]).strip("-") or "weights"
     return f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
