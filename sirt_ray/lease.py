@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from signal import SIGINT, pthread_kill
@@ -170,6 +170,7 @@ def _write(file: Path, lease: Lease) -> None:
 
 
 def _release(file: Path, mine: Lease) -> None:
-    there = _read(file)
-    if there is not None and there.holder == mine.holder:
-        storage.discard(file)
+    with suppress(StorageError):  # What ended the run may be just that; the beat ends all the same.
+        there = _read(file)
+        if there is not None and there.holder == mine.holder:
+            storage.discard(file)

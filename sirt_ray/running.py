@@ -86,7 +86,7 @@ def survey(job: JobConfig, run_dir: Path, pool: Path | None = None) -> Survey:
 @contextmanager
 def run_folder(run_dir: Path) -> Generator[None]:
     """Leave no run folder behind where the input turns out to be wrong before anything is made."""
-    existed = bool(storage.names(run_dir))
+    existed = bool(storage.names(run_dir)) if storage.stored(run_dir) else run_dir.exists()
     try:
         yield
     except InputError:

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from sirt_ray import jobfile
-from sirt_ray.addresses import is_uri
+from sirt_ray.addresses import is_uri, masked
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
 from sirt_ray.settings import Section, merged
@@ -114,7 +114,7 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> S
     over: dict[str, Any] = {}
     for text in overrides:
         own = text.partition("=")[0].split(".")[0] in _OWN
-        sources[jobfile.set_in(document if own else over, text)] = f"--set {text}"
+        sources[jobfile.set_in(document if own else over, text)] = f"--set {masked(text)}"
     try:
         config = StudyConfig.model_validate(document)
     except ValidationError as error:

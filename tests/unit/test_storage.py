@@ -20,6 +20,7 @@ from sirt_ray.errors import ArtifactError, ConfigError, ModelError, StageError, 
 from sirt_ray.folder_lock import locked
 from sirt_ray.lease import held
 from sirt_ray.on_ray.checks import check_model
+from sirt_ray.on_ray.served_model import find_model
 from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.resources import TrainerResources
@@ -329,6 +330,26 @@ class TestModels:
             owner.delete_file(f"{bucket}/models/student/model.safetensors")
             with pytest.raises(ModelError, match="no weights"):
                 check_model("student.model", address, use="trained")
+
+    def test_a_runs_student_is_found_by_its_address(self, node: Node, bucket: str) -> None:
+        job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+        told = [{"event": "rolled_back", "version": "round_02"}]
+        with node("one"):
+            run = run_dir(bucket)
+            write(run, **{"config.yaml": job.read_text()})
+            write(run, **{"events.jsonl": "".join(json.dumps(one) + "\n" for one in told)})
+            for version in ("round_00", "round_01", "round_02"):
+                write(run / version / "student", **{"config.json": "{}"})
+            storage.push(run)
+        with node("two"):
+            found = find_model(f"s3://{bucket}/runs/mine")
+            assert found.path == f"s3://{bucket}/runs/mine/round_01/student"
+            assert found.engine.max_model_len == 256
+            model = find_model(f"s3://{bucket}/runs/mine/round_00/student")
+            assert (model.name, model.path) == (
+                "student",
+                f"s3://{bucket}/runs/mine/round_00/student",
+            )
 
 
 class TestTrouble:
