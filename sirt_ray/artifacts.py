@@ -231,7 +231,9 @@ class Store:
         partial = _partial_of(home)
         mark = partial / _INPUTS
         building = _read_json(mark)
-        if building != stated:
+        if building == stated:
+            storage.forget(partial)  # What is not in storage was not finished.
+        else:
             storage.discard(partial, RECORD)
         partial.mkdir(parents=True, exist_ok=True)
         if building != stated:

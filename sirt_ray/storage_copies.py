@@ -33,7 +33,7 @@ def cache() -> Path:
     given = os.environ.get("SIRT_CACHE")
     if given:
         return Path(given).absolute()
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    users = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(users) / "sirt-ray"
 
 
