@@ -53,9 +53,11 @@ def _has_own_disk(engine: Engine, path: Path) -> bool:
 def resume(engine: Engine, work: WorkFolder) -> State:
     """Load the newest checkpoint into the engine; a fresh state where there is none."""
     newest = work.latest()
+    if newest is not None:
+        storage.fetch(newest, STATE)
     state = State() if newest is None else work.state(newest)
     if newest is not None:
-        engine.load(storage.fetch(newest, STATE))
+        engine.load(newest)
     if engine.rank == 0:
         work.truncate(state.step)
     engine.wait()
