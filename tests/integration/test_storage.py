@@ -15,6 +15,7 @@ import pytest
 from pyarrow import fs
 from ray.cluster_utils import Cluster
 
+from sirt_ray.quickstart import tasks
 from tests.s3_server import KEY, SECRET, environment, file_system, s3_server
 
 JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
@@ -24,13 +25,14 @@ SETTINGS = {
     "data.num_train": 24,
     "data.num_validation": 8,
     "data.num_test": 8,
-    "evaluation.teacher": False,
     "evaluation.prompts": "[cot]",
     "tune.epochs": 6,
     "refine.rounds": 1,
     "refine.epochs": 1,
     "resources.block_size": 8,
     "resources.trainer.checkpoint_every_steps": 1,
+    "resources.trainer.num_workers": 2,
+    "resources.trainer.cpus_per_worker": 1,
 }
 RUN = "bucket/runs/quickstart"
 
@@ -80,6 +82,20 @@ def command(*more: str, **settings: object) -> list[str]:
     return [*line, *more]
 
 
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """In the place of a teacher, whose engine would have to start."""
+    path = tmp_path / "answers.jsonl"
+    rows = tasks.rows("word_problems", "train", 60, 0)
+    texts = {row["question"]: str(row["answer"]) for row in rows}
+    lines = [
+        {"question": asked, "completion": " " + text.replace("\n#### ", " The answer is ") + "."}
+        for asked, text in texts.items()
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 def wait_until(
     holds: Callable[[], bool], driver: "subprocess.Popen[str]", seconds: float = 240
 ) -> None:
@@ -90,8 +106,9 @@ def wait_until(
 
 
 def test_a_run_that_was_killed_is_continued_on_other_machines_without_its_disk(
-    endpoint: str, bucket: Bucket, tmp_path: Path
+    endpoint: str, bucket: Bucket, tmp_path: Path, answers: Path
 ) -> None:
+    teacher = f"{{demonstrations: {{path: {answers}}}}}"
     first, head, worker = (tmp_path / name for name in ("first", "head", "worker"))
     for disk in (first, head, worker):
         disk.mkdir()
@@ -101,7 +118,7 @@ def test_a_run_that_was_killed_is_continued_on_other_machines_without_its_disk(
         return "step_000002/state.json" in names
 
     with subprocess.Popen(
-        command(),
+        command(teacher=teacher),
         env=machine(endpoint, first),
         cwd=first,
         text=True,
@@ -117,17 +134,22 @@ def test_a_run_that_was_killed_is_continued_on_other_machines_without_its_disk(
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 3, "env_vars": dict(machine(endpoint, head))},
+        head_node_args={
+            "num_cpus": 4,
+            "resources": {"apart": 1},
+            "env_vars": dict(machine(endpoint, head)),
+        },
     )
     try:
         cluster.add_node(
-            num_cpus=3, resources={"apart": 1}, env_vars=dict(machine(endpoint, worker))
+            num_cpus=4, resources={"apart": 1}, env_vars=dict(machine(endpoint, worker))
         )
         done = subprocess.run(
             command(
                 "--address",
                 cluster.address,
-                **{"resources.trainer.custom_resources": "{apart: 0.5}"},
+                teacher=teacher,
+                **{"resources.trainer.custom_resources": "{apart: 1}"},
             ),
             env=machine(endpoint, head),
             cwd=head,
@@ -140,8 +162,8 @@ def test_a_run_that_was_killed_is_continued_on_other_machines_without_its_disk(
     finally:
         cluster.shutdown()
 
-    # What was finished was only read, and the training went on at its checkpoint, on a disk that
-    # had nothing of it.
+    # What was finished was only read, and the training went on at its checkpoint, whose halves two
+    # workers of one machine had written, with one worker on each of two.
     assert {name: bucket.files(name) for name in finished} == before
     assert all(bucket.events("finished").count(name) == 1 for name in finished)
     lines = bucket.read("round_00/student/metrics.jsonl").splitlines()
