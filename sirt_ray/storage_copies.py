@@ -137,18 +137,24 @@ def put(file: Path) -> None:
     from pyarrow import fs
 
     store, key = object_of(file)
-    fs.copy_files(
-        str(file),
-        key,
-        source_filesystem=fs.LocalFileSystem(),
-        destination_filesystem=store,
-        chunk_size=_CHUNK_BYTES,
-    )
-    info, size = store.get_file_info(key), file.stat().st_size
+    size = file.stat().st_size
+    if size <= _CHUNK_BYTES:
+        # At once: a stream that is left half written, by Ctrl-C for example, is closed as if whole.
+        with store.open_output_stream(key) as stream:
+            stream.write(file.read_bytes())
+    else:
+        fs.copy_files(
+            str(file),
+            key,
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=store,
+            chunk_size=_CHUNK_BYTES,
+        )
+    info = store.get_file_info(key)
     if info.size != size:
         raise StorageError(
-            f"{place(file)} has {info.size} bytes after {size} were uploaded. Run the same"
-            " command again: it continues behind what is finished"
+            f"{place(file)} has {info.size or 0} bytes after {size} were uploaded: the storage gave"
+            " up in the middle. Run the same command again: it continues behind what is finished"
         )
     stamp(file, info)
 
