@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 
 class Tell(Protocol):
-    """Hears of every artifact: `reused`, `started` or `finished`."""
+    """Hears of every artifact: `reused`, `started` or `finished`; `awaited`: another builds it."""
 
     def __call__(self, kind: str, name: str, **fields: Any) -> None: ...
 

@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_job(run)
     run.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
     run.add_argument(
+        "--cells",
+        type=_count,
+        metavar="N",
+        help="of a study: cells at the same time (default: as many as the cluster has room for)",
+    )
+    run.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
     )
     run.add_argument(
@@ -135,6 +141,13 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report.add_argument("--out", type=Path, metavar="FILE", help="write it there, do not print it")
     report.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     report.set_defaults(command=_report, stopped="stopped")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is too few. Give 1 or more")
+    return count
 
 
 def _port(text: str) -> int:

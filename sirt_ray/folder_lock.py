@@ -1,7 +1,7 @@
-"""One driver for one folder."""
+"""One driver for one folder, or for one thing in it."""
 
 import fcntl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -23,3 +23,16 @@ def locked(root: Path) -> Generator[None]:
             ) from error
         with lease.held(root) if storage.stored(root) else nullcontext():
             yield
+
+
+@contextmanager
+def in_turn(lock: Path, wait: Callable[[], None]) -> Generator[None]:
+    """Hold the file `lock` for this process. Where another one holds it, `wait` hears of it first;
+    a process that dies gives it up."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -4,7 +4,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,13 +13,11 @@ from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import InputError
+from sirt_ray.pool import SharedStore
 from sirt_ray.report.journal import SILENT, RunJournal
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.survey import Survey
-
-if TYPE_CHECKING:  # brings Ray with it
-    pass
 
 
 class Run:
@@ -46,7 +43,8 @@ class Run:
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
-        self._store = Store(run_dir, redo=redo, tell=self.journal.artifact, pool=pool)
+        kind = Store if pool is None else SharedStore
+        self._store = kind(run_dir, redo=redo, tell=self.journal.artifact, pool=pool)
         say = partial(console.print, soft_wrap=True, style="dim", markup=False, highlight=False)
         before = None if after is None else after.stages
         self.stages: RayStages = RayStages(job, run_dir, progress_for(console), say, before)

@@ -1,8 +1,10 @@
-"""`sirt run` and `sirt plan` of a study: its cells one after the other, what they share once."""
+"""`sirt run` and `sirt plan` of a study: its cells, and once what they share."""
 
 import argparse
 import json
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +13,11 @@ from rich.markup import escape
 from sirt_ray import running, studies, study_plan
 from sirt_ray.artifacts import write_json
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.config import JobConfig
-from sirt_ray.errors import ConfigError, InputError, SirtError
+from sirt_ray.cells import Ended, How, one_by_one
+from sirt_ray.errors import ConfigError, InputError
 from sirt_ray.folder_lock import locked
-from sirt_ray.studies import Cell, Study
+from sirt_ray.side_by_side import side_by_side
+from sirt_ray.studies import Study
 
 STATES = "study.json"
 """Axes, and each cell's labels, state (`missing`, `finished` or `failed`), student that was kept
@@ -40,15 +43,21 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.redo:
         for cell in study.cells:
             running.survey(cell.job, study.folder / cell.name, study.pool).refuse_untrue()
-    with running.run_folder(study.folder), locked(study.folder):
-        runner = _Runner(study, console, arguments)
-        try:
-            for number, cell in enumerate(study.cells, start=1):
-                console.rule(f"{number} of {len(study.cells)}: {cell.name}", align="left")
-                runner.run(cell)
-        finally:
-            runner.disconnect()
-    failures = runner.failures
+    failures: dict[str, str] = {}
+    with (
+        running.run_folder(study.folder),
+        locked(study.folder),
+        closing(_run_cells(study, console, arguments)) as each,
+    ):
+        states = _states(study)
+        for ended in each:
+            state = states["cells"][ended.cell]
+            if ended.error is None:
+                state |= {"state": "finished", "student": ended.student, "error": None}
+            else:
+                failures[ended.cell] = ended.error
+                state |= {"state": "failed", "error": ended.error}
+            write_json(study.folder / STATES, states)
     done = len(study.cells) - len(failures)
     console.print(f"\n{done} of {len(study.cells)} cells are finished: {study.folder}")
     for name, message in failures.items():
@@ -56,72 +65,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-class _Runner:
-    """Runs cells on one Ray, which is started when the first cell needs it, and anew after a
-    failure: whatever went wrong there shall not be the next one's."""
+def _run_cells(study: Study, console: Console, arguments: argparse.Namespace) -> Generator[Ended]:
+    """On a Ray of our own or a cluster, as many cells at once as were asked for, or as fit."""
+    from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
-    def __init__(self, study: Study, console: Console, arguments: argparse.Namespace) -> None:
-        self._study = study
-        self._console = console
-        self._arguments = arguments
-        self._connection = ExitStack()
-        self._connected = False
-        self._last: running.Run | None = None
-        self._states = _states(study)
-        self.failures: dict[str, str] = {}
-
-    def run(self, cell: Cell) -> None:
-        run_dir, pool = self._study.folder / cell.name, self._study.pool
-        state = self._states["cells"][cell.name]
-        made: running.Run | None = None
-        try:
-            finished = running.survey(cell.job, run_dir, pool).finished
-            if not finished:
-                self._connect(cell.job)
-            made = running.Run(
-                cell.job,
-                run_dir,
-                self._console,
-                redo=self._arguments.redo,
-                pool=pool,
-                after=None if finished else self._last,
-            )
-            if finished:
-                outcome = made.loop().run()
-            else:
-                self._last = made
-                outcome = made.on_cluster(keep_engines=True)
-            made.finish(outcome)
-        except Exception as error:  # whatever it was, the other cells are not part of it
-            message = (
-                str(error) if isinstance(error, SirtError) else f"{type(error).__name__}: {error}"
-            )
-            self.failures[cell.name] = message
-            state |= {"state": "failed", "error": message}
-            if self._arguments.debug:
-                self._console.print_exception()
-            if made is not None:
-                made.journal.event("failed", message)
-            self.disconnect()
-        else:
-            state |= {"state": "finished", "student": outcome.student.version, "error": None}
-        write_json(self._study.folder / STATES, self._states)
-
-    def _connect(self, job: JobConfig) -> None:
-        if not self._connected:
-            from sirt_ray.on_ray.cluster import connected, largest
-
-            resources = largest(cell.job.resources for cell in self._study.cells)
-            logs = self._study.folder / "logs"
-            self._connection.enter_context(connected(self._arguments.address, resources, logs))
-            self._connected = True
-
-    def disconnect(self) -> None:
-        """Stop the engines and leave Ray."""
-        if self._last is not None:
-            self._last.stages.close()
-        self._last, self._connected = None, False
-        self._connection.close()
+    needed, logs = largest(cell.job.resources for cell in study.cells), study.folder / "logs"
+    how = How(arguments.address, needed, logs, arguments.redo, arguments.debug)
+    missing = sum(
+        not running.survey(cell.job, study.folder / cell.name, study.pool).finished
+        for cell in study.cells
+    )
+    if missing < 2 or arguments.cells == 1:
+        yield from one_by_one(study, console, how)
+        return
+    at_once = min(missing, arguments.cells or runs_that_fit(arguments.address, needed, logs))
+    if at_once == 1:
+        yield from one_by_one(study, console, how)
+        return
+    console.print(f"{at_once} cells at once")
+    with connected(arguments.address, needed, logs, at_once) as address:
+        yield from side_by_side(study, replace(how, address=address), at_once)
 
 
 def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Study:

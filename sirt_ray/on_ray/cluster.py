@@ -5,14 +5,19 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private.accelerators import NvidiaGPUAcceleratorManager
+from ray._private.state import state as cluster_state
 from ray.data import DataContext
 
 from sirt_ray.errors import ResourceError
+from sirt_ray.on_ray.needs import of_trainer
+from sirt_ray.on_ray.placement import bundles
 from sirt_ray.resources import ResourcesConfig
 
 _DATA_CPUS = 1
@@ -36,8 +41,11 @@ def noise_to(log: Path) -> Generator[None]:
 
 
 @contextmanager
-def connected(address: str | None, resources: ResourcesConfig, logs: Path) -> Generator[None]:
-    """A connection to Ray for the time of a run.
+def connected(
+    address: str | None, resources: ResourcesConfig, logs: Path, at_once: int = 1
+) -> Generator[str]:
+    """A connection to Ray for the time of a run, or of `at_once` runs of such resources. Yields the
+    address at which other processes of this machine reach the same Ray.
 
     `address` None: start a Ray of our own on this machine and stop it at the end; its ports belong
     to Ray and want the token that Ray makes. Otherwise join that cluster and leave it running.
@@ -45,12 +53,12 @@ def connected(address: str | None, resources: ResourcesConfig, logs: Path) -> Ge
     `logs/stderr.log`; those of its workers stay in Ray's session folder.
     """
     _log_to(logs / "ray.log")
-    with noise_to(logs / "stderr.log"), _joined(address, resources):
-        yield
+    with noise_to(logs / "stderr.log"), _joined(address, resources, at_once):
+        yield ray.get_runtime_context().gcs_address
 
 
 @contextmanager
-def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
+def _joined(address: str | None, resources: ResourcesConfig, at_once: int) -> Generator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
@@ -59,7 +67,7 @@ def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
             os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
             ray.init(
                 address="local",
-                num_cpus=_local_cpus(resources),
+                num_cpus=_local_cpus(resources, at_once),
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
@@ -91,22 +99,50 @@ def _joined(address: str | None, resources: ResourcesConfig) -> Generator[None]:
 
 
 def largest(each: Iterable[ResourcesConfig]) -> ResourcesConfig:
-    """Of several jobs that use one Ray after each other, what the largest of them needs."""
-    return max(each, key=_local_cpus)
+    """Of several jobs that use one Ray, what the largest of them needs."""
+    return max(each, key=_needed_cpus)
 
 
-def _local_cpus(resources: ResourcesConfig) -> int:
+def runs_that_fit(address: str | None, resources: ResourcesConfig, logs: Path) -> int:
+    """Runs of such resources that find room at the same time for all that each of them starts, so
+    that none waits for what another holds; 1 at least."""
+    if address is None:
+        gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+        return _times({"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}, resources)
+    with connected(address, resources, logs):
+        return _times(
+            cluster_state.get_max_resources_from_cluster_config() or ray.cluster_resources(),
+            resources,
+        )
+
+
+def _times(there: Mapping[str, float], resources: ResourcesConfig) -> int:
+    gpus = there.get("GPU", 0.0) > 0
+    wanted = Counter({"CPU": float(_DATA_CPUS)})
+    for engine in (resources.teacher, resources.student):
+        on_gpu = gpus if engine.device == "auto" else engine.device == "gpu"
+        for bundle in bundles(engine, on_gpu) * engine.max_replicas:
+            wanted.update(bundle)
+    for bundle in of_trainer(resources.trainer, gpus).bundles:
+        wanted.update(bundle)
+    return max(1, min(int(there.get(name, 0.0) // amount) for name, amount in wanted.items()))
+
+
+def _local_cpus(resources: ResourcesConfig, at_once: int) -> int:
     """Logical CPUs of the Ray that we start: enough for everything that lives at the same time,
     since engines wait while the trainer works and the other way round."""
     if resources.local_cpus is not None:
-        return resources.local_cpus
+        return resources.local_cpus * at_once
+    return max(os.cpu_count() or 1, math.ceil(_needed_cpus(resources) * at_once))
+
+
+def _needed_cpus(resources: ResourcesConfig) -> float:
     engines = (resources.teacher, resources.student)
-    needed = (
+    return (
         sum(engine.num_cpus * engine.max_replicas for engine in engines)
         + resources.trainer.num_workers * resources.trainer.cpus_per_worker
         + _DATA_CPUS
     )
-    return max(os.cpu_count() or 1, math.ceil(needed))
 
 
 def _log_to(file: Path) -> None:

@@ -31,18 +31,21 @@ def of_engine(role: str, engine: EngineConfig) -> Need:
     return Need(f"the {role} engine", f"resources.{role}", group, engine.labels)
 
 
-def of_trainer(trainer: TrainerResources) -> Need:
-    gpus = gpus_per_worker(trainer)
+def of_trainer(trainer: TrainerResources, gpus_there: bool | None = None) -> Need:
+    """`gpus_there`: whether there are any; None: whether the cluster has some."""
+    gpus = gpus_per_worker(trainer, gpus_there)
     worker = {"CPU": float(trainer.cpus_per_worker), **trainer.custom_resources}
     if gpus:
         worker["GPU"] = gpus
     return Need("the trainer", "resources.trainer", [worker] * trainer.num_workers)
 
 
-def gpus_per_worker(trainer: TrainerResources) -> float:
+def gpus_per_worker(trainer: TrainerResources, gpus_there: bool | None = None) -> float:
     if trainer.gpus_per_worker is not None:
         return trainer.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    if gpus_there is None:
+        gpus_there = ray.cluster_resources().get("GPU", 0) > 0
+    return 1.0 if gpus_there else 0.0
 
 
 def check_resources(*needs: Need) -> None:

@@ -47,6 +47,9 @@ class RunJournal:
         self._write(kind, artifact=name, **fields)
         if kind == "started":
             return
+        if kind == "awaited":
+            self._console.print(f"[dim]  {name}: waiting for the cell that makes it[/]")
+            return
         took = f"{fields['seconds']:6.1f} s" if kind == "finished" else "  kept  "
         self._console.print(
             f"[green]✓[/] {name:20} {took}  [dim]{escape(summary(name, fields['counts']))}[/]",

@@ -1,11 +1,19 @@
 """A study as a user runs it: two methods on the quickstart's models, one Ray, real engines."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+
+from sirt_ray.cells import How
+from sirt_ray.resources import ResourcesConfig
+from sirt_ray.side_by_side import side_by_side
+from sirt_ray.studies import Cell, Study
 
 STUDY = Path(__file__).parents[2] / "jobs" / "study_quickstart.yaml"
 SMALL = {
@@ -23,9 +31,9 @@ SMALL = {
 pytestmark = pytest.mark.ray
 
 
-def run(output: Path) -> str:
-    line = [sys.executable, "-m", "sirt_ray", "run", str(STUDY), "--set", f"output={output}"]
-    for name, value in SMALL.items():
+def run(output: Path, cells: int = 1, **settings: str) -> str:
+    line = [sys.executable, "-m", "sirt_ray", "run", str(STUDY), "--cells", str(cells)]
+    for name, value in {**SMALL, **settings, "output": str(output)}.items():
         line += ["--set", f"{name}={value}"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,3 +57,37 @@ def test_two_methods_share_their_student_and_the_same_command_again_makes_nothin
     assert len(made) == 9
     run(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == records
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_cells_side_by_side_come_to_what_one_by_one_comes_to(tmp_path: Path) -> None:
+    both, one = tmp_path / "both", tmp_path / "one"
+    shown = run(both, cells=2)
+    assert "2 cells at once" in shown and "rft-seed0 | " in shown
+    assert "waiting for the cell that makes it" in shown
+    run(one)
+    for cell in ("instruction_tuning-seed0", "rft-seed0"):
+        scores = [(root / "study_quickstart" / cell / "scores.json") for root in (both, one)]
+        assert scores[0].read_text() == scores[1].read_text()
+    found = [len([*(root / "study_quickstart").rglob("record.json")]) for root in (both, one)]
+    assert found[0] == found[1]
+
+
+@dataclass(frozen=True)
+class Dies:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_takes_its_cell_with_it_and_no_other(tmp_path: Path) -> None:
+    jobs = {"first": None, "dying": Dies(), "third": None, "fourth": None}
+    cells = [Cell(name, {}, cast(Any, job)) for name, job in jobs.items()]
+    study = Study("mine", tmp_path, {}, cells)
+    how = How(None, ResourcesConfig(), tmp_path / "logs")
+    ended = {each.cell: each.error for each in side_by_side(study, how, 2)}
+    assert ended.keys() == jobs.keys()
+    assert ended["dying"] == "its process died with exit code 3"
+    assert all("NoneType" in str(ended[name]) for name in ("first", "third", "fourth"))
