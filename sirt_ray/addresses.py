@@ -15,8 +15,8 @@ _OPTIONS = re.compile(r"((?:s3|gs)://[^\s?]*\?)[^\s,;]*")
 _ADVICE = {
     r"NO_SUCH_BUCKET|[Bb]ucket .*(not exist|not found)": "there is no such bucket. Create it, or"
     " correct the address",
-    r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|EXPIRED_TOKEN|INVALID_TOKEN|[Ff]orbidden|[Uu]nauth"
-    r"|PERMISSION": "the storage refuses the credentials in this process's environment. Set"
+    r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|EXPIRED_TOKEN|INVALID_TOKEN|[Ff]orbidden|UNAUTHENTICATED"
+    r"|PERMISSION_DENIED": "the storage refuses the credentials in this process's environment. Set"
     " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or for gs:// GOOGLE_APPLICATION_CREDENTIALS, on"
     " every node, and let them read and write there",
     r"NETWORK_CONNECTION|curlCode|[Cc]ould not connect": "the storage cannot be reached. Check the"

@@ -144,7 +144,7 @@ def _beat(file: Path, mine: Lease, over: threading.Event, lost: threading.Event)
                 _interrupt()
                 return
             _write(file, replace(mine, beat=beat, seconds=time.time()))
-        except StorageError:
+        except (StorageError, OSError):
             continue  # A network comes back; whoever took over meanwhile is seen then.
 
 

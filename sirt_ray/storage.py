@@ -207,9 +207,12 @@ def discard(path: Path, mark: str | None = None) -> None:
             if mark is not None:
                 with suppress(FileNotFoundError):
                     store.delete_file(f"{key}/{mark}")
+            found = store.get_file_info(key).type.name
             with suppress(FileNotFoundError):
-                info = store.get_file_info(key)
-                (store.delete_file if info.is_file else store.delete_dir)(key)
+                if found == "File":
+                    store.delete_file(key)
+                elif found == "Directory":
+                    store.delete_dir(key)
     remove(path)
 
 

@@ -10,15 +10,14 @@ import os
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sirt_ray import errors, storage
-from sirt_ray.artifacts import RECORD
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import SirtError, StageError, StorageError
-from sirt_ray.on_ray.weights import located
+from sirt_ray.on_ray.task_places import on_this_node, places, with_inputs
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import TrainerResources
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
@@ -144,7 +143,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task, "attempt": attempt, "places": _places(task)},
+        train_loop_config={"task": task, "attempt": attempt, "places": places(task)},
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=gpus > 0,
@@ -176,7 +175,7 @@ def _worker(given: dict[str, Any]) -> None:
     An error that any further attempt would meet again is left in the work folder. It is raised, so
     that Ray Train ends the other workers, and the attempt that it then makes returns at once.
     """
-    task = _on_this_node(given["task"], given["places"])
+    task = on_this_node(given["task"], given["places"])
     work = WorkFolder(task.out, given["attempt"])
     if work.failure() is not None:
         return
@@ -184,7 +183,7 @@ def _worker(given: dict[str, Any]) -> None:
     from sirt_ray.training.run import run
 
     try:
-        run(_with_inputs(task), device, given["attempt"])
+        run(with_inputs(task), device, given["attempt"])
     except StorageError:
         raise  # The next attempt may reach it.
     except SirtError as error:
@@ -200,34 +199,6 @@ def _worker(given: dict[str, Any]) -> None:
         )
         work.fail(StageError.__name__, message)
         raise StageError(message) from error
-
-
-def _places(task: Task) -> dict[str, str]:
-    """Field of the task -> its path as every node knows it."""
-    values = {field.name: getattr(task, field.name) for field in fields(task)}
-    return {name: storage.place(path) for name, path in values.items() if isinstance(path, Path)}
-
-
-def _on_this_node(task: Task, places: Mapping[str, str]) -> Task:
-    return replace(task, **{name: storage.local(place) for name, place in places.items()})
-
-
-def _with_inputs(task: Task) -> Task:
-    """The task where all that it reads is on this node."""
-    if isinstance(task, TuneTask):
-        storage.pull(task.demonstrations)
-        return replace(task, source=located(task.source))
-    storage.fetch(task.pairs, RECORD)
-    if isinstance(task, ReferenceTask):
-        return replace(task, source=located(task.source))
-    if task.reference is not None:
-        storage.fetch(task.reference, RECORD)
-    of_reference = task.reference_source
-    return replace(
-        task,
-        source=located(task.source),
-        reference_source=None if of_reference is None else located(of_reference),
-    )
 
 
 def _device(resources: TrainerResources) -> Any:

@@ -1,77 +1,20 @@
-"""Runs in object storage, with a server on this machine that speaks S3's protocol: two nodes that
-share nothing else, and what may be wrong with what they find there."""
+"""Runs in object storage, with a server on this machine that speaks S3's protocol: nodes that share
+nothing else, and what may be wrong with what they find there."""
 
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stored_runs import Node, run_dir, write
 
-from sirt_ray import storage, storage_copies
+from sirt_ray import storage
 from sirt_ray.addresses import masked
 from sirt_ray.artifacts import RECORD, Store
-from sirt_ray.content import content_key, model_key
-from sirt_ray.errors import ArtifactError, ConfigError, ModelError, StageError, StorageError
-from sirt_ray.folder_lock import locked
-from sirt_ray.lease import held
-from sirt_ray.on_ray.checks import check_model
-from sirt_ray.on_ray.served_model import find_model
-from sirt_ray.on_ray.weights import located
-from sirt_ray.quickstart import assets
-from sirt_ray.resources import TrainerResources
+from sirt_ray.content import content_key
+from sirt_ray.errors import ArtifactError, ConfigError, StorageError
 from sirt_ray.survey import Survey
-from sirt_ray.training.tasks import Source
-from sirt_ray.training.workfolder import State, WorkFolder, read_lines, write_json
-from tests.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
-
-Node = Callable[[str], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def node(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """Be another node, with a disk of its own, while the block runs."""
-    for name, value in environment(s3_endpoint).items():
-        monkeypatch.setenv(name, value)
-    storage_copies._store.cache_clear()
-
-    @contextmanager
-    def be(name: str) -> Iterator[None]:
-        with monkeypatch.context() as patch:
-            patch.setenv("SIRT_CACHE", str(tmp_path / name))
-            yield
-
-    yield be
-    allow(s3_endpoint, ALWAYS_ALLOWED)
-
-
-@pytest.fixture
-def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
-    name = f"b{abs(hash(request.node.nodeid)):x}"
-    file_system(s3_endpoint).create_dir(name)
-    return name
-
-
-@pytest.fixture
-def owner(s3_endpoint: str) -> Any:
-    """The bucket as its owner sees it."""
-    return file_system(s3_endpoint)
-
-
-def run_dir(bucket: str) -> Path:
-    return storage.local(f"s3://{bucket}/runs/mine")
-
-
-def write(folder: Path, **contents: str) -> None:
-    """`sub__name` is the file `name` in a folder `sub`."""
-    for name, content in contents.items():
-        path = folder / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+from tests.s3_server import KEY, SECRET, allow
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -264,94 +207,6 @@ class TestArtifacts:
             assert content_key(f"s3://{bucket}/model") != content_key(tmp_path / "model")
 
 
-class TestTraining:
-    def test_a_training_goes_on_on_another_node(self, node: Node, bucket: str) -> None:
-        resources = TrainerResources()
-
-        def work(attempt: str | None = None) -> WorkFolder:
-            return WorkFolder(run_dir(bucket) / "round_00" / "student", attempt)
-
-        with node("driver"):
-            first = work().claim(resources)
-        with node("one"):
-            training = work(first)
-            training.truncate(0)
-            for step in (1, 2, 3):
-                training.append({"step": step, "total_steps": 4})
-                if step == 2:
-                    storage.push(training.metrics)
-                    write(training.checkpoint(2), engine__rank_0="weights")
-                    write_json(training.checkpoint(2) / "state.json", asdict(State(step=2)))
-                    storage.publish(training.checkpoint(2), "state.json")
-                    training.prune(State(step=2))
-            write(training.checkpoint(3), engine__rank_0="half")
-            storage.push(training.checkpoint(3))
-        with node("driver"):
-            assert work().newest() == {"step": 1, "total_steps": 4}
-            second = work().claim(resources)
-        with node("one"), pytest.raises(StageError, match="taken over"):
-            training.finish({})
-        with node("two"):
-            training = work(second)
-            newest = training.latest()
-            assert newest == training.checkpoint(2)
-            storage.fetch(newest, "state.json")
-            assert (newest / "engine" / "rank_0").read_text() == "weights"
-            assert training.state(newest) == State(step=2)
-            training.truncate(2)
-            assert [line["step"] for line in read_lines(training.metrics)] == [1, 2]
-            training.finish({"steps": 4})
-            write(training.export, **{"config.json": "{}", "adapter__a": "1"})
-            training.close({"steps": 4})
-            assert not training.out.exists()
-        with node("driver"):
-            assert work().result() == {"steps": 4}
-            work().remove()
-            assert storage.names(work().out) == ["adapter", "config.json", "training.json"]
-
-
-class TestModels:
-    def test_a_model_in_storage_is_checked_as_one_on_a_disk(
-        self, node: Node, bucket: str, owner: Any
-    ) -> None:
-        student = Path(assets.resolve("quickstart:student"))
-        address = f"s3://{bucket}/models/student"
-        with node("one"):
-            copy = storage.local(address)
-            shutil.copytree(student, copy)
-            storage.push(copy)
-            assert model_key(address, None) == model_key(str(student), None)
-            check_model("student.model", address, use="trained")
-            without = Path(located(Source(address), weights=False).here)
-            assert not list(without.glob("*.safetensors"))
-            whole = located(Source(address)).here
-            assert list(Path(whole).glob("*.safetensors"))
-            assert located(Source(address), weights=False).here == whole
-            owner.delete_file(f"{bucket}/models/student/model.safetensors")
-            with pytest.raises(ModelError, match="no weights"):
-                check_model("student.model", address, use="trained")
-
-    def test_a_runs_student_is_found_by_its_address(self, node: Node, bucket: str) -> None:
-        job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
-        told = [{"event": "rolled_back", "version": "round_02"}]
-        with node("one"):
-            run = run_dir(bucket)
-            write(run, **{"config.yaml": job.read_text()})
-            write(run, **{"events.jsonl": "".join(json.dumps(one) + "\n" for one in told)})
-            for version in ("round_00", "round_01", "round_02"):
-                write(run / version / "student", **{"config.json": "{}"})
-            storage.push(run)
-        with node("two"):
-            found = find_model(f"s3://{bucket}/runs/mine")
-            assert found.path == f"s3://{bucket}/runs/mine/round_01/student"
-            assert found.engine.max_model_len == 256
-            model = find_model(f"s3://{bucket}/runs/mine/round_00/student")
-            assert (model.name, model.path) == (
-                "student",
-                f"s3://{bucket}/runs/mine/round_00/student",
-            )
-
-
 class TestTrouble:
     """One clear message each, without what is secret."""
 
@@ -369,55 +224,3 @@ class TestTrouble:
                 Store(run_dir(bucket)).once("questions", {}, build([]))
             assert KEY not in str(caught.value)
             assert SECRET not in str(caught.value)
-
-
-class TestOneDriver:
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, seconds in (("BEAT", 0.1), ("DEAD_AFTER", 0.6), ("SETTLED", 0.05)):
-            monkeypatch.setattr(f"sirt_ray.lease._{name}_SECONDS", seconds)
-
-    def test_a_second_driver_elsewhere_is_told_who_is_at_work(
-        self, node: Node, bucket: str
-    ) -> None:
-        with (
-            node("one"),
-            held(run_dir(bucket)),
-            pytest.raises(ArtifactError, match=r"s3://.*: process \d+ on .*, since 20"),
-            held(run_dir(bucket)),
-        ):
-            pytest.fail("two drivers")
-        with node("two"), locked(run_dir(bucket)):
-            pass
-
-    def lease(self, bucket: str, **fields: object) -> None:
-        """What a driver left when it was killed."""
-        there = {"host": "elsewhere", "machine": "another", "process": 1, "since": "then"}
-        left = {"holder": "x", **there}
-        file = run_dir(bucket) / ".driver.json"
-        write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
-        storage.push(file)
-
-    def test_a_killed_driver_holds_for_seconds(self, node: Node, bucket: str) -> None:
-        with node("one"):
-            self.lease(bucket)
-            began = time.monotonic()
-            with locked(run_dir(bucket)):
-                assert time.monotonic() - began > 0.5
-            assert storage.names(run_dir(bucket)) == []
-
-    def test_one_that_was_killed_long_ago_does_not_hold(self, node: Node, bucket: str) -> None:
-        with node("one"):
-            self.lease(bucket, seconds=time.time() - 3600)
-            began = time.monotonic()
-            with locked(run_dir(bucket)):
-                assert time.monotonic() - began < 0.5
-
-    def test_a_driver_that_was_taken_for_dead_stops(self, node: Node, bucket: str) -> None:
-        with (
-            node("one"),
-            pytest.raises(ArtifactError, match="another driver has taken over"),
-            locked(run_dir(bucket)),
-        ):
-            self.lease(bucket)
-            time.sleep(10)
