@@ -132,9 +132,14 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser(
-        "report", help="what a run has come to, or one job's runs under several seeds"
+        "report", help="what a run has come to, one job's runs under several seeds, or a study"
     )
-    report.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    report.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RUN_DIR|STUDY_DIR",
+        help="a run's folder, several of one job under different seeds, or one study's",
+    )
     report.add_argument(
         "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
     )
@@ -246,7 +251,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from sirt_ray.report.command import write_report
 
-    write_report([storage.local(run) for run in arguments.runs], arguments.format, arguments.out)
+    folders = [storage.local(folder) for folder in arguments.folders]
+    write_report(folders, arguments.format, arguments.out)
     return 0
 
 

@@ -40,6 +40,10 @@ Rule = dict[str, Label | list[Label]]
 Settings = dict[str, JsonValue]
 Sources = dict[jobfile.Position, str]
 
+STATES = "study.json"
+"""In a study's folder: its axes, and each cell's labels, state (`missing`, `finished` or `failed`),
+student that was kept last, and error."""
+
 _OWN = ("study", "output", "exclude", "only")
 """What `--set` changes of the study itself; all else it changes in every cell."""
 _SHOWN_CELLS = 3

@@ -17,11 +17,7 @@ from sirt_ray.cells import Ended, How, one_by_one
 from sirt_ray.errors import ConfigError, InputError
 from sirt_ray.folder_lock import locked
 from sirt_ray.side_by_side import side_by_side
-from sirt_ray.studies import Study
-
-STATES = "study.json"
-"""Axes, and each cell's labels, state (`missing`, `finished` or `failed`), student that was kept
-last, and error."""
+from sirt_ray.studies import STATES, Study
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from sirt_ray.errors import StageError
 
 LIMIT_S = 0.5
-"""For one comparison."""
+"""Of the processor, for one comparison."""
 
 _START_S = 120.0
 """For importing SymPy, on the busiest machine."""

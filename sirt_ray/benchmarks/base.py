@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sirt_ray.core import answers, numbers
+from sirt_ray.core import answers, numerals
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError
 from sirt_ray.types import Judgement, Question
@@ -97,7 +97,7 @@ def text_in(row: Row, column: str) -> str:
 
 def open_question(benchmark: str, id: str, text: str, gold: object) -> Question:
     """A question that is answered with a number, which `gold` must be."""
-    number = numbers.canonical(str(gold))
+    number = numerals.canonical(str(gold))
     if number is None:
         raise DataError(f"the gold answer {_shown(gold)} is not a number")
     return Question(id, benchmark, text, (), number)

@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 from sirt_ray.benchmarks.base import Benchmark, Row, strings
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.core import numbers, statements
+from sirt_ray.core import numerals, statements
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.types import Judgement, Question
@@ -206,7 +206,7 @@ def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
     if benchmark.kind == "choice":
         return _letter(benchmark, reference, num_choices)
     if benchmark.kind == "number":
-        number = numbers.canonical(reference.rpartition("####")[2])
+        number = numerals.canonical(reference.rpartition("####")[2])
         if number is None:
             raise DataError(f'"reference" is {_shown(given)} and not a number')
         return number

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from sirt_ray.core import choices as options
-from sirt_ray.core import expressions, numbers
+from sirt_ray.core import expressions, numbers, numerals
 from sirt_ray.core.statements import Found
 from sirt_ray.types import Judgement
 
@@ -20,7 +20,7 @@ Equivalent = Callable[[str, str], bool | None]
 """(reference, answer) -> whether the two expressions are the same by algebra; None where that takes
 too long to say."""
 
-VERSION = "2"
+VERSION = "3"
 """Raised whenever some text is judged differently."""
 
 LONGEST_TEXT = 200_000
@@ -51,7 +51,7 @@ def extract(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> Found |
 def same(extracted: str, reference: str, kind: AnswerKind) -> bool:
     """Whether two final answers mean the same, as far as it can be seen without algebra."""
     if kind == "number":
-        return numbers.equal(extracted, reference)
+        return numerals.equal(extracted, reference)
     if kind == "choice":
         return extracted.strip().upper() == reference.strip().upper()
     return expressions.equal(extracted, reference)

@@ -4,7 +4,7 @@ Read in this order; two different letters at the same place mean that there is n
 
 1. the letters that the text names as its answer ("The answer is (B)", "The correct answer is: D)
    Venice", "Option B is the best choice"), or else chooses or calls correct ("I would go with B");
-2. an option's text named as the answer ("The answer is Venice");
+2. an option's text named as the answer ("The answer is Venice"), or its place ("option 4");
 3. an option that the first line is ("D) Venice", as few-shot prompts have it), where no other line
    is one;
 4. the only letter in an option's dress ("B", "(B)", "**B**"), which a list of all options has not;
@@ -15,6 +15,7 @@ Read in this order; two different letters at the same place mean that there is n
 import re
 from collections.abc import Sequence
 
+from sirt_ray.core.denials import corrected, without_denied
 from sirt_ray.core.option_texts import ALONE, PLAIN, behind, exactly, mentioned
 from sirt_ray.core.prompts import LETTERS
 from sirt_ray.core.statements import (
@@ -38,7 +39,7 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(
-    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9-]|'[A-Za-z])(?P<dress>\s?[)\]}.:*_,;\"'$]{0,8})"
+    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9-]|'[A-Za-z])(?P<dress>[ ]?[)\]}.:*_,;\"'$`\\]{0,8})"
 )
 _SECOND = re.compile(
     r"\s?(?:or|and|&|/)\s?(?:option\s|choice\s)?[(\[*]{0,3}([A-Z])(?![A-Za-z'])"
@@ -50,18 +51,23 @@ _CONNECTIVE = re.compile(
     re.IGNORECASE,
 )
 _CHOOSE = re.compile(
-    r"(?<!not\s)(?<!n't\s)\b(?:choose|pick|select|go\swith|choosing"
-    r"|(?:option|choice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b",
-    re.IGNORECASE,
+    r"[CcGgOoPpSs](?<!\w[A-Za-z])(?<!not\s[A-Za-z])(?<!n't\s[A-Za-z])(?i:(?<=c)hoos(?:e|ing)|(?<=p)ick"
+    r"|(?<=s)elect|(?<=g)o\swith|(?:(?<=o)ption|(?<=c)hoice)\s(?:here\s)?(?:is|would\sbe|must\sbe))\b"
 )
 _IS_CORRECT = re.compile(
     r"(?<![A-Za-z'])(?P<letter>[A-Z])(?:\s?[)\]*_\".:]{1,4}(?P<text>\s[^\n]{1,160}?)?)?[*_]{0,3}\s"
     r"(?:is|seems|would\sbe|must\sbe)\s(?:the\s|our\s|my\s|therefore\s|clearly\s|only\s){0,2}"
-    r"(?:(?:correct|right|best|(?:more|most)\s[a-z]{3,12})\b(?P<noun>\s(?:answer|option|choice))?"
+    r"(?:(?:correct|right|best|better|(?:more|most)\s[a-z]{3,12}"
+    r"|(?:one|option|choice)\sthat\s(?:best|fits|makes\s(?:the\smost\s)?sense))"
+    r"\b(?P<noun>\s(?:answer|option|choice))?"
     r"|(?P<answer>answer))\b"
 )
 _TEXT_IS_CORRECT = re.compile(
     r"\s(?:is|would\sbe|must\sbe)\sthe\s(?:correct|right|best|most\s[a-z]{3,12})\s(?:answer|option|choice)"
+)
+_ONLY_IF = re.compile(r"\bwould\s[^.\n]{0,60}\sif\b")
+_BESIDE = re.compile(
+    r"(?<![A-Za-z'])([A-Z])[)\]*]{0,3}\s(?:or|and)\s(?:option\s)?[(\[*]{0,3}\Z", re.IGNORECASE
 )
 _CONCLUSION = re.compile(
     r"[\s*_]{0,4}(?:so|thus|therefore|hence|overall|finally|in\s(?:conclusion|summary|short)|based\son"
@@ -72,10 +78,18 @@ _DRESSED = re.compile(
     r"(?<![A-Za-z0-9'])(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|\*\*(?P<bold>[A-Z])\*\*"
     r"|(?P<half>[A-Z])\)|(?:(?<=\n)|(?<![\s\S]))\s{0,3}(?P<line>[A-Z])[.:](?=\s|$))"
 )
+_NUMBERED = re.compile(
+    r"[\s:*_(]{0,6}(?:(?:option|choice|solution|number)\s)?(?P<position>[1-9])(?=[\s.)*:]|\Z)(?!\.[0-9])",
+    re.IGNORECASE,
+)
+_NAMED_LAST = re.compile(
+    r"\b(?:is|be|choose|pick)[\s:*]{1,4}[(\[*\"]{0,3}([A-Z])[)\]*\".\s]{0,6}\Z"
+)
 _CAPITAL = re.compile(r"(?<![A-Za-z'])[A-Z](?![A-Za-z'])")
 _ENDS_IN_CAPITAL = re.compile(r"(?:^|[\s:(\[*\"])[A-Z][)\]*\".\s]{0,6}$")
-_NEGATED = re.compile(
-    r"\b(?:not|nor|neither)\s(?:option\s|choice\s)?[(\[*]{0,3}[A-Z](?![A-Za-z'])[)\]*]{0,3}"
+_VERDICT = re.compile(
+    r"(?<![A-Za-z'])(?P<letter>[A-Z])[)\]*.:]{1,4}[^\n]{1,200}?[.:;-][*_]{0,3}\s{1,3}"
+    r"(?:(?:This|It)\s(?:(?:option|choice|answer)\s)?is\s(?:the\s)?(?:correct|right|best)|Correct)\b"
 )
 
 _NO_CHOICE = "?"
@@ -92,16 +106,20 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     allowed = LETTERS[: len(choices) or 10]
     if (whole := exactly(text, choices) or _letter_and_text(text, choices)) is not None:
         return Found(whole, stated=True)
-    text = _NEGATED.sub(" not ", text.strip())
+    text = without_denied(text.strip())
+    answer, correct = _called_correct(text, choices, allowed)
     statements = [s for s in find(text) if s.mark != "label" or not _is_option_a(text, s)]
     for letters in (
-        lambda: _named(text, statements, choices, allowed),
-        lambda: _chosen(text, choices, allowed),
+        lambda: answer.union(*(_letters_at(s.text, choices, allowed) for s in statements)),
+        lambda: correct | _chosen(text, choices, allowed),
         lambda: _told(text, statements, choices),
+        lambda: _numbered(statements, choices),
         lambda: _first(text, choices),
     ):
         if found := letters():
-            return _only(found, stated=True)
+            return _only(
+                found if len(found) == 1 else _corrected(text, found, choices), stated=True
+            )
     dressed = {letter for match in _DRESSED.finditer(text) for letter in match.groups() if letter}
     dressed |= _letters_at(text[:WINDOW], choices, allowed)
     dressed |= _alone_on_a_line(text, allowed) | _last_word(text)
@@ -109,7 +127,7 @@ def _extract(text: str, choices: Sequence[str]) -> Found | None:
     if len(dressed) == 1:
         return _only(dressed, stated=True)
     last = last_sentence(text)
-    if concluded := _concluded(last, choices, allowed):
+    if concluded := _concluded(last, allowed) or _last_word(text) & set(allowed):
         return _only(concluded, stated=False)
     if dressed:
         return None
@@ -127,36 +145,30 @@ def _is_option_a(text: str, statement: Statement) -> bool:
     return text[max(0, statement.end - 4) : statement.end].strip(" \t*_>:=\n").lower() == "a"
 
 
-def _named(
-    text: str, statements: Sequence[Statement], choices: Sequence[str], allowed: str
-) -> set[str]:
-    """Letters that are explicitly named as the answer."""
-    named: set[str] = set()
-    for statement in statements:
-        named |= _letters_at(statement.text, choices, allowed)
-    return named | _called_correct(text, choices, allowed, as_answer=True)
-
-
 def _chosen(text: str, choices: Sequence[str], allowed: str) -> set[str]:
-    """Letters that are chosen, or called correct without being called the answer."""
-    chosen = _called_correct(text, choices, allowed, as_answer=False)
+    """Letters that are chosen, or that a list of options calls correct."""
+    chosen: set[str] = set()
+    if any(word in text for word in ("This ", "It is", "Correct")):
+        chosen |= {match["letter"] for match in _VERDICT.finditer(text)} & set(allowed)
     for match in list(_CHOOSE.finditer(text))[-MOST_MARKS:]:
         chosen |= _letters_at(text[match.end() : match.end() + WINDOW], choices, allowed)
     return chosen
 
 
-def _called_correct(
-    text: str, choices: Sequence[str], allowed: str, *, as_answer: bool
-) -> set[str]:
-    called: set[str] = set()
+def _called_correct(text: str, choices: Sequence[str], allowed: str) -> tuple[set[str], set[str]]:
+    """The letters that are called the correct answer, and those that are just called correct."""
+    answer: set[str] = set()
+    correct: set[str] = set()
     position = 0
     while match := _IS_CORRECT.search(text, position):
         letter = match["letter"] if match["letter"] in allowed else _NO_CHOICE
         of_its_text = match["text"] is None or exactly(match["text"], choices) == letter
-        if of_its_text and as_answer == bool(match["noun"] or match["answer"]):
+        if of_its_text and not _ONLY_IF.search(text, match.start(), match.end() + WINDOW // 4):
+            called = answer if match["noun"] or match["answer"] else correct
             called.add(letter)
+            called.update(_BESIDE.findall(text, max(0, match.start() - 30), match.start()))
         position = match.end() if of_its_text else match.end("letter")
-    return called
+    return answer, correct
 
 
 def _letters_at(window: str, choices: Sequence[str], allowed: str) -> set[str]:
@@ -214,6 +226,15 @@ def _told(text: str, statements: Sequence[Statement], choices: Sequence[str]) ->
     return {letter for letter in told if letter is not None}
 
 
+def _numbered(statements: Sequence[Statement], choices: Sequence[str]) -> set[str]:
+    """The options that statements name by their place ("The answer is option 2"), where no option
+    has a figure itself."""
+    places = [match for s in statements if (match := _NUMBERED.match(s.text))]
+    if not places or any(character.isdigit() for choice in choices for character in choice):
+        return set()
+    return {LETTERS[p] for match in places if (p := int(match["position"]) - 1) < len(choices)}
+
+
 def _first(text: str, choices: Sequence[str]) -> set[str]:
     """The option that the first line is, unless others are listed as well."""
     lines = [line for line in text.split("\n", MOST_MARKS) if line.strip()]
@@ -226,7 +247,13 @@ def _option(line: str, choices: Sequence[str]) -> str | None:
     return exactly(line, choices) or _letter_and_text(line, choices)
 
 
-def _concluded(sentence: str, choices: Sequence[str], allowed: str) -> set[str]:
+def _corrected(text: str, letters: set[str], choices: Sequence[str]) -> set[str]:
+    """Of several letters, the one that the text names after it takes another one back."""
+    found = _extract(corrected(text), choices)
+    return {found.answer} if found and found.stated and found.answer in letters else letters
+
+
+def _concluded(sentence: str, allowed: str) -> set[str]:
     """The letters in option's dress in a sentence that begins like a conclusion."""
     if not _CONCLUSION.match(sentence):
         return set()
@@ -242,8 +269,12 @@ def _alone_on_a_line(text: str, allowed: str) -> set[str]:
 
 
 def _last_word(text: str) -> set[str]:
-    """A capital letter that ends the text and is the only one in its line ("Thus, it is D.")."""
-    line = text.rsplit("\n", 1)[-1][-WINDOW:]
+    """A capital letter that ends the text and is the only one in its sentence ("So it is D.")."""
+    line = last_sentence(text)
+    if named := _NAMED_LAST.search(line):
+        return {named[1]}
+    if ALONE.fullmatch(line) and line != text:
+        return set()
     letters = set(_CAPITAL.findall(line)) - {"I"}
     return letters if len(letters) == 1 and _ENDS_IN_CAPITAL.search(line) else set()
 

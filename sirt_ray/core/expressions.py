@@ -1,18 +1,31 @@
 """Mathematical final answers, compared after plain normalisation of their LaTeX.
 
 It knows that `\\dfrac12`, `\\frac{1}{2}` and `0.5` are the same, that units and delimiters do not
-count, and that the order matters in `(1, 2)` but not in a bare list `1, 2`. Numbers are compared by
-value. It does no algebra: whether `x+1` and `1+x` are the same is asked of somebody who does, and
-only where this says no (`answers.grade`).
+count, that the order matters in `(1, 2)` but not in a bare list `1, 2`, and that `x \\ge 0` is an
+interval. Numbers are compared by value. It does no algebra: whether `x+1` and `1+x` are the same is
+asked of somebody who does, and only where this says no (`answers.grade`).
 """
 
+import itertools
 import re
 from collections import deque
+from collections.abc import Sequence
 
-from sirt_ray.core import numbers
-from sirt_ray.core.statements import WINDOW, Found, Statement, find, is_last, readings
+from sirt_ray.core import intervals, numbers, numerals
+from sirt_ray.core.statements import (
+    WINDOW,
+    Found,
+    Statement,
+    find,
+    is_last,
+    last_sentence,
+    readings,
+)
 
 LONGEST_EXPRESSION = 400
+MOST_IN_A_ROW = 20
+LONGEST_JOINT = 40
+"""Characters between two formulas of a list."""
 
 _INLINE_MATH = re.compile(
     r"(?<!\\)\$((?:[^$\n\\]|\\.){1,400})\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]"
@@ -29,30 +42,100 @@ _SIMPLE = re.compile(
 )
 _WITH_UNIT = re.compile(r"(\\?\$?\s?-?[0-9][0-9.,/]{0,40})\s[a-z][a-z -]{0,60}", re.IGNORECASE)
 _PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{3,}|[=$\n]|\\[(\[]|\\(?:boxed|fbox)")
+_JOINING_WORD = re.compile(r"\b(?:and|sqrt|units?|degrees?|cm|feet|inches)\b")
 _LETTER_IN_BRACKETS = re.compile(r"\(([A-Z])\)")
+_MIXED = re.compile(
+    r"(?<![0-9a-z.}/])([0-9]{1,20})\s{1,3}([0-9]{1,20})/([0-9]{1,20})(?![0-9a-z./])"
+)
+_LESS = re.compile(r"<=|\\leq?(?:slant)?(?![a-z])")
+_GREATER = re.compile(r">=|\\geq?(?:slant)?(?![a-z])")
+_MODULUS = re.compile(
+    r"\\p?mod\s?(?:\{[^{}]{0,40}\}|[0-9]{1,20})|\(\\(?:b|text|mathrm)?mod[^()]{0,40}\)"
+)
+_JOINT = re.compile(
+    r"[\s$,;}]{0,8}(?:\\[)\]])?[\s,;]{0,4}(?:,|\b(?:and|or)\b)\s{0,3}(?:and\b|or\b)?[\s$]{0,4}"
+    r"(?:\\[(\[])?\s?(?P<name>[a-zA-Z]\s?=\s?)?",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"(?<![A-Za-z\\])(?:[Aa]n?|[Tt]he)\s(?=[A-Za-z]{3})|\*\*")
+_POINT = re.compile(r"\A[A-Z](?=\([^()]*,)")
+_AND = re.compile(r",?\s{1,3}(?:and|or)\s{1,3}")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_SAID = re.compile(r"(?:\b(?:is|are|equals|be)\b[:\s]|=)")
+_PLAIN = str.maketrans(
+    {
+        "\u2212": "-",
+        "\u00b7": "*",
+        "\u00d7": "*",
+        "\u03c0": "\\pi ",
+        "\u221e": "\\infty ",
+        "\u222a": "\\cup ",
+    }
+)
+_SIGN_OF_ROOT = re.compile(
+    r"(?:\u221a|(?<![\\a-z])sqrt)\s?(?:\(([^()]{1,80})\)|([0-9]{1,20}|[a-z]))"
+)
 
 
 def extract(text: str) -> Found | None:
     """The final answer as it is written, or None: the last box (Hendrycks et al. 2021), else the
     last statement ("Final Answer: The final answer is $x$." of Lewkowycz et al. 2022), else, as a
-    guess, the last formula or the last number."""
+    guess, the last formula, the last bold words or the last number. Boxes and formulas in a row
+    ("$x = 1$ or $x = -2$") are one answer."""
     return next(filter(None, map(_extract, readings(text))), None)
 
 
 def _extract(text: str) -> Found | None:
     statements = find(text)
-    boxes = [s.text.strip() for s in statements if s.mark == "boxed" and s.text.strip()]
+    boxes = [s for s in statements if s.mark == "boxed" and s.text.strip()]
     if boxes:
-        return Found(boxes[-1], stated=True)
+        ends = [text.find(s.text, s.end) + len(s.text) for s in boxes]
+        starts = [text.rfind("\\", 0, s.end) for s in boxes]
+        places = list(zip(starts, ends, strict=True))
+        return Found(_rows(text, places, [s.text.strip() for s in boxes])[-1], stated=True)
     for statement in reversed(statements):
         stated = _stated(text, statement)
         if stated:
             return Found(stated, stated=True)
     if len(text) <= LONGEST_EXPRESSION and text and not _PROSE.search(text):
         return Found(text, stated=True)
-    last = deque(_INLINE_MATH.finditer(text), maxlen=1)
-    formula = _content(last[0]) if last else ""
-    return Found(formula, stated=False) if formula else numbers.extract(text)
+    said = _said(text)
+    return Found(said, stated=False) if said else numbers.extract(text)
+
+
+def _said(text: str) -> str:
+    """What the text seems to say last: a formula, or in its last sentence bold words or what
+    follows "is"; empty where it is none of these."""
+    last = last_sentence(text)
+    formulas = [m for m in deque(_INLINE_MATH.finditer(text), maxlen=MOST_IN_A_ROW) if _content(m)]
+    bold = deque(_BOLD.finditer(text, text.rfind(last)), maxlen=1)
+    if bold and not (formulas and formulas[-1].start() > bold[0].start()):
+        return bold[0][1].strip("$ .:")
+    if formulas:
+        return _formula_rows(text, formulas)[-1]
+    verb = deque(_SAID.finditer(last), maxlen=1)
+    said = last[verb[0].end() :].strip() if verb else ""
+    return said if said and not _PROSE.search(_JOINING_WORD.sub("", said)) else ""
+
+
+def _formula_rows(text: str, formulas: Sequence[re.Match[str]]) -> list[str]:
+    return _rows(text, [m.span() for m in formulas], [_content(m) for m in formulas])
+
+
+def _rows(text: str, places: Sequence[tuple[int, int]], contents: Sequence[str]) -> list[str]:
+    """What the formulas at these places say, those in one where the text only lists them."""
+    rows: list[str] = []
+    end, name = 0, ""
+    for (start, next_end), content in zip(places, contents, strict=True):
+        own = _NAMED.match(content.replace(" ", ""))
+        listed = rows and start - end <= LONGEST_JOINT and _JOINT.fullmatch(text, end, start)
+        if listed and (own is None or own[0] == name):
+            rows[-1] += f", {_without_name(content)}"
+        else:
+            rows.append(content)
+            name = own[0] if own else ""
+        end = next_end
+    return rows
 
 
 def _content(formula: re.Match[str]) -> str:
@@ -65,7 +148,8 @@ def _stated(text: str, statement: Statement) -> str | None:
     lead = len(statement.text) - len(statement.text.lstrip())
     formula = _INLINE_MATH.search(statement.text[: lead + len(statement.sentence) + WINDOW // 8])
     if formula is not None and formula.start() <= lead + len(statement.sentence):
-        return _content(formula)
+        formulas = [formula, *_INLINE_MATH.finditer(statement.text, formula.end())]
+        return _formula_rows(statement.text, formulas)[0]
     sentence = statement.sentence.strip(" .*")
     measured = _WITH_UNIT.fullmatch(sentence)
     return (measured[1] if measured else sentence) or None
@@ -76,21 +160,42 @@ def equal(first: str, second: str) -> bool:
     one, other = normalise(first), normalise(second)
     if not one or not other:
         return False
-    return one == other or _same_number(one, other) or _same_parts(one, other)
+    return (
+        one == other
+        or _same_number(one, other)
+        or _same_parts(one, other)
+        or (one.isalpha() and one.casefold() == other.casefold())
+    )
 
 
 def normalise(text: str) -> str:
-    text = _without_name(text.strip()[:LONGEST_EXPRESSION].strip("$ .\n"))
+    text = text.strip()[:LONGEST_EXPRESSION].translate(_PLAIN)
+    text = _SIGN_OF_ROOT.sub(_as_root, _MODULUS.sub("", text))
+    text = _without_name(_POINT.sub("", _ARTICLE.sub("", text).strip("$ .\n").rstrip("\\")))
+    text = _LESS.sub("\u2264", _GREATER.sub("\u2265", text))
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = text.replace("\\\\", ";").replace("\\{", "{").replace("\\}", "}")
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\u2212", "-")
+    text = (
+        text.replace("\\lt ", "<")
+        .replace("\\gt ", ">")
+        .replace("\\dfrac", "\\frac")
+        .replace("\\tfrac", "\\frac")
+        .replace("\u2212", "-")
+    )
     text = text.replace("{,}", ",").replace("\\$", "").replace("$", "").replace("\\%", "%")
     text = _DEGREES.sub("", _SPACING.sub("", text))
     text = _UNITS.sub(_word_or_unit, text).replace("\\pi", "pi").replace("\\cdot", "*")
+    text = _AND.sub(",", text)
     text = re.sub(r"\s+", "", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _SHORT_ROOT.sub(r"\\sqrt{\1}", text))
     text = _SLASH.sub(r"\\frac{\1}{\2}", text)
     text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text) if "(" not in text else text
-    return _LETTER_IN_BRACKETS.sub(r"\1", text).rstrip("%.")
+    text = _LETTER_IN_BRACKETS.sub(r"\1", text).rstrip("%.")
+    return intervals.from_inequality(text) or text
+
+
+def _as_root(match: re.Match[str]) -> str:
+    return f"\\sqrt{{{match[1] or match[2]}}}"
 
 
 def _without_name(text: str) -> str:
@@ -107,12 +212,17 @@ def _word_or_unit(match: re.Match[str]) -> str:
 
 
 def _same_number(one: str, other: str) -> bool:
-    return all(map(_SIMPLE.fullmatch, (one, other))) and numbers.equal(one, other)
+    return all(map(_SIMPLE.fullmatch, (one, other))) and numerals.equal(one, other)
 
 
 def _same_parts(one: str, other: str) -> bool:
-    """The elements of a list, a tuple or an interval, one by one; those of a bare list or of a set
-    in any order."""
+    """The elements of a list, a tuple or an interval, one by one; those of a bare list, of a set or
+    of a union in any order."""
+    if "\\cup" in one and "\\cup" in other:
+        unions = (sorted(text.split("\\cup")) for text in (one, other))
+        return all(
+            a == b or _same_parts(a, b) for a, b in itertools.zip_longest(*unions, fillvalue="")
+        )
     brackets, parts = _parts(one)
     other_brackets, others = _parts(other)
     if brackets != other_brackets or len(parts) != len(others) or len(parts) < 2:

@@ -8,11 +8,21 @@ from typing import NamedTuple
 
 from sirt_ray.core.prompts import LETTERS
 
-ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:]{0,10}")
+ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:!?]{0,10}")
 """A single letter: an option's name and not its text."""
 
 PLAIN = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"}
+    {
+        **{
+            "\u2018": "'",
+            "\u2019": "'",
+            "\u201c": '"',
+            "\u201d": '"',
+            "\u2013": "-",
+            "\u2014": "-",
+        },
+        **{"\uff08": "(", "\uff09": ")", "\uff1a": ":", "\u3002": ". "},
+    }
 )
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _DENIALS = {"not", "isn't", "never", "nor", "neither", "cannot", "can't", "aren't", "wasn't"}
@@ -36,13 +46,10 @@ def mentioned(text: str, choices: Sequence[str]) -> str | None:
     """The only option whose text occurs in the text, whole words only. An option within a longer
     one that occurs ("bank" in "river bank") and one that is denied do not count."""
     said = f" {' '.join(_words(text))} "
-    phrases = {
-        letter: f" {_all_words(choice)} " for letter, choice in zip(LETTERS, choices, strict=False)
-    }
     found = {
         letter: phrase
-        for letter, phrase in phrases.items()
-        if phrase.strip() and _affirmed(said, phrase)
+        for letter, phrase in _phrases(tuple(choices))
+        if phrase in said and _affirmed(said, phrase)
     }
     longest = [
         letter
@@ -97,6 +104,13 @@ def _options(choices: tuple[str, ...]) -> _Options:
         letters.pop("", None)
         found.append(letters)
     return _Options(2 * max(map(len, choices), default=0) + 40, tuple(found))
+
+
+@lru_cache(maxsize=4096)
+def _phrases(choices: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Each option's letter, and its words with a blank on either side."""
+    phrases = ((letter, f" {_all_words(c)} ") for letter, c in zip(LETTERS, choices, strict=False))
+    return tuple((letter, phrase) for letter, phrase in phrases if phrase.strip())
 
 
 @lru_cache(maxsize=4096)

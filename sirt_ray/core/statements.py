@@ -4,10 +4,12 @@
     "\\boxed{18}"         boxed    MATH's mark
     "The answer is 18."  is       a sentence
     "Answer: 18"         label    a heading; what follows may also be the reasoning
+    {"answer": "18"}     is       a field of JSON
 
 GSM8K's mark is that of Cobbe et al. 2021, MATH's that of Hendrycks et al. 2021, "The answer is"
-that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>` and
-`</think>` are how chat models lay out their answers.
+that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>`,
+JSON and `</think>` are how chat models lay out their answers, which Qwen and DeepSeek at times
+give in Chinese.
 
 Model text is untrusted: every pattern has bounded repetition, every look at the text behind a mark
 is a window of fixed size, and only the last marks are read. So the cost is linear in the length.
@@ -27,7 +29,12 @@ Mark = Literal["hash", "boxed", "is", "label"]
 
 # A pattern that begins with a few characters is searched for three times as fast as one that begins
 # with `\b` or ignores case from the start.
-_TAG = re.compile(r"<answer>")
+_TAG = re.compile(r"<(?:final_)?answer>")
+_FIELD = re.compile(
+    r'"(?i:(?:final_?|correct_?)?(?:answer|choice|option)|choice|option)"\s{0,3}:\s{0,3}"?'
+)
+_CHINESE = re.compile(r"[\u7b54\u9009](?:\u6848|\u9879)(?:\u5e94\u8be5?)?[\u662f\u4e3a:\uff1a]")
+"""The answer (option) is, in Chinese."""
 _IS = re.compile(
     r"[Aa](?<!\w[Aa])(?i:nswer\b"
     r"(?:\s{1,3}(?:choice|option|here))?"
@@ -48,7 +55,7 @@ _LINE_LABEL = re.compile(
     r"|(?:the\s)?(?:final\s|correct\s)?answer[ \t*_]{0,8}\n)",
     re.IGNORECASE | re.MULTILINE,
 )
-_HASH = re.compile(r"#{4}(?!#)")
+_HASH = re.compile(r"####(?!#)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]*_$}]|$)|\n")
 _NEXT_QUESTION = re.compile(
@@ -57,6 +64,8 @@ _NEXT_QUESTION = re.compile(
     r"|<\|(?:im_start|im_end|eot_id|endoftext|end_of_text|end)\|>|</s>|\[INST\]",
     re.IGNORECASE,
 )
+_WOULD = re.compile(r"(?:would|might|could)\sbe\Z")
+_IF = re.compile(r"\bif\b", re.IGNORECASE)
 _THOUGHT = "</think>"
 
 _DRESS = " \t\r\n*_:$`"
@@ -92,26 +101,42 @@ class Statement:
 
 def find(text: str) -> list[Statement]:
     """The last marks of the text, in its order."""
+    small = text.lower()
     found = [
         Statement(mark, match.end(), text[match.end() : match.end() + WINDOW])
-        for mark, pattern in _PATTERNS
+        for mark, sign, pattern in _PATTERNS
+        if sign in small
         for match in deque(pattern.finditer(text), MOST_MARKS)
     ]
     for match in deque(_BOX.finditer(text), MOST_MARKS):
         content = box_content(text, match.end())
         if content is not None:
             found.append(Statement("boxed", match.end(), content))
-    return sorted(found, key=lambda statement: statement.end)
+    found.sort(key=lambda statement: statement.end)
+    return [s for s in found if not _is_hypothetical(text, s)] or found
 
 
-_PATTERNS: tuple[tuple[Mark, re.Pattern[str]], ...] = (
-    ("hash", _HASH),
-    ("is", _IS),
-    ("is", _TAG),
-    ("label", _LABEL),
-    ("label", _CHOICE_LABEL),
-    ("label", _LINE_LABEL),
+def _is_hypothetical(text: str, statement: Statement) -> bool:
+    """Whether a sentence says what the answer would be if something else were so."""
+    if statement.mark != "is" or not _WOULD.search(text, statement.end - 12, statement.end):
+        return False
+    sentence = last_sentence(text[max(0, statement.end - WINDOW) : statement.end])
+    return _IF.search(sentence) is not None
+
+
+_PATTERNS: tuple[tuple[Mark, str, re.Pattern[str]], ...] = (
+    ("hash", "####", _HASH),
+    ("is", "nswer", _IS),
+    ("is", "nswer>", _TAG),
+    ("is", '"', _FIELD),
+    ("is", "\u7b54\u6848", _CHINESE),
+    ("is", "\u9009\u9879", _CHINESE),
+    ("label", "ans", _LABEL),
+    ("label", "option", _CHOICE_LABEL),
+    ("label", "choice", _CHOICE_LABEL),
+    ("label", "a", _LINE_LABEL),
 )
+"""What to look for, where a text in small letters has the sign in it."""
 
 
 def box_content(text: str, start: int) -> str | None:
@@ -147,6 +172,12 @@ def last_sentence(text: str) -> str:
     for match in _SENTENCE_END.finditer(tail):
         start = match.end()
     return tail[start:]
+
+
+def sentence_at(text: str, position: int) -> str:
+    """The sentence that has this position in it."""
+    end = _SENTENCE_END.search(text, position)
+    return last_sentence(text[max(0, position - WINDOW) : end.start() if end else len(text)])
 
 
 def is_last(text: str, statement: Statement) -> bool:

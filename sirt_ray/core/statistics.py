@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 """Of a bootstrap: the ends of its interval are then sure to about a tenth of a standard error."""
@@ -87,10 +88,39 @@ def bootstrap_interval(gained: int, lost: int, n: int, seed: int = 0) -> tuple[f
     Questions are drawn with replacement, each with both its answers. A question counts +1, -1 or 0,
     so a resample is one draw of how many there are of each.
     """
+    return _middle(_resampled(gained, lost, n, np.random.default_rng(seed)))
+
+
+def _resampled(gained: int, lost: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The difference in each resample, (RESAMPLES,)."""
     shares = (gained / n, lost / n, (n - gained - lost) / n)
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, (0.025, 0.975))
+    drawn = rng.multinomial(n, shares, size=RESAMPLES)
+    return (drawn[:, 0] - drawn[:, 1]) / n
+
+
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanPaired:
+    """The mean over benchmarks of two models' differences, each benchmark counting the same."""
+
+    difference: float
+    low: float
+    high: float
+    """95 % percentile bootstrap interval, over the questions of each benchmark by itself."""
+
+
+def mean_paired(benchmarks: Sequence[Paired], seed: int = 0) -> MeanPaired:
+    """Average comparisons on different benchmarks. ValueError for none."""
+    if not benchmarks:
+        raise ValueError("a mean over benchmarks needs one at least")
+    rng = np.random.default_rng(seed)
+    drawn = [_resampled(found.gained, found.lost, found.n, rng) for found in benchmarks]
+    difference = statistics.fmean(found.difference for found in benchmarks)
+    return MeanPaired(difference, *_middle(np.mean(drawn, axis=0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,21 @@ def read_answers(
     }
 
 
+def read_right(
+    evaluation: Path, asked: Mapping[str, Sequence[str]], prompts: Sequence[PromptKind]
+) -> dict[Task, dict[str, bool]]:
+    """Of a stage's answers to the test questions `asked`, only: question id -> right?"""
+    found = {
+        (row["prompt_kind"], row["question_id"])
+        for row in tables.rows(evaluation, _SHOWN)
+        if row["verdict"] == "right"
+    }
+    return {
+        (name, kind): {question: (kind, question) in found for question in asked[name]}
+        for name, kind in product(asked, prompts)
+    }
+
+
 def _judged(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a row: a whole evaluation's texts and tokens need not lie in memory."""
     return {

@@ -1,4 +1,4 @@
-"""`sirt report`: run folders -> one document."""
+"""`sirt report`: run folders, or a study's -> one document."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,8 @@ from sirt_ray.report.evidence import (
 )
 from sirt_ray.report.funnel import contamination, funnel
 from sirt_ray.report.runs import RunRecord, read_runs, same_test_questions
+from sirt_ray.report.studies import is_study, read_study
+from sirt_ray.report.study_report import study_report
 
 FORMATS: Mapping[str, Callable[[Document, Console], None]] = {
     "text": print_text,
@@ -30,13 +32,20 @@ FORMATS: Mapping[str, Callable[[Document, Console], None]] = {
 """Format -> what prints a document in it."""
 
 
-def write_report(run_dirs: Sequence[Path], format: str, out: Path | None) -> None:
-    """Print the report of a run, or of one job's runs under several seeds, or write it to `out`.
+def write_report(folders: Sequence[Path], format: str, out: Path | None) -> None:
+    """Print the report of a study, of a run, or of one job's runs under several seeds, or write it
+    to `out`.
 
-    Raises DataError for a folder that is no run, for runs of different jobs, and where `out` cannot
-    be written.
+    Raises DataError for a folder that is neither, for a study among others, for runs of different
+    jobs, and where `out` cannot be written.
     """
-    document = report(read_runs(run_dirs))
+    studies = [folder for folder in folders if is_study(folder)]
+    if studies and len(folders) > 1:
+        raise DataError(
+            f"{studies[0]} is a study's folder, which is reported by itself: its cells are compared"
+            " with each other. Give it alone, or give folders of runs alone"
+        )
+    document = study_report(read_study(folders[0])) if studies else report(read_runs(folders))
     if out is None:
         FORMATS[format](document, Console())
         return

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sirt_ray.core.statistics import Paired, over_seeds, paired
+from sirt_ray.core.statistics import MeanPaired, Paired, over_seeds, paired
 from sirt_ray.report.answers import Answers, Sampled, Task
 from sirt_ray.report.document import Column, Grid
 from sirt_ray.types import Score, Scores
@@ -43,7 +43,7 @@ def accuracies(runs: Sequence[Mapping[str, Scores]], labels: Labels) -> Grid:
         f"Accuracy, % right ± standard error{' over seeds' if several else ''}",
         by_task,
         labels,
-        _score,
+        shown_score,
         _noise(len(runs), labels.same_questions),
     )
     shared = _shared(by_task)
@@ -79,7 +79,7 @@ def differences(
         else "Mean of each seed's own difference ± standard error over seeds, 95 %"
         f" interval by Student's t (degrees of freedom: {len(runs) - 1})."
     )
-    return _grid(f"Difference to {before}, points", compared, labels, _compared, note)
+    return _grid(f"Difference to {before}, points", compared, labels, shown_difference, note)
 
 
 def answer_figures(runs: Sequence[Labelled[Answers]], labels: Labels) -> list[Grid]:
@@ -220,7 +220,7 @@ def _marked(label: str, labels: Labels, num_runs: int) -> str:
     return f"{label}\n(rolled back{f' in {times} of {num_runs}' if num_runs > 1 else ''})"
 
 
-def _score(scores: Sequence[Score]) -> str:
+def shown_score(scores: Sequence[Score]) -> str:
     if len(scores) == 1:
         return f"{100 * scores[0].accuracy:.1f} ± {100 * scores[0].stderr:.1f}"
     return _number([100 * score.accuracy for score in scores])
@@ -240,12 +240,21 @@ def _signed(values: Sequence[float]) -> str:
     return _number(values, sign="+")
 
 
-def _compared(found: Sequence[Paired]) -> str:
+def estimate(found: Sequence[Paired | MeanPaired]) -> tuple[float, float, float]:
+    """A difference and its 95 % interval, in points: over questions of one seed's comparison, over
+    seeds of several."""
     points = [100 * comparison.difference for comparison in found]
     if len(found) == 1:
-        low, high = 100 * found[0].low, 100 * found[0].high
-        p = found[0].p_value
-        shown = "<0.001" if p < 0.001 else f"{p:.3f}"
-        return f"{_signed(points)}\n[{low:+.1f}, {high:+.1f}]\np {shown}"
+        return points[0], 100 * found[0].low, 100 * found[0].high
     spread = over_seeds(points)
-    return f"{_signed(points)}\n[{spread.low:+.1f}, {spread.high:+.1f}]"
+    return spread.mean, spread.low, spread.high
+
+
+def shown_difference(found: Sequence[Paired | MeanPaired]) -> str:
+    """Of one seed and one benchmark with its p-value."""
+    _, low, high = estimate(found)
+    shown = f"{_signed([100 * of_seed.difference for of_seed in found])}\n[{low:+.1f}, {high:+.1f}]"
+    if len(found) > 1 or isinstance(found[0], MeanPaired):
+        return shown
+    p = found[0].p_value
+    return f"{shown}\np {'<0.001' if p < 0.001 else f'{p:.3f}'}"

@@ -18,6 +18,7 @@ from sirt_ray.core.interfaces import Counts, Stages
 from sirt_ray.core.loop import Loop
 from sirt_ray.errors import DataError
 from sirt_ray.report.journal import SILENT
+from sirt_ray.studies import STATES
 from sirt_ray.survey import Survey
 from sirt_ray.types import Scores
 
@@ -35,6 +36,8 @@ class RunRecord:
     scores: Mapping[str, Scores]
     """Stage -> scores on the test questions."""
     rolled_back: tuple[str, ...]
+    kept: str
+    """The stage whose student is kept, as far as the run has come."""
 
     @property
     def label(self) -> str:
@@ -48,8 +51,9 @@ def read_run(run_dir: Path) -> RunRecord:
     storage.pull(config)
     if not config.is_file():
         raise DataError(
-            f"{storage.place(run_dir)} is no run's folder: there is no config.yaml in it. Give a"
-            " folder that `sirt run` has written, such as runs/quickstart"
+            f"{storage.place(run_dir)} is the folder of no run and of no study: there is no"
+            f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such as"
+            " runs/quickstart"
         )
     job = jobfile.load(config, (), REGISTRY)
     records = _Records(run_dir)
@@ -66,6 +70,7 @@ def read_run(run_dir: Path) -> RunRecord:
         tuple(state.name for state in records.states if state.name not in records.counts),
         scores,
         tuple(version for version in outcome.rolled_back if version in scores),
+        outcome.student.version,
     )
 
 

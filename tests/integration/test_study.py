@@ -32,9 +32,14 @@ pytestmark = pytest.mark.ray
 
 
 def run(output: Path, cells: int = 1, **settings: str) -> str:
-    line = [sys.executable, "-m", "sirt_ray", "run", str(STUDY), "--cells", str(cells)]
+    arguments = ["run", str(STUDY), "--cells", str(cells)]
     for name, value in {**SMALL, **settings, "output": str(output)}.items():
-        line += ["--set", f"{name}={value}"]
+        arguments += ["--set", f"{name}={value}"]
+    return sirt(*arguments)
+
+
+def sirt(*arguments: str) -> str:
+    line = [sys.executable, "-m", "sirt_ray", *arguments]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -55,6 +60,15 @@ def test_two_methods_share_their_student_and_the_same_command_again_makes_nothin
     records = {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")}
     made = [path for path in records if "artifacts" in path.parts]
     assert len(made) == 9
+    report = sirt("report", str(folder), "--format", "markdown")
+    assert "2 of 2 cells are finished (2 of method x 1 of seed)." in report
+    for cell, student in ((tuned, "round_00"), (rft, "round_01")):
+        scores = json.loads((cell / "scores.json").read_text())[student]
+        figures = [f"{100 * scores[name]['cot']['accuracy']:.1f} ± " for name in scores]
+        row = next(line for line in report.splitlines() if line.startswith(f"| {cell.name[:-6]} "))
+        assert all(figure in row for figure in figures)
+    assert "## Difference to instruction_tuning, points, CoT prompts" in report
+    assert "| baseline < instruction_tuning (4.1, Figures 2, 3) | 1 |" in report
     run(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == records
 

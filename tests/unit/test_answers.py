@@ -2,7 +2,7 @@
 
 import pytest
 
-from sirt_ray.core import answers, numbers
+from sirt_ray.core import answers, numerals
 from sirt_ray.types import Judgement
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
@@ -84,7 +84,7 @@ NUMBERS = [
     # nothing to read
     ("", None),
     ("I do not know.", None),
-    ("The answer is eighteen.", None),
+    ("The answer is eighteen.", "18"),
     ("The answer is 18 or 20.", None),
     ("The answer is 18 or 20.\n\nQuestion: And then?\nAnswer: 7", None),
     ("The answer is not 18.", None),
@@ -199,45 +199,6 @@ CHOICES = [
     ("The answer is B", (), "B"),
 ]
 
-EXPRESSIONS = [
-    ("so $\\boxed{\\frac{1}{2}}$.", "\\dfrac12", "right"),
-    ("\\boxed{\\dfrac{1}{2}}", "1/2", "right"),
-    ("\\boxed{0.5}", "\\frac{1}{2}", "right"),
-    ("\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}", "(3,\\frac{\\pi}{2})", "right"),
-    ("\\boxed{(3, 2)}", "(2, 3)", "wrong"),
-    ("\\boxed{1,-2}", "-2, 1", "right"),
-    ("\\boxed{-2 \\text{ and } 1}", "1,-2", "right"),
-    ("\\boxed{x = 5}", "5", "right"),
-    ("\\boxed{10,\\!000}", "10000", "right"),
-    ("\\boxed{90^\\circ}", "90", "right"),
-    ("\\boxed{12 \\text{ cm}}", "12", "right"),
-    ("\\boxed{\\text{Evelyn}}", "\\text{Evelyn}", "right"),
-    ("\\boxed{\\$36}", "36", "right"),
-    ("\\boxed{50\\%}", "50", "right"),
-    ("\\boxed{\\sqrt2}", "\\sqrt{2}", "right"),
-    ("\\boxed{x^{2}+{1}} is wrong, \\boxed{y}", "y", "right"),
-    ("The answer is $\\frac{1}{2}$.", "\\frac12", "right"),
-    ("The answer is 7.", "7", "right"),
-    ("Thus $a = 3$ and so $b=7$", "7", "right"),
-    ("all in all 7", "7", "right"),
-    ("\\boxed{[0, 1)}", "(0, 1)", "wrong"),
-    ("\\boxed{(-2, 1)}", "-2, 1", "wrong"),
-    ("\\boxed{(1, 2), (3, 4)}", "(3,4), (1,2)", "right"),
-    ("\\boxed{\\{2, 1\\}}", "\\{1, 2\\}", "right"),
-    ("\\boxed{x \\in [-2, 7]}", "[-2,7]", "right"),
-    ("\\boxed{10 \\text{ cm}^2}", "10", "right"),
-    ("\\boxed{\\text{(C)}}", "C", "right"),
-    (
-        "\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}",
-        "\\begin{pmatrix}1\\\\2\\end{pmatrix}",
-        "right",
-    ),
-    ("\\boxed{x+1}", "x+2", "wrong"),
-    ("\\boxed{}", "1", "unparseable"),
-    ("\\boxed{unclosed", "1", "unparseable"),
-    ("no idea", "1", "unparseable"),
-]
-
 
 @pytest.mark.parametrize(("text", "expected"), NUMBERS)
 def test_number_is_read(text: str, expected: str | None) -> None:
@@ -249,11 +210,6 @@ def test_number_is_read(text: str, expected: str | None) -> None:
 def test_choice_is_read(text: str, choices: tuple[str, ...], expected: str | None) -> None:
     found = answers.extract(text, "choice", choices)
     assert (found and found.answer) == expected
-
-
-@pytest.mark.parametrize(("text", "reference", "verdict"), EXPRESSIONS)
-def test_expression_is_judged(text: str, reference: str, verdict: str) -> None:
-    assert answers.grade(text, reference, "expression").verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -276,8 +232,8 @@ def test_expression_is_judged(text: str, reference: str, verdict: str) -> None:
     ],
 )
 def test_numbers_are_equal_by_value(one: str, other: str, same: bool) -> None:
-    assert numbers.equal(one, other) is same
-    assert numbers.equal(other, one) is same
+    assert numerals.equal(one, other) is same
+    assert numerals.equal(other, one) is same
 
 
 def test_grade_names_all_three_verdicts() -> None:

@@ -52,6 +52,19 @@ HOSTILE = [
     "\nQ:" * 33_000,
     "\x00\ud800\u202e" * 33_000,
     "a'" * 50_000,
+    "A) This - " * 10_000,
+    "A (wrong) is " * 8_000,
+    "rule out " + "A, " * 30_000,
+    "A or B is the correct " * 5_000,
+    "A is the best answer would " * 4_000,
+    "The answer is A. Wait, the answer is B. " * 2_500,
+    "two hundred " * 9_000,
+    "1 which is (a) " * 7_000,
+    "$x$ or " * 14_000,
+    "\\boxed{1} or " * 8_000,
+    "sqrt(" * 20_000,
+    "x<" * 50_000,
+    '"answer": ' * 10_000,
 ]
 
 

@@ -173,7 +173,7 @@ def test_folders_that_cannot_be_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "mine", WrittenStages(TESTS))
-    assert "no config.yaml" in refused(capsys, tmp_path)
+    assert "no config.yaml and no study.json" in refused(capsys, tmp_path)
     refine = {"rounds": 1, "beta": 0.3}
     other = write_run(tmp_path / "other", WrittenStages(TESTS), seed=1, refine=refine)
     assert "refine.beta: 0.1 -> 0.3" in refused(capsys, run, other)

@@ -10,6 +10,7 @@ from sirt_ray.core.statistics import (
     bootstrap_interval,
     majority,
     mcnemar,
+    mean_paired,
     over_seeds,
     paired,
     pass_at_k,
@@ -74,6 +75,26 @@ def test_the_interval_of_many_questions_is_near_the_normal_one() -> None:
     assert bootstrap_interval(100, 60, 400) == pytest.approx((0.1 - half, 0.1 + half), abs=0.006)
     assert bootstrap_interval(0, 0, 9) == (0.0, 0.0)
     assert bootstrap_interval(9, 0, 9) == (1.0, 1.0)
+
+
+def answered(gained: int, lost: int, n: int) -> tuple[dict[str, bool], dict[str, bool]]:
+    before = {str(row): gained <= row < gained + lost for row in range(n)}
+    return before, {str(row): row < gained for row in range(n)}
+
+
+def test_a_mean_over_benchmarks_counts_each_the_same_and_resamples_each_by_itself() -> None:
+    small, large = paired(*answered(60, 20, 100)), paired(*answered(100, 300, 2000))
+    found = mean_paired([small, large])
+    assert found.difference == pytest.approx((0.4 - 0.1) / 2)
+
+    def variance(gained: int, lost: int, n: int) -> float:
+        return ((gained + lost) / n - ((gained - lost) / n) ** 2) / n
+
+    half = 1.96 * math.sqrt(variance(60, 20, 100) + variance(100, 300, 2000)) / 2
+    assert (found.low, found.high) == pytest.approx((0.15 - half, 0.15 + half), abs=0.004)
+    assert mean_paired([small]).low == pytest.approx(small.low)
+    with pytest.raises(ValueError, match="one at least"):
+        mean_paired([])
 
 
 def test_seeds_spread_by_their_sample_deviation() -> None:

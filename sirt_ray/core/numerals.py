@@ -1,0 +1,189 @@
+"""Where numbers stand in a text, and what they are worth: 18 == 18.0 == $18.00 == 36/2."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+LONGEST_NUMBER = 80
+"""Characters; what is longer is not an answer (and costs quadratic time to read)."""
+
+LONGEST_POWER = 30
+"""Of ten."""
+
+_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_^])(?<![0-9]\.)(?<!\^\{)"
+    r"(?:(?<![)\]])(?P<sign>[-+]))?"
+    r"(?:(?:US|USD)?\s?\\?[$€£¥₹]\s?)?"
+    r"(?P<second_sign>-)?"
+    r"(?:(?P<whole>(?>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])|[0-9]++))(?P<part>\.[0-9]++)?"
+    r"|(?P<only_part>\.[0-9]++))"
+    r"(?:[eE](?P<exponent>[+-]?[0-9]{1,3})(?![A-Za-z0-9]))?"
+    r"(?:\s?(?:\\times|\u00d7|\*|x)\s?10\^\{?(?P<power>-?[0-9]{1,3})\}?)?"
+    r"(?:\s(?P<top>[0-9]{1,20})/(?P<bottom>[0-9]{1,20})(?![0-9/])"
+    r"|\s?/\s?(?P<divisor>[0-9]{1,20})(?![0-9/]|[.,][0-9]))?"
+    r"(?P<kilo>[kK]\b)?"
+    r"(?P<percent>\s?\\?%|\s(?:percent|per\scent)\b)?"
+    r"(?:\s(?P<scale>thousand|million|billion)\b)?"
+    r"(?!(?:st|nd|rd|th)\b)"
+)
+_CURRENCY = re.compile(r"[$€£¥₹]")
+_CENTS = re.compile(r"([0-9])\sdollars?\sand\s([0-9]{1,2})\scents?\b")
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+
+_LATEX_FRACTION = re.compile(
+    r"\\[dt]?frac\s?(?:\{\s?(-?[0-9]{1,20})\s?\}\s?\{\s?([0-9]{1,20})\s?\}|([0-9])([0-9]))"
+)
+_NEGATED = re.compile(r"not(?<!\wnot)\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{")
+_PLAIN = str.maketrans(
+    {
+        "\u2212": "-",
+        "\u2013": "-",
+        "\uff0d": "-",
+        "\uff0c": ",",
+        "\uff0e": ".",
+        "\uff05": "%",
+        "\u2019": "'",
+        "\u00a0": " ",
+        "\u2009": "",
+        "\u202f": "",
+        "\u00bc": " 1/4",
+        "\u00bd": " 1/2",
+        "\u00be": " 3/4",
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+    }
+)
+
+
+class Number(NamedTuple):
+    """A number where it stands. Of most only the place is asked: the value is read on demand."""
+
+    match: re.Match[str]
+    start: int
+    end: int
+
+    @property
+    def percent(self) -> bool:
+        return self.match["percent"] is not None
+
+    @property
+    def value(self) -> Fraction:
+        return _value(self.match)
+
+    def __str__(self) -> str:
+        if (figures := self.match[0]).isdecimal():
+            return figures.lstrip("0") or "0"
+        return f"{_decimal(self.value)}{'%' if self.percent else ''}"
+
+
+def read(text: str) -> Number | None:
+    """The number that a short text, such as a benchmark's gold answer, consists of."""
+    numbers = list(numbers_in(plain(text.strip())[: 2 * LONGEST_NUMBER]))
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def canonical(text: str) -> str | None:
+    """A gold answer as `extract` would write it; None where it is no number."""
+    number = read(text)
+    return None if number is None else str(number)
+
+
+def equal(first: str, second: str) -> bool:
+    """Whether two texts are the same number. A percentage equals its figure and its share of one
+    (18% is 18 and 0.18); a decimal equals a fraction that it rounds (0.3333 is 1/3)."""
+    if first == second and first.isdecimal() and first.isascii() and len(first) <= LONGEST_NUMBER:
+        return True
+    one, other = _worth(first), _worth(second)
+    if one is None or other is None:
+        return False
+    (value, percent), (other_value, other_percent) = one, other
+    if percent == other_percent:
+        return _close(value, other_value)
+    percentage, figure = (value, other_value) if percent else (other_value, value)
+    return figure in (percentage, percentage / 100)
+
+
+@lru_cache(maxsize=4096)
+def _worth(text: str) -> tuple[Fraction, bool] | None:
+    """The value of a number, and whether it is a percentage."""
+    number = read(text)
+    return None if number is None else (number.value, number.percent)
+
+
+def _close(one: Fraction, other: Fraction) -> bool:
+    if one == other:
+        return True
+    if one.denominator == other.denominator == 1:
+        return False
+    if _decimal_places(one) is not None and _decimal_places(other) is not None:
+        return False
+    return abs(one - other) * 10_000 <= max(abs(one), abs(other))
+
+
+def numbers_in(text: str) -> Iterator[Number]:
+    for match in _NUMBER.finditer(text):
+        start, end = match.span()
+        if end - start <= LONGEST_NUMBER and not _unreadable(match):
+            yield Number(match, start, end)
+
+
+def _unreadable(match: re.Match[str]) -> bool:
+    """Whether it divides by zero, or would be longer than a number may be without its power."""
+    below, power = match["bottom"] or match["divisor"], match["exponent"] or match["power"]
+    if below is not None and int(below) == 0:
+        return True
+    return power is not None and abs(int(power)) > LONGEST_POWER
+
+
+def _value(match: re.Match[str]) -> Fraction:
+    whole, part = match["whole"] or "", match["part"] or match["only_part"] or "."
+    value = Fraction(int(whole.replace(",", "") + part[1:]), 10 ** (len(part) - 1))
+    if match["exponent"] or match["power"]:
+        value *= Fraction(10) ** (int(match["exponent"] or 0) + int(match["power"] or 0))
+    if match["bottom"]:
+        value += Fraction(int(match["top"]), int(match["bottom"]))
+    if match["divisor"]:
+        value /= int(match["divisor"])
+    if match["kilo"] and _CURRENCY.search(match[0]):
+        value *= 1000
+    if match["scale"]:
+        value *= _SCALES[match["scale"]]
+    return -value if (match["sign"] == "-") != (match["second_sign"] == "-") else value
+
+
+def plain(text: str) -> str:
+    """Without what only dresses numbers: wide digits, LaTeX fractions and spacing, denials."""
+    text = text.translate(_PLAIN).replace("{,}", ",").replace("\\!", "").replace("\\,", "")
+    if " cent" in text:
+        text = _CENTS.sub(lambda match: f"{match[1]}.{int(match[2]):02}", text)
+    text = _TEXT_COMMAND.sub(" {", text)
+    return _NEGATED.sub(" ", _LATEX_FRACTION.sub(_as_slash, text))
+
+
+def _as_slash(match: re.Match[str]) -> str:
+    mixed = match.string[max(0, match.start() - 1) : match.start()].isdigit()
+    top, bottom = match[1] or match[3], match[2] or match[4]
+    return f"{' ' if mixed else ''}{top}/{bottom}"
+
+
+def _decimal_places(value: Fraction) -> int | None:
+    """Digits behind the point; None where they never end."""
+    rest, places = value.denominator, 0
+    for factor in (2, 5):
+        count = 0
+        while rest % factor == 0:
+            rest //= factor
+            count += 1
+        places = max(places, count)
+    return places if rest == 1 else None
+
+
+def _decimal(value: Fraction) -> str:
+    places = _decimal_places(value)
+    if places is None:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    whole, part = digits[: len(digits) - places], digits[len(digits) - places :]
+    return ("-" if value < 0 else "") + (f"{whole}.{part}" if part else whole)
