@@ -52,8 +52,8 @@ def read_run(run_dir: Path) -> RunRecord:
     if not config.is_file():
         raise DataError(
             f"{storage.place(run_dir)} is the folder of no run and of no study: there is no"
-            f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such as"
-            " runs/quickstart"
+            f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such"
+            " as runs/quickstart"
         )
     job = jobfile.load(config, (), REGISTRY)
     records = _Records(run_dir)
