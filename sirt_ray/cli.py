@@ -23,9 +23,11 @@ from sirt_ray import (
     jobfile,
     plan_command,
     report_command,
+    storage,
     studies,
     submit_command,
 )
+from sirt_ray.addresses import masked
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -51,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SirtError as error:
         if arguments.debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True
+        )
         return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\n{arguments.stopped}")
@@ -178,7 +182,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if studies.is_study(arguments.job):
         return study_command.run(arguments)
     job = _checked(arguments)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     if arguments.dry_run:
         _print_plan(Console(), run_dir, survey)
@@ -249,7 +253,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     unchecked: list[str] = []
     job = _checked(arguments, unchecked)
     console.print(jobfile.dump(job), markup=False, highlight=False)
-    run_dir = Path(job.output) / job.name
+    run_dir = job.run_dir
     survey = running.survey(job, run_dir)
     _print_plan(console, run_dir, survey)
     running.print_unchecked(console, unchecked)
@@ -271,7 +275,7 @@ def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {storage.place(run_dir.resolve())}", soft_wrap=True)
     survey.refuse_untrue()
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from sirt_ray import storage
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     report = commands.add_parser(
@@ -11,7 +13,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     report.add_argument(
         "folders",
         nargs="+",
-        type=Path,
         metavar="RUN_DIR|STUDY_DIR",
         help="a run's folder, several of one job under different seeds, or one study's",
     )
@@ -26,5 +27,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _report(arguments: argparse.Namespace) -> int:
     from sirt_ray.report.command import write_report
 
-    write_report(arguments.folders, arguments.format, arguments.out)
+    folders = [storage.local(folder) for folder in arguments.folders]
+    write_report(folders, arguments.format, arguments.out)
     return 0

@@ -1,6 +1,5 @@
 """One run: a job, its folder and what it tells the user."""
 
-import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, storage
 from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
@@ -43,7 +42,9 @@ class Run:
         from sirt_ray.on_ray.stages import RayStages
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(jobfile.dump(job))
+        config = run_dir / "config.yaml"
+        config.write_text(jobfile.dump(job))
+        storage.push(config)
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
@@ -103,18 +104,18 @@ def remove_left_behind(jobs: Iterable[JobConfig]) -> None:
     hold what the trainer waits for. Whoever calls this holds the folders."""
     from sirt_ray.on_ray import belongings
 
-    belongings.remove(belongings.run_id(f"{job.output}/{job.name}") for job in jobs)
+    belongings.remove(belongings.run_id(storage.place(job.run_dir)) for job in jobs)
 
 
 @contextmanager
 def run_folder(run_dir: Path) -> Generator[None]:
     """Leave no run folder behind where the input turns out to be wrong before anything is made."""
-    existed = run_dir.exists()
+    existed = bool(storage.names(run_dir)) if storage.stored(run_dir) else run_dir.exists()
     try:
         yield
     except InputError:
         if not existed and not any(run_dir.glob("**/record.json")):
-            shutil.rmtree(run_dir, ignore_errors=True)
+            storage.discard(run_dir)
         raise
 
 

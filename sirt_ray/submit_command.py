@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sirt_ray import jobfile, running, studies
+from sirt_ray import jobfile, running, storage, studies
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
 from sirt_ray.config import JobConfig
@@ -127,9 +127,9 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
         jobs, name, folder = [cell.job for cell in study.cells], study.name, str(study.folder)
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [job], job.name, f"{job.output}/{job.name}"
+        jobs, name, folder = [job], job.name, storage.place(job.run_dir)
     settings = hashlib.sha256("".join(map(jobfile.dump, jobs)).encode()).hexdigest()[:16]
-    runs = tuple(run_id(f"{job.output}/{job.name}") for job in jobs)
+    runs = tuple(run_id(storage.place(job.run_dir)) for job in jobs)
     return jobs, SubmittedRun(name, folder, settings, runs)
 
 

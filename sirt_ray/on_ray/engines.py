@@ -7,6 +7,7 @@ from typing import Literal
 
 import ray
 
+from sirt_ray import storage
 from sirt_ray.config import JobConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray import belongings, needs
@@ -126,7 +127,7 @@ class Engines:
             role,
             replace(policy, path=str(assets.resolve(policy.path))),
             self._resources(role),
-            run=belongings.run_id(f"{self._job.output}/{self._job.name}"),
+            run=belongings.run_id(storage.place(self._job.run_dir)),
             pointers=self._run_dir / "serving",
             samples_per_question=self._samples_per_question(role),
             serving=endpoint,
