@@ -71,7 +71,6 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
             "teacher.endpoint.model: is required",
         ),
         (GOOD + "  num_plain: 0\n", "num_plain to 1 or more"),
-        (GOOD + "output: s3://bucket/runs\n", "runs cannot lie in object storage yet"),
         (GOOD + "  pairs: {rule: correctness}\n  num_cot: 1\n", "num_cot to 2 or more"),
         (GOOD + "  sampling: {temperature: 0}\n", "Raise the temperature"),
         (GOOD + "  lora: {dropout: 0.1}\n", "Set it to 0"),
