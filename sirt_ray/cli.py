@@ -25,9 +25,11 @@ from sirt_ray import (
     own_code,
     plan_command,
     report_command,
+    storage,
     studies,
     submit_command,
 )
+from sirt_ray.addresses import masked
 from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo, examples
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -71,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SirtError as error:
         if arguments.debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True
+        )
         return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\n{arguments.stopped}")
@@ -279,7 +283,7 @@ def _print_plan(console: Console, job: JobConfig, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {job.run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {storage.place(job.run_dir.resolve())}", soft_wrap=True)
     running.print_code(console, [job])
     survey.refuse_untrue()
 

@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from sirt_ray import jobfile, own_code
+from sirt_ray import jobfile, own_code, storage
 from sirt_ray.arguments import add_allow_code, add_debug
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -59,7 +58,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument("--seed", type=int, help="(default: the run's, or 0)")
     command.add_argument(
         "--out",
-        type=Path,
         help="the folder for scores.json and the graded answers (default: runs/evaluate-NAME)",
     )
     command.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
@@ -103,7 +101,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_model(arguments.model, model.path, use="asked")
     own_code.refuse_unallowed(config.data.code)
     check_rows_available(config.data)
-    out: Path = arguments.out or Path("runs") / f"evaluate-{_folder_name(model.name)}"
+    out = storage.local(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
     scoring = ModelScoring(model, config, out, progress_for(console))
     survey = Survey(out)
     scoring.run(survey)
@@ -126,7 +124,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for table in scores_tables({model.name: scores}, run and run.data.train):
         console.print()
         console.print(table)
-    console.print(f"Of {model.path}. Graded answers are in {out / 'evaluation'}", soft_wrap=True)
+    console.print(
+        f"Of {model.path}. Graded answers are in {storage.place(out / 'evaluation')}",
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sirt_ray import storage
 from sirt_ray.errors import ConfigError, StageError
 
 ALLOW = "SIRT_ALLOW_CODE"
@@ -229,6 +230,7 @@ def keep(references: Iterable[str], run_dir: Path) -> None:
         if source.resolve() != kept.resolve():
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(source.read_bytes())
+            storage.push(kept)
 
 
 def kept(reference: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sirt_ray import jobfile, own_code, running, studies
+from sirt_ray import jobfile, own_code, running, storage, studies
 from sirt_ray.arguments import add_allow_code, add_job, add_redo
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
@@ -121,7 +121,7 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
         jobs, name, folder = study.jobs, study.name, study.folder
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [job], job.name, job.run_dir
+        jobs, name, folder = [job], job.name, storage.place(job.run_dir)
     stated = [jobfile.dump(job.with_code(own_code.identity)) for job in jobs]
     settings = hashlib.sha256("".join(stated).encode()).hexdigest()[:16]
     runs = tuple(run_id(job.run_dir) for job in jobs)

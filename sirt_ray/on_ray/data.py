@@ -30,8 +30,8 @@ from sirt_ray.config import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.on_ray.hub import download
-from sirt_ray.on_ray.question_files import select_and_write
 from sirt_ray.on_ray.room import room
+from sirt_ray.on_ray.splits import write_splits
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
 from sirt_ray.waiting import waiting
@@ -72,7 +72,7 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
                 problems.append(str(error))
             bar.update(done, benchmark=benchmark.name)
     rows.raise_all(problems)
-    return select_and_write(out, data, seed, converted)
+    return write_splits(out, data, seed, converted)
 
 
 def read_questions(folder: Path, names: Iterable[str], split: Split) -> list[Question]:

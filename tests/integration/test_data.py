@@ -12,7 +12,7 @@ import pytest
 import ray.data
 from ray.data import DataContext
 
-from sirt_ray import own_code, tables
+from sirt_ray import tables
 from sirt_ray.benchmarks.base import Hub
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import text_key
@@ -145,43 +145,6 @@ def test_generated_tasks_need_no_files(tmp_path: Path) -> None:
     assert first["word_problems"]["train"]["sha256"] != other["word_problems"]["train"]["sha256"]
     assert first["word_problems"]["test"]["sha256"] == other["word_problems"]["test"]["sha256"]
     assert first["word_problems"]["training_rows"]["train_also_in_test"] == 0
-
-
-def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(own_code.ALLOW, "1")
-    (tmp_path / "own.py").write_text(
-        "def sums(split):\n"
-        "    for n in range(40):\n"
-        "        yield {'question': f'{split} {n} + 0.5?', 'answer': n + 0.5 if n % 2 else n}\n"
-        "def mixed(split):\n"
-        "    return [{'question': '?', 'answer': answer} for answer in ([1], 'x')]\n"
-        "def broken(split):\n"
-        "    return [{'question': 'Who?', 'answer': 'she'}, {'question': '1 + 1?', 'answer': 2}]\n"
-    )
-    for split in ("train", "test"):
-        fruit = [{"q": f"{split} {n}?", "o": ["plum", f"fig {n}"], "a": "B"} for n in range(30)]
-        write_parquet(tmp_path / "rows/fruit" / f"{split}.parquet", fruit)
-    settings: dict[str, Any] = {
-        "train": ["sums", "fruit"],
-        "evaluate": ["sums", "fruit"],
-        "root": str(tmp_path / "rows"),
-        "benchmarks": {
-            "sums": f"{tmp_path}/own.py:sums",
-            "fruit": {"question": "q", "answer": "a", "choices": "o", "instruction": "Choose."},
-        },
-    }
-    counts = prepare_questions(tmp_path / "out", config(**settings), 0, Bars())
-    assert counts["sums"]["training_rows"]["rows"] == 40
-    found = questions(tmp_path / "out", "sums", "test")
-    assert [question.reference for question in found[:3]] == ["0", "1.5", "2"]
-    (first, *_) = questions(tmp_path / "out", "fruit", "test")
-    assert first == Question("fruit/test/0", "fruit", "test 0?", ("plum", "fig 0"), "B", "Choose.")
-    settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:mixed"
-    with pytest.raises(DataError, match=r"own\.py:mixed\): the rows make no table"):
-        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
-    settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
-    with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):
-        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
 
 
 def test_repeated_and_contaminated_rows_are_counted(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""Which questions a run asks, and the files that they lie in:
-`<benchmark>/<train|validation|test>.parquet`.
-"""
+"""All rows of a job's benchmarks -> the questions that it trains on, holds out and tests with, in
+files. How they are chosen is in `benchmarks/selection.py`."""
 
 import hashlib
 import json
@@ -21,16 +20,15 @@ from sirt_ray.benchmarks.selection import (
     text_key,
 )
 from sirt_ray.config import DataConfig
-from sirt_ray.core.interfaces import Counts
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question, Split
 
 
-def select_and_write(
+def write_splits(
     out: Path, data: DataConfig, seed: int, found: Mapping[tuple[str, Part], list[Question]]
-) -> Counts:
-    """`found`: all questions of each benchmark's parts. What became of every row; raises one
-    DataError for all benchmarks that leave nothing to train on."""
+) -> dict[str, dict[str, Any]]:
+    """Write `out/<benchmark>/<train|validation|test>.parquet` of the rows that were found, in
+    order; returns what became of them by benchmark. Raises one DataError for all that lack any."""
     known = benchmarks_of(data)
     tests = {
         name: select_test(name, found[name, "test"], data.num_test, seed) for name in data.evaluate
@@ -84,5 +82,6 @@ def _content(written: Iterable[tables.Row]) -> str:
     """Hash of the rows themselves: a Parquet file's bytes also depend on who wrote it."""
     digest = hashlib.sha256()
     for row in written:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        told = {name: value for name, value in row.items() if value is not None}
+        digest.update(json.dumps(told, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

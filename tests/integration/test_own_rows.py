@@ -1,0 +1,64 @@
+"""Rows of a job's own tasks, from files and from functions, through a real local Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sirt_ray import own_code, tables
+from sirt_ray.config import DataConfig
+from sirt_ray.errors import DataError
+from sirt_ray.on_ray.data import prepare_questions
+from sirt_ray.types import Question
+from tests.bars import Bars
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def config(**settings: Any) -> DataConfig:
+    return DataConfig.model_validate({"num_validation": 10} | settings)
+
+
+def questions(out: Path, name: str, split: str) -> list[Question]:
+    return [tables.to_question(row) for row in tables.read(out / name / f"{split}.parquet")]
+
+
+def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(own_code.ALLOW, "1")
+    (tmp_path / "own.py").write_text(
+        "def sums(split):\n"
+        "    for n in range(40):\n"
+        "        yield {'question': f'{split} {n} + 0.5?', 'answer': n + 0.5 if n % 2 else n}\n"
+        "def mixed(split):\n"
+        "    return [{'question': '?', 'answer': answer} for answer in ([1], 'x')]\n"
+        "def broken(split):\n"
+        "    return [{'question': 'Who?', 'answer': 'she'}, {'question': '1 + 1?', 'answer': 2}]\n"
+    )
+    for split in ("train", "test"):
+        fruit = [{"q": f"{split} {n}?", "o": ["plum", f"fig {n}"], "a": "B"} for n in range(30)]
+        path = tmp_path / "rows/fruit" / f"{split}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(fruit), path)
+    settings: dict[str, Any] = {
+        "train": ["sums", "fruit"],
+        "evaluate": ["sums", "fruit"],
+        "root": str(tmp_path / "rows"),
+        "benchmarks": {
+            "sums": f"{tmp_path}/own.py:sums",
+            "fruit": {"question": "q", "answer": "a", "choices": "o", "instruction": "Choose."},
+        },
+    }
+    counts = prepare_questions(tmp_path / "out", config(**settings), 0, Bars())
+    assert counts["sums"]["training_rows"]["rows"] == 40
+    found = questions(tmp_path / "out", "sums", "test")
+    assert [question.reference for question in found[:3]] == ["0", "1.5", "2"]
+    (first, *_) = questions(tmp_path / "out", "fruit", "test")
+    assert first == Question("fruit/test/0", "fruit", "test 0?", ("plum", "fig 0"), "B", "Choose.")
+    settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:mixed"
+    with pytest.raises(DataError, match=r"own\.py:mixed\): the rows make no table"):
+        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
+    settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
+    with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):
+        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
