@@ -23,9 +23,11 @@ from sirt_ray import (
     jobfile,
     plan_command,
     report_command,
+    storage,
     studies,
     submit_command,
 )
+from sirt_ray.addresses import masked
 from sirt_ray.arguments import add_debug, add_job, add_redo
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SirtError as error:
         if arguments.debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True
+        )
         return error.exit_code
     except KeyboardInterrupt:
         Console(stderr=True).print(f"\n{arguments.stopped}")
@@ -252,7 +256,7 @@ def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {storage.place(run_dir.resolve())}", soft_wrap=True)
     survey.refuse_untrue()
 
 
