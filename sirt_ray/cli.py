@@ -21,6 +21,7 @@ from sirt_ray import (
     cluster_command,
     completion_command,
     evaluate_command,
+    export_command,
     jobfile,
     own_code,
     plan_command,
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster_command.add_to(commands)
     _add_serve(commands)
     report_command.add_to(commands)
+    export_command.add_to(commands)
     grading.add_command(commands)
     completion_command.add_to(commands)
     return parser

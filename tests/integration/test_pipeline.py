@@ -1,9 +1,9 @@
 """The whole method as a user runs it: `sirt run` in processes of its own, killed and continued."""
 
 import json
+import math
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +16,16 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import pytest
+import trl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sirt_ray.publish.card import UNLICENSED
+from sirt_ray.publish.folder import export_student
+from sirt_ray.publish.students import find_student
 from sirt_ray.training import health
+from sirt_ray.training.workfolder import read_lines
+from tests.event_files import curves
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SMALL = {
@@ -86,12 +92,6 @@ def content(run_dir: Path) -> dict[str, Any]:
         elif path.name == "record.json":
             made[name] = json.loads(path.read_text())["inputs"]
     return made
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [
-        row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()
-    ]
 
 
 def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:
@@ -178,6 +178,73 @@ def test_the_ecosystem_reads_what_was_written(undisturbed: Path) -> None:
         AutoModelForCausalLM.from_pretrained(undisturbed / version / "student")
 
 
+@pytest.mark.parametrize(
+    ("trainer", "config", "files"),
+    [
+        (trl.SFTTrainer, trl.SFTConfig, "demonstrations/demonstrations.parquet"),
+        (trl.DPOTrainer, trl.DPOConfig, "round_01/pairs/pairs.parquet"),
+    ],
+)
+def test_trl_trains_on_the_files_as_they_are(
+    undisturbed: Path, tmp_path: Path, trainer: Any, config: Any, files: str
+) -> None:
+    data = datasets.load_dataset("parquet", data_files=str(undisturbed / files), split="train")
+    settings = config(
+        str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+    )
+    student = str(undisturbed / "round_00/student")
+    trained = trainer(model=student, args=settings, train_dataset=data)
+    # What it makes of our texts are the sampler's own tokens.
+    made, ours = trained.train_dataset[0], data[0]
+    if "chosen" in ours:
+        for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            assert made[name] == ours[name]
+    else:
+        assert made["input_ids"] == ours["prompt_ids"] + ours["completion_ids"]
+    trained.train()
+    losses = [line["loss"] for line in trained.state.log_history if "loss" in line]
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
+
+
+def test_the_exported_model_writes_what_the_evaluation_has(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """vLLM wrote it there; here `transformers` does, from the exported folder."""
+    export_student(find_student(undisturbed), tmp_path / "out", False, False, UNLICENSED)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    version = find_student(undisturbed).version
+    rows = [
+        row
+        for file in sorted((undisturbed / version / "evaluation").glob("*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+    ]
+    for row in rows[::8]:
+        prompt = tokenizer(row["prompt"], return_tensors="pt")
+        assert prompt["input_ids"][0].tolist() == row["prompt_ids"]
+        written = model.generate(
+            input_ids=prompt["input_ids"],
+            attention_mask=prompt["attention_mask"],
+            max_new_tokens=96,
+            do_sample=False,
+        )[0, len(row["prompt_ids"]) :]
+        said = tokenizer.decode(written, skip_special_tokens=True)
+        assert (row["question_id"], said) == (row["question_id"], row["completion"])
+
+
+def test_tensorboard_has_every_step_of_the_trainings(undisturbed: Path) -> None:
+    for name in ("round_00/student", "round_01/student"):
+        lines = read_lines(undisturbed / name / "metrics.jsonl")
+        loss = curves(undisturbed / "tensorboard" / name)["loss"]
+        assert loss == {line["step"]: pytest.approx(line["loss"]) for line in lines}
+
+
 def test_the_first_dpo_loss_is_ln_2_and_the_margin_0(undisturbed: Path) -> None:
     lines = (undisturbed / "round_01/student/metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
@@ -258,35 +325,6 @@ def kill_in(stage: str, run_dir: Path, seconds: float) -> None:
     time.sleep(seconds)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-
-
-def test_a_task_a_verifier_and_a_pair_rule_of_ones_own(tmp_path: Path) -> None:
-    small = {"data.num_train": 24, "data.num_validation": 8, "data.num_test": 8}
-    small |= {
-        "data.evaluate": "[coins]",
-        "evaluation.teacher": False,
-        "evaluation.prompts": "[cot]",
-    }
-    line = [*command(tmp_path, "own_task.yaml", **small), "--allow-code"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "own_task.py (coins, last_number, shortest_over_wrong)" in done.stdout
-    run_dir = tmp_path / "own_task"
-    assert (run_dir / "code/own_task.py").read_bytes() == (JOBS / "own_task.py").read_bytes()
-    for row in rows(run_dir / "round_01/samples"):
-        last = re.findall(r"\d+", row["completion"])[-1:]
-        assert row["extracted"] == (last[0] if last else None)
-        assert (row["verdict"] == "right") == (last == [row["reference"]])
-    pairs = rows(run_dir / "round_01/pairs")
-    assert pairs and {pair["rule"] for pair in pairs} == {"own"}
-    assert all(pair["chosen_verdict"] == "right" != pair["rejected_verdict"] for pair in pairs)
-    # With another file: what was made by the one before would be untrue.
-    changed = (JOBS / "own_task.py").read_text() + "# another\n"
-    (tmp_path / "own_task.py").write_text(changed)
-    (tmp_path / "own_task.yaml").write_text((JOBS / "own_task.yaml").read_text())
-    line[line.index(str(JOBS / "own_task.yaml"))] = str(tmp_path / "own_task.yaml")
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and "rows.coins/train" in done.stderr
 
 
 @pytest.mark.timeout(400)

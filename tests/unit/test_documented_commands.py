@@ -57,8 +57,9 @@ def commands(text: str) -> Iterator[str]:
 
 def split(line: str) -> list[str]:
     """The words of a line's first command, without what becomes of its output."""
-    words = shlex.split(line, comments=True)
-    return list(itertools.takewhile(lambda word: word not in (">", ">>", "|", "&&", ";"), words))
+    words = shlex.shlex(line, posix=True, punctuation_chars=";|&>")
+    words.whitespace_split = True
+    return list(itertools.takewhile(lambda word: word[0] not in ";|&>", words))
 
 
 def documented() -> list[tuple[str, str]]:
