@@ -26,6 +26,7 @@ from sirt_ray import (
     storage,
     studies,
     submit_command,
+    watch_command,
 )
 from sirt_ray.addresses import masked
 from sirt_ray.arguments import add_debug, add_job, add_redo
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster_command.add_to(commands)
     _add_serve(commands)
     report_command.add_to(commands)
+    watch_command.add_to(commands)
     grading.add_command(commands)
     return parser
 
