@@ -183,7 +183,7 @@ class Store:
         record = _record(final)
         if record is not None and record["fingerprint"] != key:
             return Found(key, home, record, tuple(differences(record["inputs"], stated)), False)
-        begun = storage.read(_partial_of(home) / _INPUTS) is not None
+        begun = storage.read(partial_of(home) / _INPUTS) is not None
         return Found(key, home, record or _record(home), (), begun)
 
     def _built(self, name: str, home: Path, stated: Json, build: Build) -> Json:
@@ -215,7 +215,7 @@ class Store:
 
     def _partial(self, home: Path, stated: Json) -> Path:
         """The folder to build in: what a killed run left there, if it was building the same."""
-        partial = _partial_of(home)
+        partial = partial_of(home)
         mark = partial / _INPUTS
         building = read_json(mark)
         if building == stated:
@@ -260,7 +260,8 @@ def _link(final: Path, home: Path) -> None:
     partial.replace(final)
 
 
-def _partial_of(final: Path) -> Path:
+def partial_of(final: Path) -> Path:
+    """Where an artifact is built."""
     return final if storage.stored(final) else final.with_name(f".{final.name}.partial")
 
 

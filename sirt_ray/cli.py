@@ -29,6 +29,7 @@ from sirt_ray import (
     storage,
     studies,
     submit_command,
+    watch_command,
 )
 from sirt_ray.addresses import masked
 from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo, examples
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     report_command.add_to(commands)
     export_command.add_to(commands)
+    watch_command.add_to(commands)
     grading.add_command(commands)
     completion_command.add_to(commands)
     return parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sirt_ray import storage
-from sirt_ray.arguments import add_debug
+from sirt_ray.arguments import add_debug, examples
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -30,8 +30,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="a run's student as a folder for transformers, vLLM and peft, with its model card",
         description="Write a run's student, with tokenizer, model card and the job that made it, to"
         " a new folder. A student that was trained with LoRA is an adapter unless it is merged.",
-        epilog=EXPORT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXPORT_EXAMPLES),
     )
     export.add_argument("run", type=storage.local, metavar="RUN_DIR")
     export.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
@@ -44,8 +43,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="a run's student, or an exported folder, to the Hugging Face hub",
         description="Upload a run's student, or a folder of `sirt export`, to a new repository of"
         " the Hugging Face hub. The token comes from HF_TOKEN or `hf auth login`.",
-        epilog=PUSH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(PUSH_EXAMPLES),
     )
     push.add_argument("source", type=storage.local, metavar="RUN_DIR|FOLDER")
     push.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME")

@@ -25,6 +25,22 @@ def locked(root: Path) -> Generator[None]:
             yield
 
 
+def is_locked(root: Path) -> bool:
+    """Whether a driver holds the run folder, as far as this machine can see. For an instant this
+    holds it itself: ask only where no driver is expected to start just now. Of a run in storage: as
+    far as its lease says, which a driver that was killed leaves behind."""
+    if storage.stored(root):
+        return lease.is_there(root)
+    try:
+        with (root / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextmanager
 def in_turn(lock: Path, wait: Callable[[], None]) -> Generator[None]:
     """Hold the file `lock` for this process. Where another one holds it, `wait` hears of it first;

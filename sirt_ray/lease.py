@@ -72,6 +72,12 @@ def held(root: Path) -> Generator[None]:
             _release(file, mine)
 
 
+def is_there(root: Path) -> bool:
+    """Whether a driver has the run folder, or was killed not long ago."""
+    there = _read(root / _FILE)
+    return there is not None and not _is_dead(there)
+
+
 def _take(file: Path) -> Lease:
     there = _read(file)
     if there is not None and not _is_dead(there):

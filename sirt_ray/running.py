@@ -17,6 +17,7 @@ from sirt_ray.logs import heard_by
 from sirt_ray.place import in_run
 from sirt_ray.pool import SharedStore
 from sirt_ray.report.journal import SILENT, RunJournal
+from sirt_ray.report.keeping import PageKeeper
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.survey import Survey
@@ -63,6 +64,8 @@ class Run:
         self.journal.also.append(Trackers(job, run_dir, self._warn))
         kind = Store if pool is None else SharedStore
         self._store = kind(run_dir, redo=redo, tell=self._tell, pool=pool)
+        # A study has a report of its own, and makes many cells at a time.
+        self._page = None if pool is not None else PageKeeper(run_dir, self.journal)
         self._metrics: StageMetrics | None = None
         before = None if after is None else after.stages
         self.stages: RayStages = RayStages(job, run_dir, progress_for(console), before)
@@ -97,13 +100,21 @@ class Run:
         self.journal.artifact(kind, name, **fields)
         if self._metrics is not None:
             self._metrics.artifact(kind, name, **fields)
+        if self._page is not None and kind == "finished":
+            self._page.refresh()
 
     def finish(self, outcome: Outcome) -> None:
         """Leave the scores in the folder and print them."""
         self.journal.finish(outcome.scores)
+        if self._page is not None:
+            self._page.refresh(last=True)
         for table in scores_tables(outcome.scores, self.job.in_domain, outcome.rolled_back):
             self._console.print()
             self._console.print(table)
+        if self._page is not None and self._page.path is not None:
+            self._console.print(
+                f"The report is {storage.place(self._page.path)}", soft_wrap=True, highlight=False
+            )
 
 
 def survey(job: JobConfig, run_dir: Path, pool: Path | None = None) -> Survey:

@@ -16,19 +16,19 @@ _ASKED = (
     "questions",
 )
 _PAIRED = ("questions", "completions", "questions_paired", "pairs")
+_GOES_ON = frozenset(
+    name.replace("_", " ")
+    for name in (*_SAMPLED, *_PAIRED, "training_questions", "kept", "trained_on", "held_out")
+) | {"rows", "train", "validation", "asked"}
 
 Figures = dict[str, int]
 
 
 def funnel(runs: Mapping[str, Mapping[str, Counts]]) -> Grid:
-    """Label of a run -> artifact -> counts, as a grid: figures down, runs across. A reason that
-    dropped nothing is left out."""
+    """Label of a run -> artifact -> counts, as a grid: figures down, runs across."""
     return _grid(
         "From questions to training examples",
-        {
-            label: {name: n for name, n in _all(records).items() if n}
-            for label, records in runs.items()
-        },
+        {label: _all(records) for label, records in runs.items()},
         "Truncated completions were cut off by the token limit; they have a verdict all the same."
         " What is held out of training decides which of its weights are kept.",
     )
@@ -67,15 +67,31 @@ def _grid(title: str, runs: Mapping[str, Figures], note: str) -> Grid:
     return Grid(title, "figure", [Column(label) for label in runs], rows, note)
 
 
-def _all(records: Mapping[str, Counts]) -> Figures:
-    found: Figures = {}
+def by_artifact(records: Mapping[str, Counts]) -> dict[str, Figures]:
+    """Artifact -> its figures. A reason that dropped nothing is left out."""
+    found: dict[str, Figures] = {}
     for name, counts in records.items():
         figures = _of(name.rsplit("/", maxsplit=1)[-1], counts)
-        found |= {f"{name}: {figure}": n for figure, n in figures.items()}
-        if name == "round_00/student":
+        if name == "round_00/student" and figures:
             kept = records["demonstrations"]["kept"]
-            found[f"{name}: not chosen to tune on"] = kept - sum(figures.values())
+            figures["not chosen to tune on"] = kept - sum(figures.values())
+        shown = {figure: n for figure, n in figures.items() if n}
+        if shown:
+            found[name] = shown
     return found
+
+
+def is_dropped(figure: str) -> bool:
+    """Whether a figure of `by_artifact` counts what goes no further."""
+    return figure.rpartition(": ")[2] not in _GOES_ON
+
+
+def _all(records: Mapping[str, Counts]) -> Figures:
+    return {
+        f"{name}: {figure}": n
+        for name, figures in by_artifact(records).items()
+        for figure, n in figures.items()
+    }
 
 
 def _of(kind: str, counts: Counts) -> Figures:

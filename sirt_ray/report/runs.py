@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sirt_ray import jobfile, own_code, storage
 from sirt_ray.artifacts import Artifact, Build, differences
@@ -82,7 +82,7 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
     first = runs[0]
     by_seed = {first.job.seed: first}
     for run in runs[1:]:
-        changed = differences(_stated(first.job), _stated(run.job))
+        changed = differences(stated(first.job), stated(run.job))
         if changed:
             fields = "\n".join(f"  {line}" for line in changed)
             raise DataError(
@@ -110,7 +110,7 @@ def same_test_questions(runs: Sequence[RunRecord]) -> bool:
     return all(asked(run) == asked(runs[0]) for run in runs)
 
 
-def _stated(job: JobConfig) -> object:
+def stated(job: JobConfig) -> dict[str, Any]:
     """What two runs of one job have in common."""
     apart = {
         **dict.fromkeys(("name", "output", "seed", "resources", "tracking"), True),

@@ -61,7 +61,7 @@ def _tables(comparisons: Sequence[Comparison]) -> Iterator[Grid]:
 
 def _comparisons(study: StudyRecord) -> Iterator[Comparison]:
     """In the order of the axes; combinations without any cell are none of the study's."""
-    read = _reader()
+    read = reader()
     named = [axis for axis in study.apart if len(study.axes[axis]) > 1]
     by_combination: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for cell in study.cells:
@@ -95,7 +95,7 @@ def _comparison(
         setting,
         _about(runs[0].job, shared),
         study.across or "model",
-        [*_untrained(runs, shared, read), *rows],
+        [*untrained(runs, shared, read), *rows],
         tuned[0] if tuned else rows[0].label,
         same_test_questions(runs),
     )
@@ -112,16 +112,16 @@ def _trained(
     }
     if not jobs:
         return Row(label, label, seeds, len(cells), in_domain)
-    return Row(label, _role(jobs[0]), seeds, len(cells), jobs[0].in_domain)
+    return Row(label, role_of(jobs[0]), seeds, len(cells), jobs[0].in_domain)
 
 
-def _role(job: JobConfig) -> str:
+def role_of(job: JobConfig) -> str:
     if job.refine.rounds == 0:
         return "instruction_tuning"
     return f"{job.method or 'refined'}{' without tuning' if job.tune.skip else ''}"
 
 
-def _untrained(
+def untrained(
     runs: Sequence[RunRecord], in_domain: Sequence[str] | None, read: Reader
 ) -> Iterator[Row]:
     """Teacher and baseline, once for each seed; the model's name with it where there are two."""
@@ -138,7 +138,7 @@ def _untrained(
             yield Row(label, stage, seeds, len(seeds), in_domain)
 
 
-def _reader() -> Reader:
+def reader() -> Reader:
     """Reads what cells have in common once."""
 
     @cache

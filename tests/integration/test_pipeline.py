@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import trl
 from safetensors.torch import load_file
+from small_run import SMALL, command, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sirt_ray.publish.card import UNLICENSED
@@ -27,21 +27,6 @@ from sirt_ray.training import health
 from sirt_ray.training.workfolder import read_lines
 from tests.event_files import curves
 
-JOBS = Path(__file__).parents[2] / "jobs"
-SMALL = {
-    "data.num_train": 40,
-    "data.num_validation": 16,
-    "data.num_test": 24,
-    "data.evaluate": "[word_problems, letter_choices]",
-    "tune.max_demonstrations": 32,
-    "tune.epochs": 12,
-    "refine.rounds": 1,
-    "refine.num_cot": 6,
-    "refine.num_plain": 1,
-    "refine.pairs.rule": "both",
-    "resources.block_size": 8,
-    "resources.trainer.checkpoint_every_steps": 4,
-}
 STAGES = (
     "questions",
     "demonstrations",
@@ -58,21 +43,6 @@ STAGES = (
 SAMPLING = "round_01/samples"
 
 pytestmark = pytest.mark.ray
-
-
-def command(output: Path, job: str = "quickstart.yaml", **settings: object) -> list[str]:
-    line = [sys.executable, "-m", "sirt_ray", "run", str(JOBS / job), "--set", f"output={output}"]
-    for name, value in settings.items():
-        line += ["--set", f"{name}={value}"]
-    return line
-
-
-def run(output: Path, job: str = "quickstart.yaml", **settings: object) -> str:
-    done = subprocess.run(
-        command(output, job, **settings), capture_output=True, text=True, timeout=540, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
@@ -99,13 +69,6 @@ def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:
     finished = {record.parent for record in run_dir.rglob("record.json")}
     files = [file for folder in finished for file in folder.rglob("*") if file.is_file()]
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("undisturbed")
-    run(output, **SMALL)
-    return output / "quickstart"
 
 
 def test_every_stage_is_scored_and_the_run_folder_is_as_promised(undisturbed: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_terminal_shows_all_of_it(
     monkeypatch.setenv("COLUMNS", "80")
     stages = WrittenStages(TESTS, held_out={"round_00": 60, "round_01": 30})
     run = write_run(tmp_path / "mine", stages)
-    text = reported(capsys, run)
+    text = reported(capsys, run, "--format", "text")
     assert "(rolled back)" in text
     assert "in-domain" in text and "out-domain" in text and "…" not in text
     assert "25.0 ± 15.3" in text and "p 0.219" in text and "majority@4" in text
@@ -144,7 +144,9 @@ def test_the_terminal_shows_all_of_it(
     assert out.read_text().startswith("# Report of mine\n")
     assert "| round_01 (rolled back) | 75.0 ± 15.3 |" in out.read_text()
     assert "in-domain | in-domain | out-domain" in out.read_text()
-    assert str(tmp_path / "nowhere") in refused(capsys, run, "--out", tmp_path / "nowhere" / "x")
+    assert str(tmp_path / "nowhere") in refused(
+        capsys, run, "--format", "text", "--out", tmp_path / "nowhere" / "x"
+    )
 
 
 def test_an_unfinished_run_reports_what_is_there(

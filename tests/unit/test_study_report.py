@@ -115,7 +115,7 @@ def test_a_terminal_of_80_columns_shows_all_of_it(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = reported(capsys, study)
+    text = reported(capsys, study, "--format", "text")
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     assert "43.8 ± 6.2" in text and "[+25.0, +25.0]" in text and "not reproduced" in text
 
@@ -255,5 +255,5 @@ def test_folders_of_studies_that_cannot_be_reported(
         (broken / "study.json").write_text(text)
         assert "study.json cannot be read as a study's record" in refused(capsys, broken)
     outside = {"../self_refine-seed0": ({"method": "x"}, "finished")}
-    text = reported(capsys, write_states(tmp_path / "outside", outside))
+    text = reported(capsys, write_states(tmp_path / "outside", outside), "--format", "text")
     assert "its name is not that of a folder" in text

@@ -1,0 +1,215 @@
+"""A run's figures -> charts. Each says in words what it shows; the numbers stand in tables too."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sirt_ray.report.page.curves import Curve, Training
+from sirt_ray.report.page.pairs import PairFigures
+from sirt_ray.report.page.svg import COLOURS, Chart, Mark, drawing
+from sirt_ray.types import PromptKind, Score, Scores
+
+KINDS: Mapping[PromptKind, tuple[str, str, str]] = {
+    "cot": ("blue", "o", "-"),
+    "plain": ("orange", "s", "--"),
+}
+"""Kind of prompt -> colour, marker, line."""
+_APART = 8.0
+"""Points of accuracy between two labels, at least."""
+
+# Accuracy
+
+
+def accuracy(scores: Mapping[str, Scores], benchmark: str, rolled_back: Sequence[str]) -> Chart:
+    """The stages of the student from left to right, with the teacher as a line."""
+    stages = [stage for stage in scores if stage != "teacher" and benchmark in scores[stage]]
+    teacher = scores.get("teacher", {}).get(benchmark, {})
+    said: list[str] = []
+    dodge = 0.02 * len(stages)
+    with drawing(f"accuracy-{benchmark}", width=400) as drawn:
+        axes = drawn.axes
+        axes.set(ylim=(0, 100), ylabel="right answers, %", xlim=(-0.35, len(stages) - 0.45))
+        axes.set_xticks(range(len(stages)), _short(stages))
+        axes.set_xlabel("stage")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if "cot" in teacher:
+            _teacher(axes, teacher["cot"])
+            said.append(f"teacher, cot: {_percent(teacher['cot'])}")
+        last: dict[str, tuple[float, float]] = {}
+        for place, kind in enumerate(KINDS):
+            points = [
+                (at + dodge * (place - 0.5), stage, found[kind])
+                for at, stage in enumerate(stages)
+                if kind in (found := scores[stage][benchmark])
+            ]
+            if points:
+                _stages(axes, points, kind, rolled_back)
+                last[kind] = points[-1][0], 100 * points[-1][2].accuracy
+                shown = ", ".join(f"{stage} {_percent(score)}" for _, stage, score in points)
+                said.append(f"{kind}: {shown}")
+        _values(axes, last)
+        drawn.label = f"Accuracy on {benchmark} in percent. {'; '.join(said)}."
+    return Chart(benchmark, drawn.svg)
+
+
+def _stages(
+    axes: Axes,
+    points: Sequence[tuple[float, str, Score]],
+    kind: PromptKind,
+    rolled_back: Sequence[str],
+) -> None:
+    """The line goes on from the student that was kept."""
+    name, marker, line = KINDS[kind]
+    colour = COLOURS[name]
+    kept = [(at, 100 * score.accuracy) for at, stage, score in points if stage not in rolled_back]
+    axes.plot([at for at, _ in kept], [value for _, value in kept], line, color=colour)
+    for at, stage, score in points:
+        axes.errorbar(
+            at,
+            100 * score.accuracy,
+            yerr=100 * score.stderr,
+            fmt=marker,
+            color=colour,
+            markerfacecolor=COLOURS["panel"] if stage in rolled_back else colour,
+            elinewidth=1.4,
+            capsize=3,
+        )
+
+
+def _values(axes: Axes, last: Mapping[str, tuple[float, float]]) -> None:
+    """The last accuracies, beside their points and apart from each other."""
+    ordered = sorted(last.items(), key=lambda item: item[1][1])
+    heights = [value for _, (_, value) in ordered]
+    if len(heights) == 2 and heights[1] - heights[0] < _APART:
+        middle = sum(heights) / 2
+        heights = [middle - _APART / 2, middle + _APART / 2]
+    lift = max(0.0, _APART / 2 - heights[0]) if heights else 0.0
+    heights = [height + lift for height in heights]
+    for (kind, (at, value)), height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            f"{value:.1f}",
+            (at, height),
+            (9, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLOURS[KINDS[cast(PromptKind, kind)][0]],
+            fontweight="bold",
+        )
+
+
+def _teacher(axes: Axes, score: Score) -> None:
+    value, stderr = 100 * score.accuracy, 100 * score.stderr
+    high = value + stderr > 90  # There is no room above it.
+    axes.axhspan(value - stderr, value + stderr, color=COLOURS["muted"], alpha=0.15, linewidth=0)
+    axes.axhline(value, color=COLOURS["muted"], linestyle=":", linewidth=1.4)
+    axes.annotate(
+        f"teacher {value:.1f}",
+        (0.02, value - stderr if high else value + stderr),
+        (0, -3 if high else 3),
+        va="top" if high else "bottom",
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=COLOURS["muted"],
+    )
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.accuracy:.1f} ± {100 * score.stderr:.1f}"
+
+
+def _short(stages: Sequence[str]) -> list[str]:
+    """As they are, or where they are too many for their names, the rounds' numbers."""
+    if len(stages) <= 5:
+        return list(stages)
+    return [stage.removeprefix("round_").replace("baseline", "base") for stage in stages]
+
+
+# Pairs
+
+
+def lengths(figures: PairFigures) -> Chart:
+    sides = {"chosen": ("blue", "-"), "rejected": ("orange", "--")}
+    medians = {side: found.median for side, found in figures.sides.items()}
+    said = ", ".join(f"{side} {median:.0f}" for side, median in medians.items())
+    label = f"Lengths in {figures.unit} of the pairs of {figures.round}. Medians: {said}."
+    with drawing(f"lengths-{figures.round}", label) as drawn:
+        axes = drawn.axes
+        axes.set(xlabel=f"length, {figures.unit}", ylabel="share of the side, %")
+        for side, found in figures.sides.items():
+            colour, line = COLOURS[sides[side][0]], sides[side][1]
+            axes.stairs(found.shares, figures.edges, color=colour, fill=True, alpha=0.18)
+            axes.stairs(found.shares, figures.edges, color=colour, linestyle=line, linewidth=1.6)
+            axes.axvline(found.median, color=colour, linestyle=":", linewidth=1.2)
+        axes.set_ylim(0)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    title = f"{figures.round}: {figures.pairs:,} pairs"
+    return Chart(title, drawn.svg, f"Medians, dotted: {said} {figures.unit}.")
+
+
+# Training
+
+
+_DRAWN: tuple[tuple[str, str, Mapping[str, Mark]], ...] = (
+    (
+        "Loss",
+        "loss",
+        {"loss": ("line", "blue", "training"), "validation_loss": ("dot", "orange", "held-out")},
+    ),
+    (
+        "Reward margin",
+        "chosen - rejected, nats",
+        {
+            "margin": ("line", "blue", "training"),
+            "validation_margin": ("dot", "orange", "held-out"),
+        },
+    ),
+    (
+        "Log-probability of a completion",
+        "log-probability, nats",
+        {
+            "chosen_logp": ("line", "blue", "chosen"),
+            "rejected_logp": ("dash", "orange", "rejected"),
+        },
+    ),
+)
+"""Title, axis, and metric -> how it is drawn."""
+
+
+def training(found: Training) -> list[Chart]:
+    """Loss; of a preference loss its margin and log-probabilities as well."""
+    charts: list[Chart] = []
+    for title, axis, marks in _DRAWN:
+        curves = {name: found.curves[name] for name in marks if name in found.curves}
+        if curves:
+            charts.append(_curves(found.artifact, title, axis, curves, marks))
+    return charts
+
+
+def _curves(
+    artifact: str,
+    title: str,
+    axis: str,
+    curves: Mapping[str, Curve],
+    marks: Mapping[str, Mark],
+) -> Chart:
+    said = "; ".join(
+        f"{marks[name][2]} from {curve.smoothed[0]:.3g} to {curve.smoothed[-1]:.3g}"
+        for name, curve in curves.items()
+    )
+    with drawing(f"{artifact}-{title}", f"{title} of {artifact}: {said}.") as drawn:
+        axes = drawn.axes
+        axes.set(xlabel="optimizer step", ylabel=axis)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.margins(x=0.02)
+        for name, curve in curves.items():
+            mark, colour = marks[name][0], COLOURS[marks[name][1]]
+            if mark == "dot":
+                axes.plot(curve.steps, curve.values, "o", color=colour)
+                continue
+            axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.35)
+            line = "--" if mark == "dash" else "-"
+            axes.plot(curve.steps, curve.smoothed, line, color=colour)
+    return Chart(title, drawn.svg, legend=tuple(marks[name] for name in curves))

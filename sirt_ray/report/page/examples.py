@@ -1,0 +1,241 @@
+"""A sample of a run's questions, each with what teacher and student answered stage by stage."""
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sirt_ray import storage, tables
+from sirt_ray.artifacts import RECORD
+from sirt_ray.core.prompts import LETTERS
+from sirt_ray.report.evidence import TUNED
+from sirt_ray.report.page.text import cut, showable
+from sirt_ray.report.runs import RunRecord
+from sirt_ray.types import PromptKind
+
+Part = Literal["test", "training"]
+Change = Literal["became right", "became wrong", "stayed right", "stayed wrong", ""]
+
+MOST_QUESTIONS: Mapping[Part, int] = {"test": 64, "training": 32}
+"""Shown, of all benchmarks together."""
+MOST_CHARACTERS = 3_000
+"""Of a text."""
+MOST_IN_ALL = 1_500_000
+"""Characters of all texts together: what is beyond is left out, whole questions at a time."""
+_COLUMNS = (
+    *("question_id", "prompt_kind", "sample_index", "completion"),
+    *("verdict", "extracted", "stop_reason"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One answer."""
+
+    source: str
+    """`teacher`, `baseline`, `round_00`, ...: who wrote it."""
+    note: str
+    """What it is, such as `1 of 8 samples, 5 are right`."""
+    verdict: str
+    """`right`, `wrong` or `unparseable`."""
+    extracted: str
+    text: str
+    left_out: int
+    """Characters behind `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    id: str
+    benchmark: str
+    part: Part
+    text: str
+    choices: tuple[tuple[str, str], ...]
+    """Letter and text."""
+    reference: str
+    answers: tuple[Shown, ...]
+    change: Change
+    """From the first student that is compared to the last; empty where there are not two."""
+
+    @property
+    def characters(self) -> int:
+        return len(self.text) + sum(len(answer.text) for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    shown: tuple[Example, ...]
+    questions: Mapping[Part, int]
+    """All that there are."""
+    kind: PromptKind
+    """What the shown answers were asked with."""
+    before: Mapping[Part, str]
+    after: Mapping[Part, str]
+    """The two students whose answers `Example.change` compares; no entry where there are not
+    two."""
+
+    def number(self, part: Part) -> int:
+        return sum(example.part == part for example in self.shown)
+
+
+def read_examples(run: RunRecord) -> Examples:
+    """A sample by the run's seed, of each benchmark as many as of the others. Raises DataError
+    where a file cannot be read."""
+    kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
+    tested = [stage for stage in run.scores if stage != "teacher"]
+    rounds = [name for name in run.counts if name.endswith("/samples")]
+    sources = {
+        "test": _compared(tested),
+        "training": _compared([name.removesuffix("/samples") for name in rounds]),
+    }
+    found: list[Example] = []
+    numbers: dict[Part, int] = {"test": 0, "training": 0}
+    for part in numbers:
+        asked = _questions(run, part)
+        numbers[part] = sum(map(len, asked.values()))
+        chosen = _drawn(asked, MOST_QUESTIONS[part], f"{run.job.seed}/{part}")
+        read = _tested if part == "test" else _trained
+        answers = read(run, {row["id"] for row in chosen}, kind)
+        found += [_example(row, part, answers[row["id"]], sources[part]) for row in chosen]
+    return Examples(
+        tuple(_within(found)),
+        numbers,
+        kind,
+        {part: pair[0] for part, pair in sources.items() if pair},
+        {part: pair[1] for part, pair in sources.items() if pair},
+    )
+
+
+def _compared(stages: Sequence[str]) -> tuple[str, str] | None:
+    """The last with instruction tuning, or where that is the last or was left out with the first;
+    None where there are not two."""
+    if len(stages) < 2:
+        return None
+    return (TUNED if TUNED in stages[:-1] else stages[0]), stages[-1]
+
+
+def _questions(run: RunRecord, part: Part) -> dict[str, list[dict[str, Any]]]:
+    """Benchmark -> its questions."""
+    if "questions" not in run.counts:
+        return {}
+    names, file = {
+        "test": (run.job.data.evaluate, "test.parquet"),
+        "training": (run.job.data.train, "train.parquet"),
+    }[part]
+    folder = storage.fetch(run.path / "questions", RECORD)
+    paths = {name: folder / name / file for name in names}
+    return {name: tables.read(path) for name, path in paths.items() if path.is_file()}
+
+
+def _drawn(
+    asked: Mapping[str, Sequence[dict[str, Any]]], most: int, seed: str
+) -> list[dict[str, Any]]:
+    """As many of each benchmark, in its own order."""
+    each = most // max(1, len(asked)) or 1
+    chosen: list[dict[str, Any]] = []
+    for name, rows in asked.items():
+        places = random.Random(f"{seed}/{name}").sample(range(len(rows)), min(each, len(rows)))
+        chosen += [rows[place] for place in sorted(places)]
+    return chosen
+
+
+Answers = defaultdict[str, list[Shown]]
+"""Question -> its answers, in the order of the run."""
+
+
+def _tested(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
+    found: Answers = defaultdict(list)
+    for stage in run.scores:
+        folder = storage.fetch(run.path / stage / "evaluation", RECORD)
+        for row in tables.rows_of(folder, ids, _COLUMNS):
+            if row["prompt_kind"] == kind:
+                found[row["question_id"]].append(_shown(stage, "", row))
+    return found
+
+
+def _trained(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
+    """The teacher's first answer, and the first sample of each round."""
+    found: Answers = defaultdict(list)
+    if "demonstrations" in run.counts:
+        folder = storage.fetch(run.path / "demonstrations", RECORD) / "completions"
+        for question, rows in _by_question(folder, ids, "cot"):
+            found[question].append(_shown("teacher", _number("demonstration", rows), rows[0]))
+    for name in run.counts:
+        if name.endswith("/samples"):
+            for question, rows in _by_question(storage.fetch(run.path / name, RECORD), ids, kind):
+                source = name.removesuffix("/samples")
+                found[question].append(_shown(source, _number("sample", rows), rows[0]))
+    return found
+
+
+def _by_question(
+    folder: Path, ids: Collection[str], kind: PromptKind
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in tables.rows_of(folder, ids, _COLUMNS):
+        if row["prompt_kind"] == kind:
+            found[row["question_id"]].append(row)
+    for question, rows in found.items():
+        yield question, sorted(rows, key=lambda row: row["sample_index"])
+
+
+def _number(what: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    if len(rows) == 1:
+        return what
+    right = sum(row["verdict"] == "right" for row in rows)
+    return f"1 of {len(rows)} {what}s, {right} {'is' if right == 1 else 'are'} right"
+
+
+def _shown(source: str, note: str, row: Mapping[str, Any]) -> Shown:
+    text, left_out = cut(showable(row["completion"] or "").strip(), MOST_CHARACTERS)
+    if row["stop_reason"] == "length":
+        note += f"{', ' if note else ''}cut off by the token limit"
+    return Shown(source, note, row["verdict"], showable(row["extracted"] or ""), text, left_out)
+
+
+def _example(
+    row: Mapping[str, Any],
+    part: Part,
+    answers: Sequence[Shown],
+    compared: tuple[str, str] | None,
+) -> Example:
+    text, left_out = cut(showable(row["text"]), MOST_CHARACTERS)
+    return Example(
+        id=showable(row["id"]),
+        benchmark=row["benchmark"],
+        part=part,
+        text=text + (f" … ({left_out:,} more characters)" if left_out else ""),
+        choices=tuple(zip(LETTERS, map(showable, row["choices"] or ()), strict=False)),
+        reference=showable(row["reference"]),
+        answers=tuple(answers),
+        change=_change(answers, compared),
+    )
+
+
+def _change(answers: Sequence[Shown], compared: tuple[str, str] | None) -> Change:
+    verdicts = {answer.source: answer.verdict == "right" for answer in answers}
+    if compared is None or any(stage not in verdicts for stage in compared):
+        return ""
+    before, after = (verdicts[stage] for stage in compared)
+    if before == after:
+        return "stayed right" if after else "stayed wrong"
+    return "became right" if after else "became wrong"
+
+
+def _within(examples: Sequence[Example]) -> list[Example]:
+    """Those that fit into MOST_IN_ALL: the benchmarks' turns come round, so that none is lost to
+    the texts of another."""
+    by_group: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
+    for example in examples:
+        by_group[example.part, example.benchmark].append(example)
+    used, kept = 0, set[str]()
+    longest = max(map(len, by_group.values()), default=0)
+    for place in range(longest):
+        for of_group in by_group.values():
+            if place < len(of_group):
+                used += of_group[place].characters
+                if used <= MOST_IN_ALL:
+                    kept.add(of_group[place].id)
+    return [example for example in examples if example.id in kept]

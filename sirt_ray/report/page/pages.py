@@ -1,0 +1,233 @@
+"""Runs, comparisons and studies -> pages."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sirt_ray import storage
+from sirt_ray.artifacts import RECORD, partial_of
+from sirt_ray.core.statistics import over_seeds
+from sirt_ray.json_files import read_json
+from sirt_ray.report.compare import Compared
+from sirt_ray.report.comparison import PROMPTS, Comparison, compared, scores
+from sirt_ray.report.document import Document
+from sirt_ray.report.evidence import estimate
+from sirt_ray.report.findings import find
+from sirt_ray.report.funnel import by_artifact, is_dropped
+from sirt_ray.report.jsonl import json_lines
+from sirt_ray.report.page import charts, horizontal
+from sirt_ray.report.page.curves import Training, read_training
+from sirt_ray.report.page.effort import efforts, timeline
+from sirt_ray.report.page.examples import read_examples
+from sirt_ray.report.page.facts import duration, facts, large
+from sirt_ray.report.page.horizontal import Estimate
+from sirt_ray.report.page.pairs import PairFigures, read_pairs
+from sirt_ray.report.page.render import render
+from sirt_ray.report.page.svg import Chart
+from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.types import PromptKind
+
+
+def document_page(document: Document) -> str:
+    """Tables alone."""
+    return render("document.html", document=document, sections=[])
+
+
+def compare_page(found: Compared) -> str:
+    comparison = found.comparison
+    sections = [
+        (
+            f"Accuracy and differences, {PROMPTS[kind]}",
+            [*_forests(comparison, kind, differences=False)],
+            [*_forests(comparison, kind, differences=True)],
+        )
+        for kind in comparison.prompts
+    ]
+    return render("document.html", document=found.document, sections=sections)
+
+
+def run_page(run_dir: Path) -> str:
+    """Raises DataError as `read_run`, and where a file cannot be read."""
+    run = read_run(run_dir)
+    found = find([run])
+    storage.pull(run_dir / "events.jsonl")
+    events = json_lines(run_dir / "events.jsonl")
+    records = _records(run)
+    trainings = _trainings(run)
+    worked = timeline(events.rows)
+    took = efforts(
+        run.counts,
+        {name: float(record.get("seconds", 0.0)) for name, record in records.items()},
+        {training.artifact: training.mfu for training in trainings if training.mfu is not None},
+        _trainer_gpus(run),
+    )
+    pairs = _pairs(run)
+    broken = events.broken + sum(training.broken for training in trainings)
+    return render(
+        "run.html",
+        run=run,
+        found=found,
+        facts=facts(run, found.answers[0], took, worked),
+        accuracy=_accuracy(run),
+        fates=_fates(run),
+        funnel=by_artifact(run.counts),
+        is_dropped=is_dropped,
+        pairs=pairs,
+        lengths=[charts.lengths(of_round) for of_round in pairs if of_round.sides],
+        trainings=[(training, charts.training(training)) for training in trainings],
+        efforts=took,
+        timeline=horizontal.spans(worked) if worked.spans else None,
+        restarts=len(worked.starts),
+        examples=read_examples(run),
+        broken=broken,
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        versions=_versions(records),
+        command=_command(run),
+        duration=duration,
+        large=large,
+    )
+
+
+def _command(run: RunRecord) -> str:
+    """What makes the same again, in a folder of its own."""
+    config = shlex.quote(f"{storage.place(run.path)}/config.yaml")
+    return f"sirt run {config} --set name={run.job.name}-again"
+
+
+def _records(run: RunRecord) -> dict[str, dict[str, Any]]:
+    return {name: read_json(run.path / name / RECORD) or {} for name in run.counts}
+
+
+def _versions(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Package -> its version, or all of them where stages were made with several."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records.values():
+        for package, version in record.get("versions", {}).items():
+            found.setdefault(package, {})[str(version)] = None
+    return [(package, ", ".join(versions)) for package, versions in found.items()]
+
+
+def _trainings(run: RunRecord) -> list[Training]:
+    """Of finished students, and of one that is being trained."""
+    students = [name for name in (*run.counts, *run.missing) if name.endswith("/student")]
+    files = {name: _metrics(run.path / name) for name in students}
+    read = [read_training(file, name) for name, file in files.items()]
+    return [training for training in read if training is not None]
+
+
+def _metrics(student: Path) -> Path:
+    finished = student / "metrics.jsonl"
+    storage.pull(finished)
+    if finished.exists():
+        return finished
+    file = partial_of(student) / ".work" / "metrics.jsonl"
+    storage.pull(file)
+    return file
+
+
+def _trainer_gpus(run: RunRecord) -> float | None:
+    trainer = run.job.resources.trainer
+    if trainer.gpus_per_worker is None:
+        sampled = [
+            counts.get("sampling", counts).get("usage", {}) for counts in run.counts.values()
+        ]
+        on_gpus = any(usage.get("gpu_seconds") for usage in sampled)
+        return float(trainer.num_workers) if on_gpus else 0.0
+    return trainer.num_workers * trainer.gpus_per_worker
+
+
+def _pairs(run: RunRecord) -> list[PairFigures]:
+    rounds = [name for name in run.counts if name.endswith("/pairs")]
+    return [
+        read_pairs(storage.fetch(run.path / name, RECORD), name.removesuffix("/pairs"))
+        for name in rounds
+    ]
+
+
+def _accuracy(run: RunRecord) -> list[tuple[str, list[Chart]]]:
+    """In-domain and out-domain, a chart for each benchmark."""
+    if not run.scores:
+        return []
+    near = [name for name in run.job.data.evaluate if name in run.job.in_domain]
+    far = [name for name in run.job.data.evaluate if name not in run.job.in_domain]
+    return [
+        (domain, [charts.accuracy(run.scores, name, run.rolled_back) for name in names])
+        for domain, names in (("In-domain", near), ("Out-domain", far))
+        if names
+    ]
+
+
+def _fates(run: RunRecord) -> list[Chart]:
+    """What became of completions, and of training questions."""
+    verdicts: dict[str, dict[str, int]] = {}
+    questions: dict[str, dict[str, int]] = {}
+    for name, counts in run.counts.items():
+        made = counts.get("sampling") if name == "demonstrations" else counts
+        if made and name.endswith(("demonstrations", "/samples")):
+            verdicts[name] = {verdict: made[verdict] for verdict in horizontal.VERDICTS}
+        if name == "demonstrations":
+            questions["questions asked"] = {"questions": counts["questions"]}
+            questions["demonstrated"] = {"questions": counts["kept"]}
+        elif name.endswith("/pairs"):
+            questions[f"{name.removesuffix('/pairs')} sampled"] = {"questions": counts["questions"]}
+            paired = {"questions": counts["questions_paired"]}
+            questions[f"{name.removesuffix('/pairs')} paired"] = paired
+    found: list[Chart] = []
+    if verdicts:
+        title = "Completions by the verdict on their answer"
+        found.append(
+            horizontal.bars("verdicts", title, "completions", verdicts, horizontal.VERDICTS)
+        )
+    if questions:
+        colours = {"questions": "blue"}
+        title = "Training questions that went on"
+        found.append(horizontal.bars("questions", title, "questions", questions, colours))
+    return found
+
+
+def _forests(comparison: Comparison, kind: PromptKind, differences: bool) -> list[Chart]:
+    """A chart for each benchmark, all with the same axis."""
+    shown = [
+        row for row in comparison.rows if not (differences and row.role in ("teacher", "baseline"))
+    ]
+    found: dict[str, list[Estimate]] = {}
+    for benchmark in comparison.benchmarks:
+        rows = [
+            estimated
+            for row in shown
+            for estimated in _estimates(comparison, row.label, benchmark, kind, differences)
+        ]
+        if rows:
+            found[benchmark] = rows
+    ends = [abs(end) for rows in found.values() for row in rows for end in (row.low, row.high)]
+    furthest = 1.1 * max(ends, default=0.0) + 1.0
+    limits = (-furthest, furthest) if differences else (-2.0, 102.0)
+    axis = f"difference to {comparison.against}, points" if differences else "right answers, %"
+    name = "difference" if differences else "accuracy"
+    return [
+        horizontal.forest(f"{name}-{benchmark}-{kind}", benchmark, axis, rows, limits)
+        for benchmark, rows in found.items()
+    ]
+
+
+def _estimates(
+    comparison: Comparison, label: str, benchmark: str, kind: PromptKind, differences: bool
+) -> Sequence[Estimate]:
+    row = comparison.row(label)
+    if differences:
+        before = comparison.row(comparison.against)
+        pairs = compared(before, row, [benchmark], kind) if row is not before else []
+        return [Estimate(label, *estimate(pairs))] if pairs else []
+    of_seeds = scores(row, [benchmark], kind)
+    if not of_seeds or len(of_seeds) != len(row.seeds):
+        return []
+    values = [100 * score.accuracy for score in of_seeds]
+    mean = sum(values) / len(values)
+    half = _half_width(values, 100 * of_seeds[0].stderr)
+    return [Estimate(label, mean, mean - half, mean + half)]
+
+
+def _half_width(values: Sequence[float], of_one: float) -> float:
+    """One standard error: over seeds, or of one seed over its questions."""
+    return of_one if len(values) == 1 else over_seeds(values).stderr

@@ -1,0 +1,83 @@
+"""The stored pairs of a round -> how many by which rule, and how long their sides are."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sirt_ray import tables
+
+_BINS = 30
+_SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Of one side of the pairs."""
+
+    shares: tuple[float, ...]
+    """Percent of the side's completions in each bin."""
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairFigures:
+    round: str
+    rules: Mapping[str, int]
+    """Rule -> pairs."""
+    unit: str
+    """What lengths are in: `tokens`, or `characters` where an endpoint wrote and its tokens are not
+    known."""
+    edges: tuple[float, ...]
+    """Of the bins, one more than there are."""
+    sides: Mapping[str, Lengths]
+    """`chosen` and `rejected`; a side that no pair has is left out."""
+
+    @property
+    def pairs(self) -> int:
+        return sum(self.rules.values())
+
+
+def read_pairs(folder: Path, round: str) -> PairFigures:
+    """Raises DataError where a file cannot be read."""
+    rules: Counter[str] = Counter()
+    lengths: dict[str, list[int]] = {f"{side}_{unit}": [] for side in _SIDES for unit in ("t", "c")}
+    columns = ["rule", *_SIDES, *(f"{side}_ids" for side in _SIDES)]
+    for file in tables.files(folder):
+        try:
+            with pq.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(columns=columns):
+                    rules.update(batch.column("rule").to_pylist())
+                    for side in _SIDES:
+                        of_ids = pc.list_value_length(batch.column(f"{side}_ids"))
+                        of_text = pc.utf8_length(batch.column(side))
+                        lengths[f"{side}_t"] += of_ids.drop_null().to_pylist()
+                        lengths[f"{side}_c"] += of_text.drop_null().to_pylist()
+        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            raise tables.unreadable(file, error) from error
+    in_tokens = all(any(lengths[f"{side}_t"]) or not lengths[f"{side}_c"] for side in _SIDES)
+    unit, key = ("tokens", "t") if in_tokens else ("characters", "c")
+    found = {side: lengths[f"{side}_{key}"] for side in _SIDES if lengths[f"{side}_{key}"]}
+    edges = _edges([length for of_side in found.values() for length in of_side])
+    return PairFigures(
+        round, dict(rules), unit, edges, {side: _of(of, edges) for side, of in found.items()}
+    )
+
+
+def _edges(lengths: Sequence[int]) -> tuple[float, ...]:
+    """Bins of a whole number of tokens each."""
+    if not lengths:
+        return (0.0, 1.0)
+    first, last = min(lengths), max(lengths)
+    width = max(1, -(-(last - first + 1) // _BINS))
+    return tuple(float(edge) for edge in range(first, last + width + 1, width))
+
+
+def _of(lengths: Sequence[int], edges: Sequence[float]) -> Lengths:
+    counted, _ = np.histogram(lengths, bins=list(edges))
+    return Lengths(tuple(100 * counted / len(lengths)), float(np.median(lengths)))

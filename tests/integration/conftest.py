@@ -1,0 +1,14 @@
+"""What integration tests share."""
+
+from pathlib import Path
+
+import pytest
+from small_run import SMALL, run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished small run, for all tests that look at one; none changes it."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    run(output, **SMALL)
+    return output / "quickstart"
