@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+SERVE_PORT = 8000
+"""Where `sirt serve` answers unless it is told another."""
+
 
 def add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

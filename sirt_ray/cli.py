@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from sirt_ray import (
     cluster_command,
+    doctor_command,
     evaluate_command,
     jobfile,
     plan_command,
@@ -26,7 +27,7 @@ from sirt_ray import (
     studies,
     submit_command,
 )
-from sirt_ray.arguments import add_debug, add_job, add_redo
+from sirt_ray.arguments import SERVE_PORT, add_debug, add_job, add_redo
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster_command.add_to(commands)
     _add_serve(commands)
     report_command.add_to(commands)
+    doctor_command.add_to(commands)
     grading.add_command(commands)
     return parser
 
@@ -115,7 +117,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         " quickstart:student",
     )
     serve.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="(default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=SERVE_PORT, help="(default: %(default)s)")
     serve.add_argument(
         "--api-key-env",
         metavar="VARIABLE",
