@@ -25,7 +25,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from sirt_ray.errors import ArtifactError
+from sirt_ray.errors import ArtifactError, named
 from sirt_ray.place import at_artifact
 
 RECORD = "record.json"
@@ -129,11 +129,14 @@ def differences(old: object, new: object, field: str = "") -> list[str]:
 def write_json(path: Path, value: object) -> None:
     """Write atomically and durably."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("w") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise named(error, path) from error
     partial.replace(path)
 
 
@@ -228,7 +231,7 @@ class Store:
                 "counts": counts,
                 "seconds": round(time.time() - began, 3),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "versions": _versions(),
+                "versions": versions(),
             }
             write_json(partial / RECORD, record)
         partial.rename(home)
@@ -279,7 +282,8 @@ def _partial_of(final: Path) -> Path:
     return final.with_name(f".{final.name}.partial")
 
 
-def _versions() -> Json:
+def versions() -> Json:
+    """Of what decides a result, as far as it is installed."""
     found: Json = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         try:

@@ -1,8 +1,4 @@
-"""The `sirt` command: parse, wire, print. It decides nothing.
-
-Exit codes: 0; 2 for a bad job file, bad arguments or bad input data; 1 for a failure while running;
-130 after Ctrl-C.
-"""
+"""The `sirt` command: parse, wire, print. It decides nothing. `ending.py` has the exit codes."""
 
 import argparse
 import shutil
@@ -31,6 +27,7 @@ from sirt_ray.arguments import SERVE_PORT, add_debug, add_job, add_redo
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
+from sirt_ray.ending import ended
 from sirt_ray.errors import SirtError
 from sirt_ray.folder_lock import locked
 from sirt_ray.resources import EngineConfig, ResourcesConfig
@@ -48,16 +45,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return arguments.command(arguments)
-    except SirtError as error:
-        if arguments.debug:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        Console(stderr=True).print(f"\n{arguments.stopped}")
-        return 130
+    return ended(lambda: arguments.command(arguments), arguments.debug, arguments.stopped)
 
 
 def _parser() -> argparse.ArgumentParser:

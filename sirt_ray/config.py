@@ -192,6 +192,27 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _leaves_room_for_prompts(self) -> "JobConfig":
+        served, student = self.resources.teacher, self.resources.student
+        asked = [
+            ("teacher", served, "teacher.sampling", self.teacher.sampling),
+            ("student", student, "refine.sampling", self.refine.sampling),
+            ("student", student, "evaluation.sampling", self.evaluation.sampling),
+        ]
+        problems = [
+            f"{name}.max_tokens is {sampling.max_tokens}, and resources.{role}.max_model_len is"
+            f" {engine.max_model_len}, prompt included: no question fits before an answer of that"
+            " length. Lower max_tokens, or raise max_model_len"
+            for role, engine, name, sampling in asked
+            if engine.max_model_len is not None
+            and sampling.max_tokens >= engine.max_model_len
+            and (role == "student" or self.teacher.model is not None)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
     def _quantized_is_not_cut(self) -> "JobConfig":
         if self.quantizes and self.resources.trainer.zero_stage == 3:
             raise ValueError(

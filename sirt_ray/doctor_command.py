@@ -150,6 +150,4 @@ def _summary(findings: Sequence[Finding], seconds: float) -> str:
         verdict = "a run will not work here until the problems are mended"
     else:
         verdict = "this machine can run jobs"
-    return (
-        f"{count['problem']} problems, {count['warning']} warnings: {verdict} ({seconds:.0f} s)"
-    )
+    return f"{count['problem']} problems, {count['warning']} warnings: {verdict} ({seconds:.0f} s)"

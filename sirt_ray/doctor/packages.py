@@ -84,9 +84,7 @@ def _needed(requirement: Requirement, version: Version) -> Finding | None:
     found = version(requirement.name)
     if found is not None and _fits(requirement, found):
         return None
-    return Finding(
-        "packages", "problem", _what(requirement, found, PACKAGE), _install(requirement)
-    )
+    return Finding("packages", "problem", _what(requirement, found, PACKAGE), _install(requirement))
 
 
 def _engine(engines: Sequence[Requirement], version: Version) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """What can be known to be wrong before anything is started."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from sirt_ray.on_ray.data import check_rows_available
 from sirt_ray.on_ray.weights import is_uri
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
+from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
 
 Use = Literal["served", "asked", "trained"]
 """`served`: to anybody. `asked`: our prompts. `trained`: behind them, too."""
@@ -37,6 +39,8 @@ def check_inputs(
             "student.model", student.model, student.revision, "trained", ask_hub
         ),
     }
+    if unchecked is None:  # Planned is also what shall run elsewhere.
+        checks["output"] = lambda: _check_output(job.run_dir)
     for section, check in checks.items():
         if section in elsewhere:
             continue
@@ -53,6 +57,21 @@ def check_inputs(
         raise problems[0]
     if problems:
         raise ConfigError("\n".join(str(problem) for problem in problems))
+
+
+def _check_output(run_dir: Path) -> None:
+    """Raise ConfigError where the run's folder can be neither used nor made."""
+    above = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(
+            f"output: {above} is a file, so the run cannot have the folder {run_dir}. Set `output`"
+            " to a folder"
+        )
+    if not os.access(above, os.W_OK):
+        raise ConfigError(
+            f"output: you may not write to {above}, so the run cannot have the folder {run_dir}."
+            " Give yourself access, or set `output` to a folder of yours"
+        )
 
 
 def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
@@ -137,7 +156,8 @@ def check_model(
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     try:
-        local = {"revision": revision, "local_files_only": not ask_hub}
+        is_there = path.is_dir() or (ask_hub and hub_unreachable() is None)
+        local = {"revision": revision, "local_files_only": not is_there}
         AutoConfig.from_pretrained(model, trust_remote_code=False, **local)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
     except (OSError, ValueError) as error:
@@ -145,10 +165,7 @@ def check_model(
             raise UnseenError(
                 f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
-        raise ModelError(
-            f"{asked_by}: {model} cannot be loaded: {str(error).splitlines()[0]}"
-            " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"
-        ) from error
+        raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error
     if path.is_dir():
         _check_weights(asked_by, path)
     if tokenizer.eos_token_id is None:

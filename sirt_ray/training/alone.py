@@ -154,6 +154,8 @@ def _data(store: Store, asked: Training, kind: given.Kind) -> tuple[Path, dict[s
     model = model_key(asked.source.name, asked.revision)
     inputs: dict[str, object] = {"model": model, "data": content_key(path)}
     if given.is_ours(path, kind):
+        if kind == "dpo":
+            given.check_ids(path, load_tokenizer(asked.source))
         return path, inputs
     made = store.once(
         "data", inputs, lambda out: given.encode(path, kind, load_tokenizer(asked.source), out)
