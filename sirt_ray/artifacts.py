@@ -127,12 +127,15 @@ def differences(old: object, new: object, field: str = "") -> list[str]:
 
 
 def write_json(path: Path, value: object) -> None:
+    write_text(path, f"{json.dumps(value, indent=2)}\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write atomically and durably."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import jobfile
-from sirt_ray.artifacts import Store
+from sirt_ray.artifacts import Store, write_text
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ConfigError, InputError
@@ -47,7 +47,7 @@ class Run:
         from sirt_ray.on_ray.stages import RayStages
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(jobfile.dump(job))
+        write_text(run_dir / "config.yaml", jobfile.dump(job))
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)

@@ -178,7 +178,7 @@ def _carry_out(task: Task, device: Any, name: str, say: Say) -> Mapping[str, Any
                 result = run(task, device, attempt)
             except torch.OutOfMemoryError as error:
                 raise StageError(
-                    f"The GPU ran out of memory: {error}. Lower"
+                    f"The GPU ran out of memory: {str(error).rstrip('.')}. Lower"
                     " resources.max_tokens_per_micro_batch, set resources.gradient_checkpointing,"
                     " or train with LoRA; only LoRA changes the result"
                 ) from error

@@ -84,7 +84,10 @@ class TestPackages:
         assert {"ray", "torch", "deepspeed"} <= names
 
 
-SMI = "NVIDIA H100 80GB HBM3, 580.82.07, 81559, {free}\nNVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000\n"
+SMI = """\
+NVIDIA H100 80GB HBM3, 580.82.07, 81559, {free}
+NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000
+"""
 
 
 class TestGpus:
