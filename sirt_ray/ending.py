@@ -42,7 +42,9 @@ def ended(work: Callable[[], int], debug: bool, stopped: str) -> int:
 
 
 def known(error: Exception) -> SirtError | None:
-    """The error as the user should see it; None where nobody has thought of it."""
+    """The error as the user should see it; None where nobody has thought of it. One that Ray has
+    brought from another process holds what was raised there."""
+    error = getattr(error, "cause", error)
     if isinstance(error, SirtError):
         return error
     if not isinstance(error, OSError):

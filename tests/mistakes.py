@@ -41,8 +41,8 @@ JOB_FILE = (
     Mistake(
         "a value of the wrong type",
         2,
-        ("tune.epochs: input should be a valid number", "but is 'many'"),
-        "nothing was started",
+        ("1 problem in the job file; nothing was started", "--set tune.epochs=many: tune.epochs"),
+        "input should be a valid number",
     ),
     Mistake(
         "a benchmark that is not known",
@@ -87,7 +87,7 @@ MODELS = (
         "a gated model",
         2,
         ("student.model: org/gated cannot be loaded: it is gated, and no token is set",),
-        "then set a token of the same account in HF_TOKEN, or with `hf auth login`",
+        "set a token of the same account in HF_TOKEN, or with `hf auth login`",
     ),
     Mistake(
         "a revision that does not exist",
@@ -118,7 +118,8 @@ MODELS = (
         "a model without a tokenizer",
         2,
         ("it has no tokenizer that can be read",),
-        "copy tokenizer.json and tokenizer_config.json",
+        "Put one beside config.json with `tokenizer.save_pretrained`, or copy tokenizer.json and"
+        " tokenizer_config.json there",
     ),
     Mistake(
         "a tokenizer without EOS",
@@ -130,7 +131,8 @@ MODELS = (
         "a chat template that changes a prompt once it is answered",
         2,
         ("cannot be trained", "would not begin as what it is asked"),
-        "take it away to use plain prompts",
+        "Give the model's folder a chat template whose generation prompt is how an answer begins,"
+        " or take it away to use plain prompts",
     ),
     Mistake(
         "pairs of a student with another tokenizer",
@@ -143,33 +145,34 @@ RUNNING = (
     Mistake(
         "settings that are changed under a finished run",
         2,
-        ("is finished, and was made with other settings", "rows: "),
+        ("runs/mine/questions is finished, and was made with other settings",),
         "Either set these back, or choose another folder (a job's `name`, or --out), or run with"
         " --redo",
     ),
     Mistake(
         "two drivers of one run",
         2,
-        ("another driver is running in",),
+        ("another driver is running in", "runs/mine"),
         "Wait until it ends or stop it, or give this job another name",
     ),
     Mistake(
         "all demonstrations are rejected",
         1,
-        ("none of the teacher's answers to", "can be learned from", "dropped_wrong"),
-        "Look at the texts in",
+        ("none of the teacher's answers to 6 questions can be learned from", "dropped_wrong 6"),
+        "A larger teacher.sampling.max_tokens helps against truncated ones, demonstrations.keep:"
+        " all keeps the wrong ones",
         "cluster",
     ),
     Mistake(
         "no pairs",
         1,
         ("round 1 made no preference pair from 4 questions",),
-        "Raise refine.num_cot or sampling.temperature, look at the texts in",
+        "Raise refine.num_cot or sampling.temperature",
     ),
     Mistake(
         "questions longer than the engine's context",
         1,
-        ("could be sampled. The first, ", "is above the engine's"),
+        ("none of the 4 questions could be sampled. The first, ", "is above the engine's 100"),
         "Lower max_tokens or raise max_model_len under resources",
         "cluster",
     ),

@@ -8,6 +8,7 @@ import fcntl
 import json
 import shutil
 import socket
+from argparse import _SubParsersAction
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 import tiny
 import torch
 from fake_endpoint import FakeEndpoint, ask
+from ray.exceptions import RayTaskError
 
-from sirt_ray import ending, tables
+from sirt_ray import cli, ending, tables
 from sirt_ray.artifacts import Artifact, Store
 from sirt_ray.cli import main
 from sirt_ray.config import JobConfig
@@ -382,6 +384,22 @@ class TestErrorsThatNobodyHasThoughtOf:
     def test_with_debug_they_are_raised(self) -> None:
         with pytest.raises(KeyError):
             ending.ended(self.broken, True, "stopped")
+
+
+def test_a_full_disk_in_another_process_is_one_here(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> int:
+        raise RayTaskError("write", "Traceback ...", OSError(28, "No space left on device", "a"))
+
+    assert ending.ended(full, False, "stopped") == 1
+    assert "error: a cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_every_command_can_be_debugged() -> None:
+    (commands,) = (
+        action for action in cli._parser()._actions if isinstance(action, _SubParsersAction)
+    )
+    for name, command in commands.choices.items():
+        assert "--debug" in command.format_help(), name
 
 
 def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
