@@ -204,6 +204,12 @@ RUNNING = (
         "Free some space there; the same command continues behind what is finished",
     ),
     Mistake(
+        "a disk that gets full in a training",
+        1,
+        ("The training cannot write", "no space is left"),
+        "Free some there; the same command continues from the last checkpoint",
+    ),
+    Mistake(
         "a package of an extra that is missing",
         1,
         ("lora.quantize is set (QLoRA), which needs", "the package bitsandbytes"),

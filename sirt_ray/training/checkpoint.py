@@ -9,7 +9,7 @@ import shutil
 from dataclasses import asdict
 
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.workfolder import State, WorkFolder, write_json
+from sirt_ray.training.workfolder import State, WorkFolder, storing, write_json
 
 
 def save(engine: Engine, work: WorkFolder, state: State) -> None:
@@ -21,10 +21,12 @@ def save(engine: Engine, work: WorkFolder, state: State) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     engine.wait()
-    engine.save(partial)
+    with storing(partial):
+        engine.save(partial)
     engine.wait()
     if engine.rank == 0:
-        write_json(partial / "state.json", asdict(state))
+        with storing(partial):
+            write_json(partial / "state.json", asdict(state))
         shutil.rmtree(whole, ignore_errors=True)
         partial.replace(whole)
         work.prune(state)
@@ -52,8 +54,9 @@ def save_weights(engine: Engine, work: WorkFolder, step: int) -> None:
         path = work.weights(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(trained, partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        with storing(partial):
+            save_file(trained, partial)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
         partial.replace(path)
     engine.wait()

@@ -1,9 +1,11 @@
 """Each mistake of `tests/mistakes.py` that takes no Ray, made for real, and what is said about it.
 
-Two boundaries are not ours and are stood in for: the hub, by a server on this machine, and a GPU
-that is full, by torch's own error out of the optimizer's step.
+Three boundaries are not ours and are stood in for: the hub, by a server on this machine; a GPU
+that is full, by torch's own error out of the optimizer's step; a disk that is full in the middle of
+a training, by the error of safetensors.
 """
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -15,15 +17,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import tiny
 import torch
 from fake_endpoint import FakeEndpoint, ask
 from ray.exceptions import RayTaskError
+from safetensors import SafetensorError
 
 from sirt_ray import cli, ending, tables
 from sirt_ray.artifacts import Artifact, Store
 from sirt_ray.cli import main
 from sirt_ray.config import JobConfig
+from sirt_ray.errors import SirtError
 from sirt_ray.on_ray import cluster, pairing, trainer
 from sirt_ray.quickstart import assets
 from sirt_ray.recipes import TuneConfig
@@ -230,20 +235,44 @@ def fill_the_gpu(desk: Desk) -> Path:
     return tiny.save_student(desk.folder / "model")
 
 
-@makes("too little memory for the training")
-def _(desk: Desk) -> int:
-    """What a worker of Ray Train does, in this process."""
+def tune_as_a_worker(desk: Desk, student: Path) -> int:
+    """One step, as a worker of Ray Train does it, in this process. The driver reads its error."""
     task = TuneTask(
         desk.folder / "out",
-        Source(str(fill_the_gpu(desk))),
+        Source(str(student)),
         tiny.write_demonstrations(desk.folder / "shown", range(4)),
-        TuneConfig(),
+        TuneConfig(max_steps=1, validation_fraction=0.0),
         TrainerResources(),
         seed=0,
     )
     desk.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
-    attempt = WorkFolder(task.out).claim(task.resources)
-    return ending.ended(lambda: trainer._work(task, attempt) or 0, False, "stopped")
+    work = WorkFolder(task.out)
+    attempt = work.claim(task.resources)
+    with contextlib.suppress(SirtError):
+        trainer._work(task, attempt)
+    assert not list(work.path.rglob("*.partial"))
+    error = trainer._met_by_worker(work)
+    assert error is not None
+
+    def met() -> int:
+        raise error
+
+    return ending.ended(met, False, "stopped")
+
+
+@makes("too little memory for the training")
+def _(desk: Desk) -> int:
+    return tune_as_a_worker(desk, fill_the_gpu(desk))
+
+
+@makes("a disk that gets full in a training")
+def _(desk: Desk) -> int:
+    def full(tensors: object, path: Path) -> None:
+        Path(path).write_text("the beginning")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    desk.patch.setattr(safetensors.torch, "save_file", full)
+    return tune_as_a_worker(desk, tiny.save_student(desk.folder / "model"))
 
 
 @makes("too little memory for a training in one process")
