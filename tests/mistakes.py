@@ -302,7 +302,8 @@ def check(mistake: Mistake, code: int, told: str) -> None:
     """The command ended as the list says: `told` is all that was written to standard error."""
     said = " ".join(told.split())
     assert code == mistake.exit_code, told
-    assert said.count("error: ") == 1 and "Traceback" not in said, told
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in said, told
     for piece in (*mistake.says, mistake.cure):
         assert piece in said, f"{piece!r} is not in {told!r}"
 
