@@ -31,6 +31,7 @@ _STYLES: dict[Level, str] = {
     "warning": "[yellow]warning[/]",
     "problem": "[bold red]problem[/]",
 }
+_BAD: tuple[Level, ...] = ("problem", "warning")
 _PORTS = (
     (SERVE_PORT, "what `sirt serve` answers at", "Choose another with `sirt serve --port`"),
     (
@@ -146,8 +147,8 @@ def _table(findings: Sequence[Finding]) -> Table:
 
 def _summary(findings: Sequence[Finding], seconds: float) -> str:
     count = {level: sum(finding.level == level for finding in findings) for level in _STYLES}
-    if count["problem"]:
-        verdict = "a run will not work here until the problems are mended"
-    else:
-        verdict = "this machine can run jobs"
-    return f"{count['problem']} problems, {count['warning']} warnings: {verdict} ({seconds:.0f} s)"
+    counted = ", ".join(f"{count[level]} {level}{'s' * (count[level] != 1)}" for level in _BAD)
+    verdict = (
+        "a run will not work here as it should" if count["problem"] else "this machine can run jobs"
+    )
+    return f"{counted}: {verdict} ({seconds:.0f} s)"

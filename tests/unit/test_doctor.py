@@ -186,7 +186,7 @@ class TestCommand:
         found.append(Finding("ports", "warning", "8000 is taken", "Choose another"))
         assert main(["doctor"]) == 0
         told = capsys.readouterr().out
-        assert "0 problems, 1 warnings" in told and "→ Choose another" in told
+        assert "0 problems, 1 warning:" in told and "→ Choose another" in told
 
     def test_a_problem_is_a_failure(
         self, found: list[Finding], capsys: pytest.CaptureFixture[str]
