@@ -216,6 +216,12 @@ RUNNING = (
         "pip install 'sirt-ray[qlora]'",
     ),
     Mistake(
+        "vLLM is not installed",
+        1,
+        ("vLLM is not installed, and no model can answer without it",),
+        "pip install 'sirt-ray[cpu]', or 'sirt-ray[gpu]' where there is a GPU",
+    ),
+    Mistake(
         "an endpoint's key that is not set",
         2,
         ("teacher.endpoint.api_key_env: the environment variable MY_KEY is not set",),

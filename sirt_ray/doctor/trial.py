@@ -98,9 +98,10 @@ def _job(folder: Path) -> JobConfig:
             "refine": {"rounds": 0},
             "resources": {
                 "teacher": engine,
-                # Only the teacher is asked: no second engine is started beside it.
-                "student": engine | {"min_replicas": 0},
+                "student": engine,
                 "trainer": {"start_timeout_s": _MOST_SECONDS},
+                # Too few for a student's engine beside the teacher's: it is not asked anything.
+                "local_cpus": 2,
             },
         }
     )

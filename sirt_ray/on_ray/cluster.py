@@ -1,5 +1,6 @@
 """The Ray that a run uses: the cluster at an address, or one of its own on this machine."""
 
+import importlib.util
 import logging
 import math
 import os
@@ -61,7 +62,9 @@ def _joined(
     address: str | None, resources: ResourcesConfig, log: Path, at_once: int
 ) -> Generator[None]:
     _log_to(log)
-    if address is not None:
+    if address is None:
+        _check_engine_installed()
+    else:
         _check_reachable(address)
     # The lines of the job's workers, which stay in Ray's session folder.
     worker_logs = ray.LoggingConfig(encoding="JSON") if as_json() else None
@@ -106,6 +109,16 @@ def _joined(
         yield
     finally:
         ray.shutdown()
+
+
+def _check_engine_installed() -> None:
+    """Raise ResourceError before seconds of a start that leads nowhere."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ResourceError(
+            "vLLM is not installed, and no model can answer without it: pip install"
+            " 'sirt-ray[cpu]', or 'sirt-ray[gpu]' where there is a GPU. Then `sirt doctor` shows"
+            " whether all fits together"
+        )
 
 
 def _check_reachable(address: str) -> None:

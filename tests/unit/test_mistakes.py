@@ -10,6 +10,7 @@ import fcntl
 import json
 import shutil
 import socket
+import sys
 from argparse import _SubParsersAction
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,6 +285,12 @@ def _(desk: Desk) -> int:
 def _(desk: Desk) -> int:
     student = tiny.save_student(desk.folder / "model")
     return refine_alone(desk, f"model={student}", "refine.lora.quantize=nf4")
+
+
+@makes("vLLM is not installed")
+def _(desk: Desk) -> int:
+    desk.patch.setitem(sys.modules, "vllm", None)
+    return desk.run()
 
 
 @makes("settings that are changed under a finished run")
