@@ -22,6 +22,8 @@ _RAY_STOPS_AT = 0.95
 """Of the disk that Ray's temporary folder lies on: above it no object is spilled any more."""
 _LEAST_OPEN_FILES = 8192
 """What Ray asks for."""
+_TOOLS = {"g++": ("g++", "c++"), "ninja": ("ninja",)}
+"""By what is asked for, the programs that will do."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -51,9 +53,6 @@ def check_compilers(on_gpu: bool) -> list[Finding]:
             )
         )
     return found
-
-
-_TOOLS = {"g++": ("g++", "c++"), "ninja": ("ninja",)}
 
 
 def _tool(name: str) -> str | None:

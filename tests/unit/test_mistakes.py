@@ -422,12 +422,22 @@ class TestErrorsThatNobodyHasThoughtOf:
             ending.ended(self.broken, True, "stopped")
 
 
-def test_a_full_disk_in_another_process_is_one_here(capsys: pytest.CaptureFixture[str]) -> None:
-    def full() -> int:
-        raise RayTaskError("write", "Traceback ...", OSError(28, "No space left on device", "a"))
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "a"), "a cannot be written: No space left"),
+        (OSError(13, "Permission denied", "a"), "a cannot be used: Permission denied. Give"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
+def test_what_the_machine_refuses_is_no_bug(
+    error: OSError, said: str, elsewhere: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> int:
+        raise RayTaskError("write", "Traceback ...", error) if elsewhere else error
 
-    assert ending.ended(full, False, "stopped") == 1
-    assert "error: a cannot be written: No space left on device" in capsys.readouterr().err
+    assert ending.ended(refused, False, "stopped") == 1
+    assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_every_command_can_be_debugged() -> None:
