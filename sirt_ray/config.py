@@ -196,9 +196,10 @@ class JobConfig(Section):
         served, student = self.resources.teacher, self.resources.student
         asked = [
             ("teacher", served, "teacher.sampling", self.teacher.sampling),
-            ("student", student, "refine.sampling", self.refine.sampling),
             ("student", student, "evaluation.sampling", self.evaluation.sampling),
         ]
+        if self.refine.rounds:
+            asked.append(("student", student, "refine.sampling", self.refine.sampling))
         problems = [
             f"{name}.max_tokens is {sampling.max_tokens}, and resources.{role}.max_model_len is"
             f" {engine.max_model_len}, prompt included: no question fits before an answer of that"

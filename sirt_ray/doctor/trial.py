@@ -78,7 +78,6 @@ def _failed(part: str, message: str, folder: Path) -> Finding:
 
 
 def _job(folder: Path) -> JobConfig:
-    engine = {"max_model_len": 256, "start_timeout_s": _MOST_SECONDS}
     return JobConfig.model_validate(
         {
             "name": folder.name,
@@ -97,8 +96,7 @@ def _job(folder: Path) -> JobConfig:
             "tune": {"max_steps": 2, "batch_size": 4, "validation_fraction": 0, "choose": "last"},
             "refine": {"rounds": 0},
             "resources": {
-                "teacher": engine,
-                "student": engine,
+                "teacher": {"max_model_len": 256, "start_timeout_s": _MOST_SECONDS},
                 "trainer": {"start_timeout_s": _MOST_SECONDS},
                 # Too few for a student's engine beside the teacher's: it is not asked anything.
                 "local_cpus": 2,
