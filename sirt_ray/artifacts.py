@@ -5,6 +5,8 @@
 * `build` fills `round_01/.pairs.partial`; when it returns, the record is written into it and the
   folder is renamed. A folder without a record is therefore never taken for whole, and what a killed
   run left in the partial folder is there for the next one to continue.
+* Where the run folder is a copy of one in object storage, which cannot rename, an artifact is built
+  in its place: it is whole where storage has its record, which is uploaded last.
 * The record's fingerprint covers `inputs`: literals, sections of the job file, and other artifacts
   (by their fingerprints). The same fingerprint again means nothing is built.
 * Another fingerprint means that the job would make a finished artifact untrue: it is refused, with
@@ -25,7 +27,9 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from sirt_ray.errors import ArtifactError, named
+from sirt_ray import storage
+from sirt_ray.errors import ArtifactError
+from sirt_ray.json_files import read_json, write_json
 from sirt_ray.place import at_artifact
 
 RECORD = "record.json"
@@ -53,6 +57,15 @@ class Artifact:
     fingerprint: str
     counts: Mapping[str, Any]
     """What was made and, by reason, what was dropped."""
+
+    @property
+    def place(self) -> str:
+        """What every node knows its folder by: see `storage.place`."""
+        return storage.place(self.path)
+
+    def fetched(self) -> Path:
+        """Its folder, whole on this node."""
+        return storage.fetch(self.path, RECORD)
 
 
 def _silent(kind: str, name: str, **fields: Any) -> None:
@@ -84,32 +97,6 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def content_key(path: Path, sampled_above_bytes: int = 64 << 20) -> str:
-    """A key for the content of a file or folder, wherever it lies. Of a file above
-    `sampled_above_bytes` only the size, the first and the last mebibyte are read."""
-    digest = hashlib.sha256()
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in found:
-        name = file.relative_to(path).as_posix() if file != path else ""
-        if Path(name).name.startswith(".") or name == RECORD:
-            continue
-        size = file.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= sampled_above_bytes:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-            else:
-                digest.update(stream.read(1 << 20))
-                stream.seek(-(1 << 20), os.SEEK_END)
-                digest.update(stream.read())
-    return digest.hexdigest()[:16]
-
-
-def model_key(name: str, revision: str | None) -> str:
-    """A key for the content of a model: a folder's, or of one on the hub its name and revision."""
-    return content_key(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
-
-
 def differences(old: object, new: object, field: str = "") -> list[str]:
     """`field: old -> new` for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -124,27 +111,6 @@ def differences(old: object, new: object, field: str = "") -> list[str]:
     if old == new:
         return []
     return [f"{field}: {json.dumps(old)} -> {json.dumps(new)}"]
-
-
-def write_json(path: Path, value: object) -> None:
-    write_text(path, f"{json.dumps(value, indent=2)}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically and durably."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise named(error, path) from error
-    partial.replace(path)
-
-
-def _read_json(path: Path) -> Json:
-    return json.loads(path.read_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,17 +183,19 @@ class Store:
         record = _record(final)
         if record is not None and record["fingerprint"] != key:
             return Found(key, home, record, tuple(differences(record["inputs"], stated)), False)
-        return Found(key, home, record or _record(home), (), _partial_of(home).exists())
+        begun = storage.read(_partial_of(home) / _INPUTS) is not None
+        return Found(key, home, record or _record(home), (), begun)
 
     def _built(self, name: str, home: Path, stated: Json, build: Build) -> Json:
         """Build at `home`. Returns the record."""
         partial = self._partial(home, stated)
-        if not (partial / RECORD).exists():
+        record = None if partial == home else _record(partial)
+        if record is None:
             self._tell("started", name)
             began = time.time()
             with at_artifact(name):
                 counts = dict(build(partial))
-            record: Json = {
+            record = {
                 "name": name,
                 "fingerprint": fingerprint(stated),
                 "inputs": stated,
@@ -236,31 +204,42 @@ class Store:
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "versions": versions(),
             }
+            # The workers of a training that ended elsewhere have left nothing here.
+            partial.mkdir(parents=True, exist_ok=True)
             write_json(partial / RECORD, record)
-        partial.rename(home)
-        (home / _INPUTS).unlink()
-        return _read_json(home / RECORD)
+        storage.publish(partial, RECORD)
+        if partial != home:
+            partial.rename(home)
+        (home / _INPUTS).unlink(missing_ok=True)
+        return record
 
     def _partial(self, home: Path, stated: Json) -> Path:
         """The folder to build in: what a killed run left there, if it was building the same."""
         partial = _partial_of(home)
         mark = partial / _INPUTS
-        if partial.exists() and not (mark.exists() and _read_json(mark) == stated):
-            shutil.rmtree(partial)
+        building = read_json(mark)
+        if building == stated:
+            storage.forget(partial)  # What is not in storage was not finished.
+        else:
+            storage.discard(partial, RECORD)
         partial.mkdir(parents=True, exist_ok=True)
-        if not mark.exists():
+        if building != stated:
             write_json(mark, stated)
+            storage.push(mark)
         return partial
 
 
 def _record(folder: Path) -> Json | None:
     """The record of a whole artifact."""
-    return _read_json(folder / RECORD) if (folder / RECORD).exists() else None
+    return read_json(folder / RECORD)
 
 
 def _discard(final: Path) -> None:
     if final.is_symlink():
         final.unlink()
+        return
+    if storage.stored(final):
+        storage.discard(final, RECORD)
         return
     # Renamed first, so that a kill in the middle leaves no half-deleted artifact.
     doomed = final.with_name(f".{final.name}.redone")
@@ -282,7 +261,7 @@ def _link(final: Path, home: Path) -> None:
 
 
 def _partial_of(final: Path) -> Path:
-    return final.with_name(f".{final.name}.partial")
+    return final if storage.stored(final) else final.with_name(f".{final.name}.partial")
 
 
 def versions() -> Json:
@@ -300,7 +279,7 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
     """What to raise for an artifact that the job would make untrue."""
     fields = "\n".join(f"  {line}" for line in changed)
     return ArtifactError(
-        f"{final} is finished, and was made with other settings:\n{fields}\n"
+        f"{storage.place(final)} is finished, and was made with other settings:\n{fields}\n"
         "Running on would mix two experiments in one folder. Either set these back, or choose"
         " another folder (a job's `name`, or --out), or run with --redo to delete this artifact and"
         " build it and what depends on it again"

@@ -20,6 +20,7 @@ from sirt_ray import (
     jobfile,
     plan_command,
     report_command,
+    storage,
     studies,
     submit_command,
 )
@@ -242,7 +243,7 @@ def _print_plan(console: Console, run_dir: Path, survey: Survey) -> None:
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {run_dir.resolve()}", soft_wrap=True)
+    console.print(f"Run folder: {storage.place(run_dir.resolve())}", soft_wrap=True)
     survey.refuse_untrue()
 
 

@@ -13,12 +13,14 @@ training) is part of an artifact's identity. Where and how fast it runs (`resour
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from sirt_ray import storage
+from sirt_ray.addresses import checked_model, checked_output, is_uri
 from sirt_ray.methods import METHODS
 from sirt_ray.recipes import RefineConfig, TuneConfig
 from sirt_ray.resources import EngineConfig, ResourcesConfig
-from sirt_ray.settings import Count, Folder, NonNegative, SamplingConfig, Section
+from sirt_ray.settings import Count, NonNegative, SamplingConfig, Section
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
 
@@ -84,8 +86,9 @@ class DemonstrationsConfig(Section):
 
 
 class StudentConfig(Section):
-    model: str
-    """Path or hub name of the base model, `quickstart:student` for the one that is shipped."""
+    model: Annotated[str, AfterValidator(checked_model)]
+    """Path, address in object storage or hub name of the base model, `quickstart:student` for the
+    one that is shipped."""
     revision: str | None = None
 
 
@@ -133,8 +136,9 @@ class JobConfig(Section):
     """Names the run folder."""
     method: str | None = None
     """One of `methods.py`, whose settings lie under those of the job file; None: the defaults."""
-    output: Folder = "runs"
-    """Where run folders lie."""
+    output: Annotated[str, AfterValidator(checked_output)] = "runs"
+    """The run folder is `<output>/<name>`: a folder that all nodes see, or an address in object
+    storage (s3://bucket/runs, gs://bucket/runs)."""
     seed: NonNegative = 0
     data: DataConfig
     teacher: TeacherConfig
@@ -147,7 +151,8 @@ class JobConfig(Section):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.output) / self.name
+        """The run folder; of one in object storage this machine's copy."""
+        return storage.local(self.output) / self.name
 
     @property
     def quantizes(self) -> bool:
@@ -211,6 +216,17 @@ class JobConfig(Section):
         ]
         if problems:
             raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _paid_answers_outlive_nodes(self) -> "JobConfig":
+        endpoint = self.teacher.endpoint
+        if is_uri(self.output) and endpoint is not None and endpoint.cache is None:
+            raise ValueError(
+                "output is in object storage, but what teacher.endpoint has answered and what was"
+                " paid for it lies on a disk, where the next start of the job has to find it. Set"
+                " teacher.endpoint.cache to a folder that outlives the node"
+            )
         return self
 
     @model_validator(mode="after")

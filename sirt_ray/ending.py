@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from sirt_ray.addresses import masked
 from sirt_ray.artifacts import versions
 from sirt_ray.errors import ResourceError, SirtError
 from sirt_ray.logs import without_secrets
@@ -37,7 +38,7 @@ def ended(work: Callable[[], int], debug: bool, stopped: str) -> int:
         if debug:
             raise
         shown = known(error) or _unknown(error)
-        console.print(f"[bold red]error:[/] {escape(str(shown))}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(masked(str(shown)))}", soft_wrap=True)
         return shown.exit_code
 
 
@@ -86,7 +87,7 @@ def _trace(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="sirt-error-", suffix=".log", delete=False
         ) as file:
-            file.write(without_secrets("\n".join(told)))
+            file.write(masked(without_secrets("\n".join(told))))
         return str(Path(file.name))
     except OSError as full:
         return f"no file ({full.strerror}); run the command with --debug to see it"

@@ -47,6 +47,10 @@ class ResourceError(SirtError, RuntimeError):
     """The machine or the cluster cannot give what the job needs."""
 
 
+class StorageError(SirtError, RuntimeError):
+    """Object storage cannot be reached, refuses, or does not hold what it should."""
+
+
 class StageError(SirtError, RuntimeError):
     """A stage failed while running. What was finished before it is kept."""
 

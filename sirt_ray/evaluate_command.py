@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, storage
 from sirt_ray.arguments import add_debug
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -59,7 +58,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument("--seed", type=int, help="(default: the run's, or 0)")
     command.add_argument(
         "--out",
-        type=Path,
         help="the folder for scores.json and the graded answers (default: runs/evaluate-NAME)",
     )
     command.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
@@ -101,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     model = find_model(arguments.model)
     check_model(arguments.model, model.path, use="asked")
     check_rows_available(config.data)
-    out: Path = arguments.out or Path("runs") / f"evaluate-{_folder_name(model.name)}"
+    out = storage.local(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
     scoring = ModelScoring(model, config, out, progress_for(console))
     survey = Survey(out)
     scoring.run(survey)
@@ -124,7 +122,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for table in scores_tables({model.name: scores}, run and run.data.train):
         console.print()
         console.print(table)
-    console.print(f"Of {model.path}. Graded answers are in {out / 'evaluation'}", soft_wrap=True)
+    console.print(
+        f"Of {model.path}. Graded answers are in {storage.place(out / 'evaluation')}",
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -2,9 +2,10 @@
 
 import fcntl
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from sirt_ray import lease, storage
 from sirt_ray.errors import ArtifactError
 
 
@@ -20,7 +21,8 @@ def locked(root: Path) -> Generator[None]:
                 f"another driver is running in {root}. Wait until it ends or stop it, or give this"
                 " job another name"
             ) from error
-        yield
+        with lease.held(root) if storage.stored(root) else nullcontext():
+            yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from sirt_ray.addresses import masked
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
 from sirt_ray.methods import METHODS
@@ -40,7 +41,7 @@ def read(
         document[name] = value
         sources[(name,)] = f"--{name}"
     for override in overrides:
-        sources[set_in(document, override)] = f"--set {override}"
+        sources[set_in(document, override)] = f"--set {masked(override)}"
     if kind is JobConfig:
         document = with_method(document)
     try:

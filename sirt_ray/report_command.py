@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sirt_ray import storage
 from sirt_ray.arguments import add_debug
 
 
@@ -13,7 +14,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     report.add_argument(
         "folders",
         nargs="+",
-        type=Path,
         metavar="RUN_DIR|STUDY_DIR",
         help="a run's folder, several of one job under different seeds, or one study's",
     )
@@ -28,5 +28,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _report(arguments: argparse.Namespace) -> int:
     from sirt_ray.report.command import write_report
 
-    write_report(arguments.folders, arguments.format, arguments.out)
+    folders = [storage.local(folder) for folder in arguments.folders]
+    write_report(folders, arguments.format, arguments.out)
     return 0

@@ -1,6 +1,5 @@
 """One run: a job, its folder and what it tells the user."""
 
-import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import jobfile
-from sirt_ray.artifacts import Store, write_text
+from sirt_ray import jobfile, storage
+from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ConfigError, InputError
+from sirt_ray.json_files import write_text
 from sirt_ray.logs import heard_by
 from sirt_ray.place import in_run
 from sirt_ray.pool import SharedStore
@@ -47,7 +47,9 @@ class Run:
         from sirt_ray.on_ray.stages import RayStages
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / "config.yaml", jobfile.dump(job))
+        config = run_dir / "config.yaml"
+        write_text(config, jobfile.dump(job))
+        storage.push(config)
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
@@ -127,12 +129,12 @@ def check_each(jobs: Iterable[JobConfig], check: Callable[[JobConfig], None]) ->
 @contextmanager
 def run_folder(run_dir: Path) -> Generator[None]:
     """Leave no run folder behind where the input turns out to be wrong before anything is made."""
-    existed = run_dir.exists()
+    existed = bool(storage.names(run_dir)) if storage.stored(run_dir) else run_dir.exists()
     try:
         yield
     except InputError:
         if not existed and not any(run_dir.glob("**/record.json")):
-            shutil.rmtree(run_dir, ignore_errors=True)
+            storage.discard(run_dir)
         raise
 
 

@@ -3,26 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
-
-
-def _no_address(folder: str) -> str:
-    if "://" in folder:
-        raise ValueError(
-            "runs cannot lie in object storage yet. Give a folder, on a cluster one that all nodes"
-            " see (NFS, EFS, Filestore)"
-        )
-    return folder
-
-
-Folder = Annotated[str, AfterValidator(_no_address)]
-"""Of this machine, or of a file system that machines share."""
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +24,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SamplingConfig(Section):

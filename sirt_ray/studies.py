@@ -26,12 +26,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from sirt_ray import jobfile
+from sirt_ray.addresses import is_uri, masked
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ConfigError
-from sirt_ray.settings import Folder, Section, merged
+from sirt_ray.settings import Section, merged
 
 Label = str | int | float | bool
 Rule = dict[str, Label | list[Label]]
@@ -48,10 +49,19 @@ _OWN = ("study", "output", "exclude", "only")
 _SHOWN_CELLS = 3
 
 
+def _on_disks(output: str) -> str:
+    if is_uri(output):
+        raise ValueError(
+            "a study's runs have artifacts in common by links, which object storage does not have."
+            " Give a folder that all nodes see, or run its cells as jobs"
+        )
+    return output
+
+
 class StudyConfig(Section):
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the study's folder."""
-    output: Folder = "runs"
+    output: Annotated[str, AfterValidator(_on_disks)] = "runs"
     """The study's folder is `<output>/<study>`."""
     job: dict[str, JsonValue]
     """Settings of all cells, as in a job file."""
@@ -112,7 +122,7 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> S
     over: dict[str, Any] = {}
     for text in overrides:
         own = text.partition("=")[0].split(".")[0] in _OWN
-        sources[jobfile.set_in(document if own else over, text)] = f"--set {text}"
+        sources[jobfile.set_in(document if own else over, text)] = f"--set {masked(text)}"
     try:
         config = StudyConfig.model_validate(document)
     except ValidationError as error:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import plan_command, running, studies, study_plan
-from sirt_ray.artifacts import write_json
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cells import Ended, How, one_by_one
 from sirt_ray.folder_lock import locked
+from sirt_ray.json_files import write_json
 from sirt_ray.report.journal import run_console
 from sirt_ray.side_by_side import side_by_side
 from sirt_ray.studies import STATES, Study

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sirt_ray import jobfile, running, studies
+from sirt_ray import jobfile, running, storage, studies
 from sirt_ray.arguments import add_job, add_redo
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
@@ -117,7 +117,7 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
         jobs, name, folder = study.jobs, study.name, study.folder
     else:
         job = jobfile.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [job], job.name, job.run_dir
+        jobs, name, folder = [job], job.name, storage.place(job.run_dir)
     settings = hashlib.sha256("".join(map(jobfile.dump, jobs)).encode()).hexdigest()[:16]
     runs = tuple(run_id(job.run_dir) for job in jobs)
     return jobs, SubmittedRun(name, str(folder), settings, runs)

@@ -7,8 +7,9 @@ import json
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from sirt_ray.addresses import checked_model
 from sirt_ray.settings import Count, NonNegative, Positive, SamplingConfig, Section
 
 Price = Annotated[float, Field(ge=0.0)]
@@ -121,7 +122,7 @@ class DemonstrationFileConfig(Section):
 
 
 class TeacherConfig(Section):
-    model: str | None = None
+    model: Annotated[str, AfterValidator(checked_model)] | None = None
     """Path or hub name, `quickstart:teacher` for the one that is shipped."""
     revision: str | None = None
     """Of `model`, on the hub."""

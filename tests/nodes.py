@@ -4,6 +4,7 @@
     nodes.add("a", num_cpus=3, resources={"work": 1})
     nodes.hosts("RayTrainWorker")                   # names of the nodes that have such an actor
     nodes.kill("a")                                 # as by pulling the plug
+    nodes.freeze("b")                               # as by cutting its network
     nodes.stop()
 
 The cluster wants a token, as it should anywhere, and has its own temporary folder and ports: it
@@ -18,7 +19,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ class Nodes:
         self._temporary = temporary
         self.url: str = self._answer()
         self.environment = {
-            **_plain_environment(),
+            **plain_environment(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
         }
@@ -46,7 +49,7 @@ class Nodes:
         # Sockets lie there, whose paths must be short.
         temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         environment = {
-            **_plain_environment(),
+            **plain_environment(),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
@@ -69,6 +72,21 @@ class Nodes:
 
     def kill(self, name: str) -> None:
         self._ask("kill", name=name)
+
+    def drain(self, name: str, seconds: float) -> None:
+        """Give notice, as a cloud does of a spot machine, that the node will go."""
+        self._ask("drain", name=name, seconds=seconds)
+
+    def freeze(self, name: str) -> None:
+        """Stop all of the node where it stands: it neither answers nor closes a connection."""
+        self._ask("signal", name=name, number=signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self._ask("signal", name=name, number=signal.SIGCONT)
+
+    def lose_head(self) -> None:
+        """The cluster is gone; what ran on it finds out by itself."""
+        self._ask("lose_head")
 
     def hosts(self, actor: str) -> list[str]:
         """The nodes on which actors live whose class has `actor` in its name."""
@@ -116,7 +134,7 @@ class Nodes:
         return json.loads(line)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Without what would let a node find this code by itself: jobs bring it along."""
     return {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
 
@@ -154,9 +172,39 @@ def _main() -> None:
             case "kill":
                 cluster.remove_node(nodes.pop(asked["name"]), allow_graceful=False)
                 answer(None)
+            case "drain":
+                _drain(cluster.address, nodes[asked["name"]].node_id, asked["seconds"])
+                answer(None)
+            case "signal":
+                _signal(nodes[asked["name"]], asked["number"])
+                answer(None)
+            case "lose_head":
+                cluster.remove_node(cluster.head_node, allow_graceful=False)
+                answer(None)
             case _:
                 answer(_hosts(url, asked["actor"], nodes))
     cluster.shutdown()
+
+
+def _drain(address: str, node_id: str, seconds: float) -> None:
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + seconds) * 1000)
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "a test", deadline_ms)
+    assert accepted, why
+
+
+def _signal(node: Any, number: int) -> None:
+    import psutil
+
+    for each in node.all_processes.values():
+        for started in each:
+            process = psutil.Process(started.process.pid)
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.send_signal(number)
 
 
 def _own_folder(cluster: Any) -> str:

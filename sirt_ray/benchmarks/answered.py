@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.artifacts import content_key
 from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.base import Row
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import normalised
+from sirt_ray.content import content_key
 from sirt_ray.core import prompts
 from sirt_ray.errors import DataError
 from sirt_ray.teachers import DemonstrationFileConfig

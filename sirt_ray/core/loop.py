@@ -190,4 +190,4 @@ class Loop:
 
 
 def _student(weights: Artifact, round: int) -> _Student:
-    return _Student(Policy(f"round_{round:02d}", str(weights.path)), weights)
+    return _Student(Policy(f"round_{round:02d}", weights.place), weights)

@@ -13,9 +13,9 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from sirt_ray.artifacts import write_json
 from sirt_ray.endpoint.replies import REPLY, Reply
 from sirt_ray.endpoint.request import Json
+from sirt_ray.json_files import write_json
 
 
 def key_of(request: Json) -> str:

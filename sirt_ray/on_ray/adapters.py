@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import content_key
+from sirt_ray.content import content_key
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.weights import explained, local_folder, on_hub

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sirt_ray import tables
+from sirt_ray import storage, tables
 from sirt_ray.types import Question
 
 _ROWS_PER_GROUP = 1024
@@ -28,6 +28,7 @@ class AskedQuestions:
 
     def __init__(self, out: Path) -> None:
         self._path = _path(out)
+        storage.pull(self._path)
         self._group = lru_cache(maxsize=8)(self._read_group)
 
     @classmethod
@@ -45,6 +46,7 @@ class AskedQuestions:
                 writer.write_table(table)
                 total += len(rows)
         partial.replace(path)
+        storage.push(path)
         return total
 
     def read(self, first: int, count: int) -> list[Question]:

@@ -16,6 +16,9 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from sirt_ray import storage
+from sirt_ray.addresses import is_uri
+
 _ROLES = ("teacher", "student")
 _DIGEST_BYTES = 4
 
@@ -27,7 +30,8 @@ def run_id(folder: str | Path) -> str:
 
         run_id("/shared/runs/quickstart")  # quickstart-3f9a1c07
     """
-    place = os.path.abspath(folder)
+    place = folder if isinstance(folder, str) else storage.place(folder)
+    place = place.rstrip("/") if is_uri(place) else os.path.abspath(place)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", place.rpartition("/")[2])
     digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
     return f"{name}-{digest}"

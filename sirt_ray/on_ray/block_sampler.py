@@ -9,10 +9,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sirt_ray import tables
+from sirt_ray import storage, tables
 from sirt_ray.config import SamplingConfig
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.asked import AskedQuestions
@@ -80,6 +79,7 @@ class BlockJob:
     grade: Grade
     prompter: Prompter
     out: str
+    """The folder, as every node knows it."""
     name: str
     version: str
     max_model_len: int
@@ -119,7 +119,8 @@ class BlockSampler:
 
     def __init__(self, job: BlockJob) -> None:
         self._job = job
-        self._questions = AskedQuestions(Path(job.out))
+        self._out = storage.local(job.out)
+        self._questions = AskedQuestions(self._out)
         self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
         self._emitter = Emitter(job.place)
 
@@ -152,9 +153,10 @@ class BlockSampler:
         return counts
 
     def _write(self, graded: list[Graded], counts: dict[str, Any]) -> None:
-        part = Path(self._job.out) / f"part-{counts['first']:07d}.parquet"
+        part = self._out / f"part-{counts['first']:07d}.parquet"
         try:
             tables.write(part, map(tables.graded_row, graded), tables.GRADED, counts)
+            storage.push(part)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise StageError(

@@ -5,16 +5,19 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
+from sirt_ray import storage
+from sirt_ray.addresses import is_uri
 from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
 from sirt_ray.core.encoding import check_prompts
 from sirt_ray.endpoint.request import api_key
 from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
 from sirt_ray.on_ray.data import check_rows_available
-from sirt_ray.on_ray.weights import is_uri
+from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
+from sirt_ray.training.tasks import Source
 
 Use = Literal["served", "asked", "trained"]
 """`served`: to anybody. `asked`: our prompts. `trained`: behind them, too."""
@@ -39,7 +42,8 @@ def check_inputs(
             "student.model", student.model, student.revision, "trained", ask_hub
         ),
     }
-    if unchecked is None:  # Planned is also what shall run elsewhere.
+    # Planned is also what shall run elsewhere.
+    if unchecked is None and not is_uri(job.output):
         checks["output"] = lambda: _check_output(job.run_dir)
     for section, check in checks.items():
         if section in elsewhere:
@@ -141,14 +145,18 @@ def check_model(
     use: Use = "served",
     ask_hub: bool = True,
 ) -> None:
-    """Raise ModelError where the model, a folder or a name, cannot be used, UnseenError where only
-    the hub could tell and is not to be asked.
+    """Raise ModelError where the model, a folder, an address in storage or a name, cannot be used,
+    UnseenError where only the hub could tell and is not to be asked, or storage, from elsewhere.
 
     `asked_by` is where the user named it: a setting, an argument.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    model = str(assets.resolve(name))
+    try:
+        model = located(Source(str(assets.resolve(name)), revision), weights=False).here
+    except ModelError as error:
+        kind = ModelError if ask_hub else UnseenError
+        raise kind(f"{asked_by}: {error}") from error
     path = Path(model)
     if _looks_local(model) and not path.is_dir():
         raise ModelError(
@@ -166,7 +174,9 @@ def check_model(
                 f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
         raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error
-    if path.is_dir():
+    if is_uri(name):
+        _check_names(asked_by, name)
+    elif path.is_dir():
         _check_weights(asked_by, path)
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -178,6 +188,15 @@ def check_model(
             check_prompts(tokenizer, trained=use == "trained")
         except ModelError as error:
             raise ModelError(f"{asked_by}: {model} cannot be {use}: {error}") from error
+
+
+def _check_names(asked_by: str, address: str) -> None:
+    """What of weights in storage can be seen without fetching them."""
+    if not any(name.endswith(".safetensors") for name, _, _ in storage.files(address)):
+        raise ModelError(
+            f"{asked_by}: there are no weights (*.safetensors) in {address}. Upload them, or"
+            " convert older ones with `save_pretrained`"
+        )
 
 
 def _check_weights(asked_by: str, folder: Path) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sirt_ray.on_ray import needs
 from sirt_ray.planning import gpus
 from sirt_ray.planning.clusters import Cluster, Node
 from sirt_ray.planning.gpus import Gpu
@@ -27,7 +27,7 @@ def read(address: str) -> Cluster:
     alive = [node for node in ray.nodes() if node["Alive"]]
     found = [devices_of(node) for node in alive]
     cluster = from_nodes(address, alive, found)
-    if cluster_state.get_max_resources_from_cluster_config() is None:
+    if needs.most() is None and not needs.may_grow():
         return cluster
     text = "nodes that the autoscaler may add are not looked at"
     return replace(cluster, assumed=[*cluster.assumed, text])

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.artifacts import Artifact, Store, model_key
+from sirt_ray.artifacts import Artifact, Store
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import ScoringConfig
+from sirt_ray.content import model_key
 from sirt_ray.core import identity
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.core.scoring import read_evaluation
@@ -20,6 +21,7 @@ from sirt_ray.on_ray.prompting import TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
 from sirt_ray.on_ray.served_model import ServedModel
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.weights import located
 from sirt_ray.resources import ResourcesConfig
 from sirt_ray.training.tasks import Source
 from sirt_ray.types import Question, Scores
@@ -55,12 +57,12 @@ class ModelScoring:
         from sirt_ray.training.models import load_tokenizer
 
         config, model = self.config, self.model
-        prompter = TokenPrompter(load_tokenizer(Source(model.path, None)))
+        prompter = TokenPrompter(load_tokenizer(located(Source(model.path), weights=False)))
         server = ModelServer.deploy(
             "student",
             Policy(model.name, model.path),
             config.engine,
-            run=belongings.run_id(str(self.out)),
+            run=belongings.run_id(self.out),
             pointers=self.out / "serving",
             samples_per_question=len(config.prompts),
         )
@@ -80,7 +82,7 @@ class ModelScoring:
 
         try:
             server.wait_until_ready()
-            asked = data.read_questions(questions.path, config.benchmarks, "test")
+            asked = data.read_questions(questions.fetched(), config.benchmarks, "test")
             return evaluate(out, {"test": asked}, config.prompts, ask)
         finally:
             server.stop()

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 from sirt_ray.core.encoding import missing_chat_template
-from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.api_key import App, KeyCheck, RequireKey
 from sirt_ray.on_ray.llm_server import (
@@ -17,7 +16,8 @@ from sirt_ray.on_ray.llm_server import (
 )
 from sirt_ray.on_ray.replica import ENGINE_FAILED
 from sirt_ray.on_ray.requests import ReplicaFacts
-from sirt_ray.on_ray.weights import is_uri, local_folder
+from sirt_ray.on_ray.weights import located
+from sirt_ray.training.tasks import Source
 
 
 class OpenAIReplica:
@@ -44,8 +44,7 @@ class OpenAIReplica:
     async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
-        if is_uri(path):
-            path = str(await asyncio.to_thread(local_folder, Policy(name, path)))
+        path = (await asyncio.to_thread(located, Source(path))).here
         config = llm_config(name, path, settings)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         template = missing_chat_template(tokenizer)

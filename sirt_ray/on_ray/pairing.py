@@ -12,6 +12,7 @@ from sirt_ray.core.encoding import as_own
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.pairs import make_pairs
 from sirt_ray.errors import DataError, StageError
+from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source
 from sirt_ray.types import Demonstration, Graded
@@ -25,10 +26,10 @@ def pair(
     unlike: Counter[str] = Counter()
     shown: list[Graded] = []
     if job.refine.pairs.uses_demonstrations:
-        stored = map(tables.to_demonstration, tables.rows(demonstrations.path))
+        stored = map(tables.to_demonstration, tables.rows(demonstrations.fetched()))
         shown = list(_as_own(to_tune_on(stored, job), job, unlike))
     pairs, counts = make_pairs(
-        map(tables.to_graded, tables.rows(samples.path)),
+        map(tables.to_graded, tables.rows(samples.fetched())),
         job.refine.pairs,
         f"{job.seed}/{round}",
         shown,
@@ -53,7 +54,8 @@ def _as_own(
     from sirt_ray.training.models import load_tokenizer
 
     student = job.student
-    tokenizer = load_tokenizer(Source(str(assets.resolve(student.model)), student.revision))
+    source = Source(str(assets.resolve(student.model)), student.revision)
+    tokenizer = load_tokenizer(located(source, weights=False))
     for demonstration in demonstrations:
         try:
             yield as_own(demonstration, tokenizer)

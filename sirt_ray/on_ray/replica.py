@@ -13,6 +13,7 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+from sirt_ray import storage
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.requests import (
@@ -34,7 +35,9 @@ _LAST_WORDS_SECONDS = 1.0
 
 def read_pointer(pointer: str) -> Policy:
     """The policy that every replica of a server is to serve now."""
-    return Policy(**json.loads(Path(pointer).read_text()))
+    content = storage.read(storage.local(pointer))
+    assert content is not None, f"{pointer} is written before a server starts"
+    return Policy(**json.loads(content))
 
 
 def write_pointer(pointer: Path, policy: Policy) -> None:
@@ -42,6 +45,7 @@ def write_pointer(pointer: Path, policy: Policy) -> None:
     partial = pointer.with_name(f".{pointer.name}.partial")
     partial.write_text(json.dumps(asdict(policy)))
     partial.replace(pointer)
+    storage.push(pointer)
 
 
 class Replica:

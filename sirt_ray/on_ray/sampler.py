@@ -9,13 +9,12 @@ killed run continues with exactly the questions that no part covers, also under 
 """
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import tables
+from sirt_ray import storage, tables
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.on_ray.asked import AskedQuestions
@@ -64,6 +63,7 @@ def sample(
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.partial"):
         leftover.unlink()
+    storage.pull(out)
     total = AskedQuestions.write(out, questions)
     if not total:
         raise DataError(f"there is no question to sample for {name}")
@@ -79,8 +79,9 @@ def sample(
         ):
             for made in wait.each(server.samplers.run(blocks, job)):
                 watch.finished(made["questions"])
+    storage.pull(out)  # The actors' parts, where those are on other nodes.
     counts = _total(out, name)
-    shutil.rmtree(out / ".asked")
+    storage.discard(out / ".asked")
     return {**counts, "usage": Usage.of(out).summary(counts["completion_tokens"])}
 
 
@@ -97,7 +98,7 @@ def _job(
         plan=plan,
         grade=grade,
         prompter=prompter,
-        out=str(out.absolute()),
+        out=storage.place(out.absolute()),
         name=name,
         version=server.policy.version,
         max_model_len=server.max_model_len,
@@ -141,7 +142,7 @@ def _total(out: Path, name: str) -> dict[str, Any]:
             an_example = an_example or f"{drop['id']}: {drop['message']}"
     if reasons.total() == total["questions"]:
         for part in parts:
-            part.unlink()
+            storage.discard(part)
         raise StageError(
             f"{name}: none of the {total['questions']} questions could be sampled. The first,"
             f" {an_example}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, storage
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
 from sirt_ray.errors import ModelError
@@ -26,7 +26,7 @@ class ServedModel:
     name: str
     """What clients call it."""
     path: str
-    """Folder or hub name."""
+    """Folder, address in storage or hub name."""
     engine: EngineConfig
 
 
@@ -38,12 +38,14 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
     `field=value` over them. Raises ModelError for a run without a finished student, ConfigError for
     options that do not exist.
     """
-    folder, job = Path(target).expanduser(), find_run(target)
+    folder, job = storage.local(target), find_run(target)
     if job is not None:
         student = last_kept_student(folder, job.refine.rounds)
         engine = jobfile.override(job.resources.student, options)
-        return ServedModel(name or job.name, str(student.resolve()), engine)
+        return ServedModel(name or job.name, storage.place(student.resolve()), engine)
     engine = jobfile.override(EngineConfig(), options)
+    if storage.stored(folder):
+        return ServedModel(name or folder.name, storage.place(folder), engine)
     if folder.is_dir():
         return ServedModel(name or folder.resolve().name, str(folder.resolve()), engine)
     return ServedModel(name or target, str(assets.resolve(target)), engine)
@@ -51,8 +53,10 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
 
 def find_run(target: str) -> JobConfig | None:
     """The job of a run's folder; None for a model's folder or name."""
-    folder = Path(target).expanduser()
-    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+    folder = storage.local(target)
+    found = storage.names(folder)
+    if "config.yaml" in found and "config.json" not in found:
+        storage.pull(folder / "config.yaml")
         return jobfile.load(folder / "config.yaml", (), REGISTRY)
     return None
 
@@ -68,11 +72,11 @@ def last_kept_student(run_dir: Path, rounds: int) -> Path:
     for round in range(rounds, -1, -1):
         version = f"round_{round:02d}"
         student = run_dir / version / "student"
-        if (student / "config.json").is_file() and fates.get(version, "kept") == "kept":
+        if "config.json" in storage.names(student) and fates.get(version, "kept") == "kept":
             return student
     raise ModelError(
-        f"the run in {run_dir} has no finished student yet. Let `sirt run` finish at least the"
-        " instruction tuning (round_00/student), or give the folder of a model"
+        f"the run in {storage.place(run_dir)} has no finished student yet. Let `sirt run` finish"
+        " at least the instruction tuning (round_00/student), or give the folder of a model"
     )
 
 
@@ -96,7 +100,8 @@ def _fates(run_dir: Path) -> dict[str, Fate]:
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
     """The run's events; a line that a kill has cut off tells nothing."""
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    content = storage.read(path) or b""
+    for line in content.decode(errors="replace").splitlines():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:

@@ -6,7 +6,7 @@
     server.load(Policy("round_01", path))            # the running engines; no restart
     server.stop()
 
-Which weights to serve stands in a small file in the run's storage (the pointer): a replica that is
+Which weights to serve stands in a small file in the run folder (the pointer): a replica that is
 started later, by autoscaling or after a crash, reads it.
 """
 
@@ -20,6 +20,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from sirt_ray import storage
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.on_ray import needs
@@ -254,5 +255,5 @@ def _application(
     scaling = replicas(engine, engine.min_replicas, target)
     serving = serving or VllmEngine(role, llm_settings(engine))
     return deployment(f"{role}-engine", Replica, engine, scaling).bind(
-        role, str(pointer), serving, engine.request_timeout_s
+        role, storage.place(pointer), serving, engine.request_timeout_s
     )

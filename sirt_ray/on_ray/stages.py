@@ -7,11 +7,12 @@ runs; the teacher's ends with its last stage.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sirt_ray import tables
-from sirt_ray.artifacts import Artifact, model_key
+from sirt_ray import storage, tables
+from sirt_ray.artifacts import Artifact
 from sirt_ray.benchmarks import answered
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import JobConfig, SamplingConfig
+from sirt_ray.content import model_key
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.errors import StageError
@@ -20,6 +21,7 @@ from sirt_ray.on_ray.engines import Engines, Role
 from sirt_ray.on_ray.evaluation import Requests, evaluate
 from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
 from sirt_ray.on_ray.sampler import SamplingPlan, sample
+from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import DemonstrationFileConfig
 from sirt_ray.training.tasks import Source
@@ -126,7 +128,7 @@ class RayStages:
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
-        stored = map(tables.to_demonstration, tables.rows(demonstrations.path))
+        stored = map(tables.to_demonstration, tables.rows(demonstrations.fetched()))
         kept = demonstrating.to_tune_on(stored, job)
         if not kept:
             raise StageError(
@@ -135,6 +137,7 @@ class RayStages:
             )
         used = out / ".work" / "demonstrations.parquet"
         tables.write(used, map(tables.demonstration_row, kept), tables.DEMONSTRATION)
+        storage.push(used)
         self._engines.make_room_for_training()
         return trainer.tune(
             out,
@@ -156,7 +159,7 @@ class RayStages:
         refine = job.refine
         asked, fates = demonstrating.refinement_questions(
             self._questions(questions, "train"),
-            map(tables.to_demonstration, tables.rows(demonstrations.path)),
+            map(tables.to_demonstration, tables.rows(demonstrations.fetched())),
             job,
         )
         requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))
@@ -237,7 +240,7 @@ class RayStages:
     def _questions(self, questions: Artifact, split: Split) -> list[Question]:
         """The split's questions of every benchmark that has it, in the job's order."""
         names = self._job.data.evaluate if split == "test" else self._job.data.train
-        return data.read_questions(questions.path, names, split)
+        return data.read_questions(questions.fetched(), names, split)
 
     def _sample(
         self,
@@ -269,7 +272,7 @@ class RayStages:
         # Brings torch with it, which planning a run does not need.
         from sirt_ray.training.models import load_tokenizer
 
-        return TokenPrompter(load_tokenizer(_source(policy)))
+        return TokenPrompter(load_tokenizer(located(_source(policy), weights=False)))
 
 
 def _source(policy: Policy) -> Source:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import errors
+from sirt_ray import errors, storage
 from sirt_ray.core.interfaces import Counts, Progress
-from sirt_ray.errors import ResourceError, SirtError, StageError
+from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
 from sirt_ray.logs import tell
+from sirt_ray.on_ray.task_places import on_this_node, places, with_inputs
 from sirt_ray.on_ray.training_watch import watched
 from sirt_ray.place import Place, at, here
 from sirt_ray.recipes import RefineConfig, TuneConfig
@@ -144,7 +145,12 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     gpus = gpus_per_worker(resources)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"task": task, "attempt": attempt, "place": here()},
+        train_loop_config={
+            "task": task,
+            "paths": places(task),
+            "attempt": attempt,
+            "place": here(),
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=gpus > 0,
@@ -156,7 +162,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
         ),
         run_config=RunConfig(
             name=f"{name.replace('/', '-')}-{attempt}",
-            storage_path=str(work.path / "ray"),
+            storage_path=storage.address(work.path / "ray"),
             failure_config=FailureConfig(
                 max_failures=resources.max_failures,
                 controller_failure_limit=_start_attempts(resources) - 1,
@@ -181,7 +187,7 @@ def _worker(given: dict[str, Any]) -> None:
     """
     place: Place = given["place"]
     with at(place):
-        _work(given["task"], given["attempt"])
+        _work(on_this_node(given["task"], given["paths"]), given["attempt"])
 
 
 def _work(task: Task, attempt: str) -> None:
@@ -193,7 +199,9 @@ def _work(task: Task, attempt: str) -> None:
     from sirt_ray.training.run import run
 
     try:
-        run(task, device, attempt)
+        run(with_inputs(task), device, attempt)
+    except StorageError:
+        raise  # The next attempt may reach it.
     except SirtError as error:
         work.fail(type(error).__name__, str(error))
         raise

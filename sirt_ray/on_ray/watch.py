@@ -16,8 +16,9 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from sirt_ray.artifacts import write_json
+from sirt_ray import storage
 from sirt_ray.core.interfaces import Bar
+from sirt_ray.json_files import write_json
 from sirt_ray.on_ray.metrics import Emitter
 from sirt_ray.on_ray.requests import ReplicaLoad
 from sirt_ray.on_ray.serving import ModelServer
@@ -42,8 +43,8 @@ class Usage:
 
     @classmethod
     def of(cls, out: Path) -> "Usage":
-        file = out / _FILE
-        return cls(**json.loads(file.read_text())) if file.exists() else cls()
+        content = storage.read(out / _FILE)
+        return cls() if content is None else cls(**json.loads(content))
 
     def save(self, out: Path) -> None:
         write_json(out / _FILE, asdict(self))
@@ -82,6 +83,8 @@ class Watch:
         self._show()
 
     def finished(self, questions: int) -> None:
+        if (self._out / _FILE).exists():
+            storage.push(self._out / _FILE)
         with self._lock:
             self._done += questions
             self._show()
@@ -184,3 +187,4 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
         stop.set()
         thread.join()
         watch.end()
+        storage.push(out / _FILE)

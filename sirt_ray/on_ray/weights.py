@@ -3,9 +3,8 @@
     folder  ->  itself
     name on the hub, s3://, gs://, abfs://, hdfs://  ->  a copy on this node, fetched once
 
-Object storage is reached with what stands in the node's environment, as pyarrow reads it: for S3
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and the AWS profile. Nothing
-of that is written anywhere.
+Object storage is reached as `storage.py` says. What others have put there has no mark of ours: it
+is known by its listing, names, sizes and times.
 """
 
 import contextlib
@@ -14,28 +13,30 @@ import os
 import re
 import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from sirt_ray import storage
+from sirt_ray.addresses import is_uri, masked
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
+from sirt_ray.storage_copies import each
+from sirt_ray.training.tasks import Source
 from sirt_ray.waiting import waiting
 
 _KEPT = 4
 """Copies of one place, the versions of a run's student for example. Those that were used least
 recently go when a new one comes."""
 _CHUNK_BYTES = 8 << 20
-_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+"""What of a model its tokenizer and configuration do not need."""
 
 Listing = tuple[tuple[str, int, Any], ...]
 """Name, size and time of every file below a folder."""
-
-
-def is_uri(path: str) -> bool:
-    return "://" in path
 
 
 def on_hub(policy: Policy) -> bool:
@@ -44,7 +45,16 @@ def on_hub(policy: Policy) -> bool:
     return not is_uri(policy.path) and not path.is_absolute() and not path.is_dir()
 
 
-def local_folder(policy: Policy) -> Path:
+def located(source: Source, weights: bool = True) -> Source:
+    """The model with its folder on this node, where it lies in object storage; `weights=False`:
+    without them, for its tokenizer and configuration. Raises ModelError."""
+    if not is_uri(source.name):
+        return source
+    folder = local_folder(Policy("model", source.name, source.revision), weights)
+    return replace(source, folder=str(folder))
+
+
+def local_folder(policy: Policy, weights: bool = True) -> Path:
     """The folder on this node that holds the policy's weights; fetched where it is not there.
 
     Copies from object storage are kept under $SIRT_CACHE, or else `sirt-ray` in the user's cache
@@ -52,7 +62,7 @@ def local_folder(policy: Policy) -> Path:
     """
     if is_uri(policy.path):
         with explained(policy.path):
-            return _from_storage(policy)
+            return _from_storage(policy, weights)
     if not on_hub(policy):
         folder = Path(policy.path)
         if not folder.is_dir():
@@ -67,7 +77,7 @@ def local_folder(policy: Policy) -> Path:
         return Path(snapshot_download(policy.path, revision=policy.revision))
 
 
-def _from_storage(policy: Policy) -> Path:
+def _from_storage(policy: Policy, weights: bool) -> Path:
     from pyarrow import fs
 
     uri = policy.path
@@ -87,39 +97,50 @@ def _from_storage(policy: Policy) -> Path:
             f"there is no model in {uri}: it has neither config.json nor adapter_config.json."
             " Give the folder that holds the weights, and check that they were all uploaded"
         )
-    place = _cache() / _name_of_place(policy)
+    place = storage.cache() / "weights" / _name_of_place(uri)
     place.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
-    whole = place / key
     with (
         waiting(f"{uri}, which this or another process of the node fetches"),
         FileLock(place / ".lock"),
     ):
-        if not _is_whole(whole, listing):
+        whole, wanted = place / _key(uri, listing), listing
+        if not (weights or _is_whole(whole, listing)):
+            wanted = tuple(one for one in listing if not one[0].endswith(_WEIGHTS))
+            whole = place / _key(uri, wanted)
+        if not _is_whole(whole, wanted):
             shutil.rmtree(whole, ignore_errors=True)
-            _fetch(store, folder, listing, whole)
+            _fetch(store, folder, listing, wanted, whole)
         os.utime(whole)
         _forget_old(place)
     return whole
 
 
-def _fetch(store: Any, folder: str, listing: Listing, whole: Path) -> None:
-    """Fill `whole`, which appears when it is complete."""
+def _key(uri: str, listing: Listing) -> str:
+    return hashlib.sha256(repr((uri, listing)).encode()).hexdigest()[:16]
+
+
+def _fetch(store: Any, folder: str, listing: Listing, wanted: Listing, whole: Path) -> None:
+    """Fill `whole` with what is wanted of the listing; it appears when it is complete."""
     from pyarrow import fs
 
     for left_behind in whole.parent.glob(".*.partial"):  # by a process that was killed
         shutil.rmtree(left_behind)
     partial = whole.with_name(f".{whole.name}.partial")
     partial.mkdir()
-    try:
+
+    def copy(name: str) -> None:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
         fs.copy_files(
-            folder,
-            str(partial),
+            f"{folder}/{name}",
+            str(partial / name),
             source_filesystem=store,
             destination_filesystem=fs.LocalFileSystem(),
             chunk_size=_CHUNK_BYTES,
         )
-        if _listing(store, folder) != listing or not _is_whole(partial, listing):
+
+    try:
+        each(copy, [name for name, _, _ in wanted])
+        if _listing(store, folder) != listing or not _is_whole(partial, wanted):
             raise ModelError(
                 f"the weights in {folder} were changed while they were fetched. Load them once they"
                 " are written, and write another version to another folder"
@@ -155,17 +176,9 @@ def _forget_old(place: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cache() -> Path:
-    given = os.environ.get("SIRT_CACHE")
-    if given:
-        return Path(given) / "weights"
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(users) / "sirt-ray" / "weights"
-
-
-def _name_of_place(policy: Policy) -> str:
+def _name_of_place(uri: str) -> str:
     """The same for all versions: `.../round_01/student` and `.../round_02/student` are one."""
-    place = policy.path.rstrip("/").replace(policy.version, "*")
+    place = re.sub(r"\bround_\d+\b", "*", uri.rstrip("/"))
     name = re.sub(r"\W+", "-", place.rsplit("/", 1)[-1]).strip("-") or "weights"
     return f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
@@ -183,9 +196,9 @@ def explained(name: str) -> Generator[None]:
             reason = "there is nothing there"
         else:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        for secret in filter(None, map(os.environ.get, _SECRETS)):
-            reason = reason.replace(secret, "***")
         raise ModelError(
-            f"the weights {name} cannot be fetched: {reason}. Check the address or name, the"
-            " network, and the credentials in the environment of the node"
+            masked(
+                f"the weights {name} cannot be fetched: {reason}. Check the address or name, the"
+                " network, and the credentials in the environment of the node"
+            )
         ) from None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sirt_ray import storage
+from sirt_ray.artifacts import RECORD
 from sirt_ray.errors import DataError
 from sirt_ray.report.answers import Answers, Sampled, asked_in, read_answers, read_samples
 from sirt_ray.report.document import Document, Grid, markdown, print_text
@@ -99,17 +101,18 @@ def _answers(run: RunRecord) -> Labelled[Answers]:
     """Stage -> its answers to the test questions."""
     if not run.scores:
         return {}
-    asked = asked_in(run.path / "questions", run.job.data.evaluate)
+    asked = asked_in(storage.fetch(run.path / "questions", RECORD), run.job.data.evaluate)
     prompts = run.job.evaluation.prompts
     return {
-        stage: read_answers(run.path / stage / "evaluation", asked, prompts) for stage in run.scores
+        stage: read_answers(storage.fetch(run.path / stage / "evaluation", RECORD), asked, prompts)
+        for stage in run.scores
     }
 
 
 def _samples(run: RunRecord) -> Labelled[Sampled]:
     """Round -> its samples."""
     return {
-        name.removesuffix("/samples"): read_samples(run.path / name)
+        name.removesuffix("/samples"): read_samples(storage.fetch(run.path / name, RECORD))
         for name in run.counts
         if name.endswith("/samples")
     }
@@ -125,8 +128,8 @@ def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
         f" {', '.join(job.in_domain)}. Out-domain: {', '.join(far) or 'none'}."
     ]
     found += [
-        f"{run.path} is not finished: {', '.join(run.missing)} {_are(run.missing)} missing."
-        " `sirt run` with the same job goes on with it."
+        f"{storage.place(run.path)} is not finished: {', '.join(run.missing)} {_are(run.missing)}"
+        " missing. `sirt run` with the same job goes on with it."
         for run in runs
         if run.missing
     ]

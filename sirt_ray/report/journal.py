@@ -6,15 +6,17 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import logs
-from sirt_ray.artifacts import write_json
+from sirt_ray import logs, storage
 from sirt_ray.core.scoring import scores_to_json
+from sirt_ray.errors import StorageError
+from sirt_ray.json_files import write_json
 from sirt_ray.place import at_artifact
 from sirt_ray.report.summary import summary
 from sirt_ray.types import Scores
@@ -55,28 +57,32 @@ class RunJournal(logging.Handler):
         self._console = console
         self.setFormatter(logs.JsonFormatter())
         self._scores: dict[str, Any] = {}
-        scores = root / "scores.json"
-        if scores.exists():
-            self._scores = json.loads(scores.read_text())
+        self._events, self._log = root / "events.jsonl", root / LOG_FILE
+        storage.pull(self._events)
+        storage.pull(self._log)
+        scores = storage.read(root / "scores.json")
+        if scores is not None:
+            self._scores = json.loads(scores)
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
         self.handle(logs.record(logging.WARNING, message, kind, **fields))
 
     def scores(self, stage: str, scores: Scores) -> None:
         self._scores[stage] = scores_to_json(scores)
-        write_json(self._root / "scores.json", self._scores)
+        self._write_scores()
         self._note(None, f"scores of {stage}", scores=self._scores[stage])
 
     def finish(self, scores: Mapping[str, Scores]) -> None:
         """Leave the scores of this job's stages, and of no other, in `scores.json`."""
         self._scores = {stage: scores_to_json(found) for stage, found in scores.items()}
-        write_json(self._root / "scores.json", self._scores)
+        self._write_scores()
         self._note("finished", "the run is finished")
 
     def stopped(self, error: BaseException) -> None:
         """The run ends with `error`, which whoever catches it shows."""
         message = str(error) or "it was interrupted"
-        self._note("stopped", message, logging.ERROR, error=type(error).__name__)
+        with suppress(OSError, StorageError):  # What ended the run may be just that.
+            self._note("stopped", message, logging.ERROR, error=type(error).__name__)
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
         done = summary(name, fields["counts"]) if "counts" in fields else ""
@@ -99,7 +105,7 @@ class RunJournal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._write(record)
-        except OSError:  # a full disk ends the work itself, and not the telling of it
+        except (OSError, StorageError):  # they end the work itself, and not the telling of it
             self.handleError(record)
         if record.levelno >= logging.WARNING:
             self._console.print(f"[yellow]![/] {escape(record.getMessage())}", soft_wrap=True)
@@ -117,6 +123,11 @@ class RunJournal(logging.Handler):
 
     def _write(self, record: logging.LogRecord) -> None:
         told = record.__dict__
+        line = self.format(record)
+        _append(self._log, line)
+        if logs.as_json():
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
         if told.get("event"):
             event = {
                 "time": logs.utc(record.created),
@@ -124,12 +135,13 @@ class RunJournal(logging.Handler):
                 "message": record.getMessage(),
                 **told["fields"],
             }
-            _append(self._root / "events.jsonl", json.dumps(event, default=str))
-        line = self.format(record)
-        _append(self._root / LOG_FILE, line)
-        if logs.as_json():
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+            _append(self._events, json.dumps(event, default=str))
+            storage.push(self._events)
+            storage.push(self._log)
+
+    def _write_scores(self) -> None:
+        write_json(self._root / "scores.json", self._scores)
+        storage.push(self._root / "scores.json")
 
 
 def _append(path: Path, line: str) -> None:

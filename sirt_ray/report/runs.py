@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sirt_ray import jobfile
+from sirt_ray import jobfile, storage
 from sirt_ray.artifacts import Artifact, Build, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
@@ -48,10 +48,12 @@ def read_run(run_dir: Path) -> RunRecord:
     """Read the records of a run. Raises DataError where `run_dir` is no run's folder or a record is
     broken, ConfigError where its job cannot be read."""
     config = run_dir / "config.yaml"
+    storage.pull(config)
     if not config.is_file():
         raise DataError(
-            f"{run_dir} is the folder of no run and of no study: there is no config.yaml and no"
-            f" {STATES} in it. Give a folder that `sirt run` has written, such as runs/quickstart"
+            f"{storage.place(run_dir)} is the folder of no run and of no study: there is no"
+            f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such"
+            " as runs/quickstart"
         )
     job = jobfile.load(config, (), REGISTRY)
     records = _Records(run_dir)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import Artifact, Store, content_key, model_key
+from sirt_ray.artifacts import Artifact, Store
+from sirt_ray.content import content_key, model_key
 from sirt_ray.core import identity
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
 from sirt_ray.folder_lock import locked

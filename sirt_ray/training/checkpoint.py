@@ -7,41 +7,65 @@ no random state to keep: batches and dropout are functions of the seed and the s
 import os
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
+from sirt_ray import storage
+from sirt_ray.json_files import write_json
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.workfolder import State, WorkFolder, storing, write_json
+from sirt_ray.training.workfolder import STATE, State, WorkFolder, storing
 
 
 def save(engine: Engine, work: WorkFolder, state: State) -> None:
     """One whole checkpoint; older ones go when it stands."""
     whole = work.checkpoint(state.step)
-    partial = whole.with_suffix(".partial")
+    in_storage = storage.stored(whole)
+    partial = whole if in_storage else whole.with_suffix(".partial")
     if engine.rank == 0:
         work.check_claim()
+    if _has_own_disk(engine, whole):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     engine.wait()
     with storing(partial):
         engine.save(partial)
     engine.wait()
+    if _has_own_disk(engine, whole) and engine.rank > 0:
+        storage.push(whole)
+        storage.forget(work.checkpoints)
+    engine.wait()
     if engine.rank == 0:
         with storing(partial):
-            write_json(partial / "state.json", asdict(state))
-        shutil.rmtree(whole, ignore_errors=True)
-        partial.replace(whole)
+            write_json(partial / STATE, asdict(state))
+        if in_storage:
+            storage.push(work.metrics)
+            storage.publish(whole, STATE)
+        else:
+            shutil.rmtree(whole, ignore_errors=True)
+            partial.replace(whole)
         work.prune(state)
     engine.wait()
+
+
+def _has_own_disk(engine: Engine, path: Path) -> bool:
+    """Whether the worker makes and uploads folders for those that see the same disk: rank 0 on a
+    disk that all see, the first of each node where each has its own."""
+    first_of_node = int(os.environ.get("LOCAL_RANK", engine.rank)) == 0
+    return first_of_node if storage.stored(path) else engine.rank == 0
 
 
 def resume(engine: Engine, work: WorkFolder) -> State:
     """Load the newest checkpoint into the engine; a fresh state where there is none."""
     newest = work.latest()
+    if newest is not None:
+        storage.fetch(newest, STATE)
     state = State() if newest is None else work.state(newest)
     if newest is not None:
         engine.load(newest)
     if engine.rank == 0:
         work.truncate(state.step)
     engine.wait()
+    if engine.rank > 0 and _has_own_disk(engine, work.path):
+        storage.forget(work.checkpoints)
     return state
 
 
@@ -59,4 +83,5 @@ def save_weights(engine: Engine, work: WorkFolder, step: int) -> None:
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
         partial.replace(path)
+        storage.push(path)
     engine.wait()

@@ -7,6 +7,7 @@ full training and LoRA end in the same way, whatever ZeRO stage they were traine
 import shutil
 from typing import Any
 
+from sirt_ray import storage
 from sirt_ray.errors import ArtifactError
 from sirt_ray.optimization import TrainingConfig
 from sirt_ray.training.models import add_lora, load_model, load_tokenizer
@@ -25,6 +26,8 @@ def export(source: Source, config: TrainingConfig, work: WorkFolder, step: int) 
     folder = work.export
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    storage.pull(work.weights(step))
+    storage.pull(work.metrics)
     trained = load_file(work.weights(step))
     model = load_model(source, config)
     if config.lora is not None:

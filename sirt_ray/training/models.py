@@ -36,14 +36,14 @@ def load_model(
         quantized = quantization.arguments(DTYPES[config.dtype], quantized_on)
     with _explained(source):
         settings = AutoConfig.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=False
+            source.here, revision=source.revision, trust_remote_code=False
         )
         for name, value in list(vars(settings).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
                 setattr(settings, name, 0.0)
         attention.register()
         return AutoModelForCausalLM.from_pretrained(
-            source.name,
+            source.here,
             revision=source.revision,
             trust_remote_code=False,
             use_safetensors=True,
@@ -67,7 +67,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
 
     with _explained(source):
         return AutoTokenizer.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=False
+            source.here, revision=source.revision, trust_remote_code=False
         )
 
 

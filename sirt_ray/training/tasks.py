@@ -12,8 +12,15 @@ class Source:
     """Where a model's weights and tokenizer come from."""
 
     name: str
-    """Folder (absolute) or hub name."""
+    """Folder (absolute), address in storage, or hub name."""
     revision: str | None = None
+    folder: str | None = None
+    """Where it lies on this node, where `name` is an address."""
+
+    @property
+    def here(self) -> str:
+        """What it is loaded from."""
+        return self.folder or self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,16 @@
     export/          the student, moved to `out` when whole
     failure.json     an error that another attempt would meet again
 
+Of a run in storage the folder is there, and each node has what it wrote and needs. A checkpoint is
+in its place from the beginning, and whole where its `state.json` is; the newest line is written
+apart every few seconds (`progress.json`), and all of them with each checkpoint.
+
 No torch here: the driver needs none of it.
 """
 
 import json
-import os
 import shutil
+import time
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -22,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sirt_ray import storage
 from sirt_ray.errors import ArtifactError, StageError
+from sirt_ray.json_files import read_json, write_json
 from sirt_ray.resources import TrainerResources
 
 RESULT = "training.json"
@@ -30,6 +36,11 @@ RESULT = "training.json"
 
 _LAYOUT = ("num_workers", "zero_stage", "offload")
 """Of the resources: what DeepSpeed's checkpoints are cut by."""
+
+STATE = "state.json"
+"""In a checkpoint: how far the training is."""
+PROGRESS = "progress.json"
+_TELL_EVERY_SECONDS = 5.0
 
 _TAIL_BYTES = 8192
 """More than one line of metrics takes."""
@@ -82,24 +93,29 @@ class WorkFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
+        self._told = 0.0
 
     # The whole training
 
     def result(self) -> dict[str, Any] | None:
-        return _read(self.out / RESULT)
+        return read_json(self.out / RESULT)
 
     def close(self, result: Mapping[str, Any]) -> None:
         """Put the export in its place, the result last."""
         self.check_claim()
+        if not self.export.exists():
+            storage.pull(self.export)
         for made in sorted(self.export.iterdir()):
             target = self.out / made.name
             if target.is_dir():
                 shutil.rmtree(target)
             made.replace(target)
-        write_json(self.out / RESULT, result)
+            storage.push(target)
+        _write(self.out / RESULT, result)
+        storage.forget(self.out)  # The node that needs it next may be another.
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        storage.discard(self.path)
 
     def claim(self, resources: TrainerResources) -> str:
         """Begin or continue with this layout, as a new attempt whose name is returned.
@@ -107,7 +123,7 @@ class WorkFolder:
         Raises ArtifactError where the checkpoints are of another layout.
         """
         now = {name: getattr(resources, name) for name in _LAYOUT}
-        before = _read(self.path / "layout.json")
+        before = read_json(self.path / "layout.json")
         if before is not None and self.latest() is not None and self.finished() is None:
             changed = [name for name in now if before[name] != now[name]]
             if changed:
@@ -118,16 +134,16 @@ class WorkFolder:
                     f" delete the folder {self.out} to begin it again"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "failure.json").unlink(missing_ok=True)
+        storage.discard(self.path / "failure.json")
         attempt = uuid.uuid4().hex[:8]
-        write_json(self.path / "layout.json", {**now, "attempt": attempt})
+        _write(self.path / "layout.json", {**now, "attempt": attempt})
         return attempt
 
     def check_claim(self) -> None:
         """Raises StageError where a later attempt has begun: workers may outlive their driver."""
         if self._attempt is None:
             return
-        layout = _read(self.path / "layout.json")
+        layout = read_json(self.path / "layout.json")
         if layout is None or layout["attempt"] != self._attempt:
             raise StageError(f"The training in {self.out} was taken over by a later start of it")
 
@@ -135,11 +151,12 @@ class WorkFolder:
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
-        whole = [path for path in self.checkpoints.glob("step_*") if path.suffix != ".partial"]
-        return max(whole, default=None)
+        begun = [self.checkpoints / name for name in storage.names(self.checkpoints)]
+        paths = [path for path in begun if path.match("step_*") and path.suffix != ".partial"]
+        return max((path for path in paths if storage.is_whole(path, STATE)), default=None)
 
     def state(self, checkpoint: Path) -> State:
-        return State(**json.loads((checkpoint / "state.json").read_text()))
+        return State(**json.loads((checkpoint / STATE).read_text()))
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:06d}"
@@ -149,31 +166,48 @@ class WorkFolder:
 
     def prune(self, state: State) -> None:
         """Drop what the checkpoint of `state` has made superfluous."""
-        for path in self.checkpoints.iterdir():
-            if path != self.checkpoint(state.step):
-                shutil.rmtree(path)
-        for path in (self.path / "weights").glob("*.safetensors"):
+        for name in storage.names(self.checkpoints):
+            if name != self.checkpoint(state.step).name:
+                storage.discard(self.checkpoints / name, STATE)
+        for name in storage.names(self.path / "weights"):
+            path = self.path / "weights" / name
             if state.best_step is None or path != self.weights(state.best_step):
-                path.unlink()
+                storage.discard(path)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         self.check_claim()
-        write_json(self.path / "finished.json", counts)
+        storage.upload(self.export)
+        if self.metrics.exists():
+            storage.push(self.metrics)
+        _write(self.path / "finished.json", counts)
 
     def finished(self) -> dict[str, Any] | None:
         """The counts of the training, once all optimizer steps are done."""
-        return _read(self.path / "finished.json")
+        return read_json(self.path / "finished.json")
 
     # Lines and errors
 
     def append(self, line: Mapping[str, Any]) -> None:
-        self.check_claim()
+        in_storage = storage.stored(self.metrics)
+        if not in_storage:
+            self.check_claim()
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if in_storage and time.monotonic() - self._told > _TELL_EVERY_SECONDS:
+            self.check_claim()
+            _write(self.path / PROGRESS, line)
+            self._told = time.monotonic()
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest line, as far as this node can know it."""
+        if storage.stored(self.metrics):
+            return read_json(self.path / PROGRESS)
+        return last_line(self.metrics)
 
     def truncate(self, step: int) -> None:
         """Forget the lines after `step`: they are about to be written again."""
         self.path.mkdir(parents=True, exist_ok=True)
+        storage.pull(self.metrics)
         lines = read_lines(self.metrics)
         kept = [line for line in lines if line["step"] <= step]
         again = lines[len(kept) :]
@@ -181,21 +215,21 @@ class WorkFolder:
             before = self.repeated()
             seconds = before["seconds"] + sum(line.get("seconds", 0.0) for line in again)
             steps = before["steps"] + len(again)
-            write_json(self.path / "repeated.json", {"steps": steps, "seconds": round(seconds, 3)})
+            _write(self.path / "repeated.json", {"steps": steps, "seconds": round(seconds, 3)})
         partial = self.metrics.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.metrics)
 
     def repeated(self) -> dict[str, float]:
         """Steps that were done, lost by a kill and done again, and the seconds that they took."""
-        return _read(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
+        return read_json(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
 
     def fail(self, kind: str, message: str) -> None:
         self.check_claim()
-        write_json(self.path / "failure.json", {"kind": kind, "message": message})
+        _write(self.path / "failure.json", {"kind": kind, "message": message})
 
     def failure(self) -> dict[str, str] | None:
-        return _read(self.path / "failure.json")
+        return read_json(self.path / "failure.json")
 
 
 def _named(layout: Mapping[str, Any]) -> str:
@@ -221,15 +255,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Atomically, so that a kill leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """So that all who look at the folder see it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)
+    storage.push(path)

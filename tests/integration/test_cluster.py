@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BLOCK = 12
 CHECKPOINT = 4
+NOTICE_SECONDS = 20
 SETTINGS = {
     "data.num_train": 40,
     "data.num_validation": 16,
@@ -97,21 +99,8 @@ def assert_finished(nodes: Nodes, run_dir: Path) -> None:
     scores = json.loads((run_dir / "scores.json").read_text())
     assert list(scores) == ["teacher", "baseline", "round_00", "round_01"]
     report = run_dir.parent / "report.md"
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sirt_ray",
-            "report",
-            run_dir,
-            "--format",
-            "markdown",
-            "--out",
-            report,
-        ],
-        check=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-m", "sirt_ray", "report", run_dir, "--format", "markdown"]
+    subprocess.run([*command, "--out", report], check=True, timeout=120)
     assert "round_01" in report.read_text()
     wait_until(lambda: not nodes.hosts("ServeReplica"), 60, "the end of the engines")
 
@@ -189,6 +178,50 @@ def test_a_node_is_lost_while_it_samples(
     assert again <= BLOCK
 
 
+def preempted(nodes: Nodes, victim: str, run: "subprocess.Popen[str]") -> None:
+    nodes.drain(victim, NOTICE_SECONDS)
+    time.sleep(NOTICE_SECONDS)
+    nodes.kill(victim)
+    nodes.add(victim, **WORKER)
+
+
+def cut_off(nodes: Nodes, victim: str, run: "subprocess.Popen[str]") -> None:
+    """Its processes go on to exist, and so do its connections, but nothing comes through."""
+    nodes.freeze(victim)
+    wait_until(lambda: victim not in nodes.hosts(""), 300, "that the node is missed")
+    nodes.kill(victim)
+    nodes.add(victim, **WORKER)
+
+
+def slowed(nodes: Nodes, victim: str, run: "subprocess.Popen[str]") -> None:
+    """A tenth as fast as it was, to the end."""
+    while run.poll() is None:
+        nodes.freeze(victim)
+        time.sleep(0.9)
+        nodes.thaw(victim)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("trouble", [preempted, cut_off, slowed])
+def test_the_node_of_an_engine_is_in_trouble(
+    nodes: Nodes,
+    undisturbed: Path,
+    tmp_path: Path,
+    trouble: Callable[[Nodes, str, "subprocess.Popen[str]"], None],
+) -> None:
+    run_dir = run_up_to("round_01/samples", undisturbed, tmp_path)
+    partial = run_dir / "round_01" / ".samples.partial"
+    run = nodes.sirt(*submission(tmp_path))
+    wait_until(lambda: len(list(partial.glob("part-*.parquet"))) >= 1, 300, "the first block")
+    (victim,) = nodes.hosts("-student:")
+    trouble(nodes, victim, run)
+    done(run)
+    assert content(run_dir) == content(undisturbed)
+    counts = record(run_dir, "round_01/samples")["counts"]
+    sys.stdout.write(f"{trouble.__name__}: {counts['retries']} questions asked again\n")
+    assert counts["retries"] <= BLOCK
+
+
 @pytest.mark.parametrize("stage", ["round_00/student", "round_01/student"])
 def test_a_node_is_lost_while_it_trains(
     nodes: Nodes, undisturbed: Path, tmp_path: Path, stage: str
@@ -230,3 +263,27 @@ def test_a_killed_driver_leaves_nothing_to_its_next_one(
     assert "submitting it again" in done(run)
     assert content(run_dir) == content(undisturbed)
     assert_finished(nodes, run_dir)
+
+
+def test_a_run_goes_on_in_a_cluster_that_is_made_again(
+    nodes: Nodes, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The head is lost, and with it all that Ray knew. What was finished is on the disk."""
+    run_dir = run_up_to("round_01/samples", undisturbed, tmp_path)
+    partial = run_dir / "round_01" / ".samples.partial"
+    for lost in (True, False):
+        cluster = Nodes.start(tmp_path / f"log-{lost}")
+        try:
+            cluster.add("driver", num_cpus=1, resources={"driver": 1})
+            cluster.add("a", **WORKER)
+            run = cluster.sirt(*submission(tmp_path))
+            if lost:
+                wait_until(lambda: bool(list(partial.glob("part-*.parquet"))), 300, "a block")
+                cluster.lose_head()
+                done(run, 1)
+            else:
+                done(run)
+                assert_finished(cluster, run_dir)
+        finally:
+            cluster.stop()
+    assert content(run_dir) == content(undisturbed)

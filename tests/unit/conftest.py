@@ -3,7 +3,54 @@ threads that wait for each other take minutes where something else uses the core
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sirt_ray import storage_copies
+from tests.s3_server import ALWAYS_ALLOWED, allow, environment, file_system, s3_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read by torch when it is imported.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """One server for all tests that need one; each takes a bucket of its own."""
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def node(
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+    """Be another node, with a disk of its own, while the block runs."""
+    for name, value in environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    storage_copies._store.cache_clear()
+
+    @contextmanager
+    def be(name: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setenv("SIRT_CACHE", str(tmp_path / name))
+            yield
+
+    yield be
+    allow(s3_endpoint, ALWAYS_ALLOWED)
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    file_system(s3_endpoint).create_dir(name)
+    return name
+
+
+@pytest.fixture
+def owner(s3_endpoint: str) -> Any:
+    """The bucket as its owner sees it."""
+    return file_system(s3_endpoint)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.artifacts import Store, canonical, content_key, fingerprint
+from sirt_ray.artifacts import Store, canonical, fingerprint
+from sirt_ray.content import content_key
 from sirt_ray.errors import ArtifactError
 from sirt_ray.folder_lock import locked
 

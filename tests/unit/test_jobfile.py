@@ -71,7 +71,6 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
             "teacher.endpoint.model: is required",
         ),
         (GOOD + "  num_plain: 0\n", "num_plain to 1 or more"),
-        (GOOD + "output: s3://bucket/runs\n", "runs cannot lie in object storage yet"),
         (GOOD + "  pairs: {rule: correctness}\n  num_cot: 1\n", "num_cot to 2 or more"),
         (GOOD + "  sampling: {temperature: 0}\n", "Raise the temperature"),
         (GOOD + "  lora: {dropout: 0.1}\n", "Set it to 0"),
@@ -154,3 +153,31 @@ def _repeated(written: dict[str, object], defaults: object, at: str = "") -> lis
         elif default is not None and default == value:
             found.append(f"{at}{key}")
     return found
+
+
+class TestStorage:
+    def test_a_run_in_storage_has_a_copy_on_each_node(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SIRT_CACHE", str(tmp_path))
+        job = load(tmp_path, GOOD, "output=s3://bucket/runs")
+        assert job.run_dir == tmp_path / "storage" / "s3" / "bucket" / "runs" / "mine"
+        assert load(tmp_path).run_dir == Path("runs/mine")
+
+    @pytest.mark.parametrize("setting", ["output", "student.model", "teacher.model"])
+    @pytest.mark.parametrize("address", ["s3://me:secret@bucket/runs", "s3://bucket/x?key=secret"])
+    def test_keys_in_addresses_are_refused_and_not_repeated(
+        self, tmp_path: Path, setting: str, address: str
+    ) -> None:
+        with pytest.raises(ConfigError, match="environment of the nodes") as caught:
+            load(tmp_path, GOOD, f"{setting}={address}")
+        assert f"{setting}: an address" in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert "secret" not in str(caught.value.__cause__)
+
+    def test_paid_answers_must_outlive_the_node(self, tmp_path: Path) -> None:
+        text = GOOD.replace(
+            "{model: big}", "{endpoint: {url: http://127.0.0.1:8000/v1, model: big}}"
+        )
+        assert "Set teacher.endpoint.cache" in refused(tmp_path, text, "output=gs://bucket/runs")
+        load(tmp_path, text, "output=gs://bucket/runs", "teacher.endpoint.cache=/shared/answers")

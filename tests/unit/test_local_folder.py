@@ -1,48 +1,16 @@
 """Where weights lie on a node, with a server on this machine that speaks S3's protocol."""
 
 import re
-import subprocess
-import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.weights import local_folder
-
-KEY, SECRET = "the-key-of-the-node", "the-secret-of-the-node"
-ALWAYS_ALLOWED = "inf"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stderr is not None
-        log: list[str] = []
-        for line in server.stderr:
-            log.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        else:
-            pytest.fail("the S3 server did not start: " + "".join(log))
-        # It stops where nobody reads what it says.
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        yield found.group()
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
+from tests.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
 
 
 class Bucket:
@@ -50,9 +18,7 @@ class Bucket:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._store = fs.S3FileSystem(
-            endpoint_override=endpoint, allow_bucket_creation=True, allow_delayed_open=True
-        )
+        self._store = file_system(endpoint)
 
     def put(self, folder: str, **contents: str) -> None:
         """Files below `folder`; `sub__name` is the file `name.json` in a folder `sub`."""
@@ -64,12 +30,7 @@ class Bucket:
 
     def allow(self, requests: str) -> None:
         """So many more requests; then those who may are asked for, and nobody may."""
-        call = urllib.request.Request(
-            f"{self._endpoint}/moto-api/reset-auth",
-            data=requests.encode(),
-            headers={"Content-Type": "text/plain"},
-        )
-        urllib.request.urlopen(call).close()
+        allow(self._endpoint, requests)
 
 
 @pytest.fixture
@@ -79,13 +40,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bucket(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    bucket = Bucket(endpoint)
+def bucket(s3_endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    for name, value in environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(s3_endpoint)
     yield bucket
     bucket.allow(ALWAYS_ALLOWED)
 

@@ -101,6 +101,7 @@ def test_all_problems_come_at_once_with_file_line_and_cells(tmp_path: Path) -> N
         ("  tuning: {fast: {name: other}}\n", "name is the study's to give"),
         ("  tuning: {fa/st: {tune.epochs: 1}}\n", "a label names folders"),
         ("  tuning: {}\n", "has no labels"),
+        ("output: s3://bucket/runs\n", "links, which object storage does not have"),
         ("grind: {}\n", "grind: no such setting"),
     ],
 )

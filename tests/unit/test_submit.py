@@ -5,6 +5,7 @@ The fake stands for Ray's dashboard, which we don't own.
 
 import asyncio
 import os
+from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -16,7 +17,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
 
-from sirt_ray import submit_command
+from sirt_ray import storage, submit_command
 from sirt_ray.cli import main
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.on_ray import following
@@ -106,6 +107,27 @@ def test_a_folder_that_only_the_cluster_has_is_left_to_the_run(
     told = capsys.readouterr()
     assert "/shared/models/large is not on this machine" in told.out.replace("\n", " ")
     assert "cannot reach the cluster at http://127.0.0.1:1" in told.err
+
+
+def test_an_output_in_object_storage_is_a_path_that_all_nodes_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(output="runs", root="null", teacher="quickstart:teacher"))
+    submit = ["submit", str(job), "--address", "http://127.0.0.1:1", "--set"]
+    assert main([*submit, "output=s3://bucket/runs"]) == 1
+    told = capsys.readouterr()
+    assert "cannot reach the cluster at http://127.0.0.1:1" in told.err
+    assert "not checked" not in told.out
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/runs", "s3://bucket/runs/"])
+def test_its_driver_calls_a_run_in_storage_as_who_submits_it(output: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(output=output, root="null", teacher="quickstart:teacher"))
+    [found], run = submit_command._read(Namespace(job=job, overrides=[]))
+    assert run.folder == "s3://bucket/runs/mine"
+    assert run.runs == (run_id(storage.place(found.run_dir)),) == (run_id(run.folder),)
 
 
 def test_the_last_stage_of_a_log_is_found_and_what_is_behind_it(tmp_path: Path) -> None:

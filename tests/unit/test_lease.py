@@ -1,0 +1,64 @@
+"""One driver for one run in object storage."""
+
+import json
+import time
+
+import pytest
+from stored_runs import Node, run_dir, write
+
+from sirt_ray import storage
+from sirt_ray.errors import ArtifactError
+from sirt_ray.folder_lock import locked
+from sirt_ray.lease import held
+
+
+class TestOneDriver:
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, seconds in (("BEAT", 0.1), ("DEAD_AFTER", 0.6), ("SETTLED", 0.05)):
+            monkeypatch.setattr(f"sirt_ray.lease._{name}_SECONDS", seconds)
+
+    def test_a_second_driver_elsewhere_is_told_who_is_at_work(
+        self, node: Node, bucket: str
+    ) -> None:
+        with (
+            node("one"),
+            held(run_dir(bucket)),
+            pytest.raises(ArtifactError, match=r"s3://.*: process \d+ on .*, since 20"),
+            held(run_dir(bucket)),
+        ):
+            pytest.fail("two drivers")
+        with node("two"), locked(run_dir(bucket)):
+            pass
+
+    def lease(self, bucket: str, **fields: object) -> None:
+        """What a driver left when it was killed."""
+        there = {"host": "elsewhere", "machine": "another", "process": 1, "since": "then"}
+        left = {"holder": "x", **there}
+        file = run_dir(bucket) / ".driver.json"
+        write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
+        storage.push(file)
+
+    def test_a_killed_driver_holds_for_seconds(self, node: Node, bucket: str) -> None:
+        with node("one"):
+            self.lease(bucket)
+            began = time.monotonic()
+            with locked(run_dir(bucket)):
+                assert time.monotonic() - began > 0.5
+            assert storage.names(run_dir(bucket)) == []
+
+    def test_one_that_was_killed_long_ago_does_not_hold(self, node: Node, bucket: str) -> None:
+        with node("one"):
+            self.lease(bucket, seconds=time.time() - 3600)
+            began = time.monotonic()
+            with locked(run_dir(bucket)):
+                assert time.monotonic() - began < 0.5
+
+    def test_a_driver_that_was_taken_for_dead_stops(self, node: Node, bucket: str) -> None:
+        with (
+            node("one"),
+            pytest.raises(ArtifactError, match="another driver has taken over"),
+            locked(run_dir(bucket)),
+        ):
+            self.lease(bucket)
+            time.sleep(10)
