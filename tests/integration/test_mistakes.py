@@ -45,10 +45,11 @@ def evaluate(folder: Path, **settings: object) -> Done:
 def rejected(folder: Path) -> Done:
     """A teacher whose answers are all wrong."""
     questions = [f"What is {number} + 2?" for number in range(8)]
-    rows = [{"question": text, "answer": f"#### {at + 2}"} for at, text in enumerate(questions)]
-    for split in ("train", "test"):
+    tests = [f"What is {number} times 3?" for number in range(8)]
+    for split, texts in {"train": questions, "test": tests}.items():
         path = folder / "rows" / "gsm8k" / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"question": text, "answer": "It is 9.\n#### 9"} for text in texts]
         pq.write_table(pa.Table.from_pylist(rows), path)
     answers = folder / "answers.jsonl"
     answers.write_text(
