@@ -10,6 +10,10 @@ def examples(text: str) -> dict[str, Any]:
     return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
+SERVE_PORT = 8000
+"""Where `sirt serve` answers unless it is told another."""
+
+
 def add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "job",

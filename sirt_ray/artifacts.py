@@ -202,7 +202,7 @@ class Store:
                 "counts": counts,
                 "seconds": round(time.time() - began, 3),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "versions": _versions(),
+                "versions": versions(),
             }
             # The workers of a training that ended elsewhere have left nothing here.
             partial.mkdir(parents=True, exist_ok=True)
@@ -265,7 +265,8 @@ def partial_of(final: Path) -> Path:
     return final if storage.stored(final) else final.with_name(f".{final.name}.partial")
 
 
-def _versions() -> Json:
+def versions() -> Json:
+    """Of what decides a result, as far as it is installed."""
     found: Json = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         try:

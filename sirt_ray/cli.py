@@ -1,8 +1,4 @@
-"""The `sirt` command: parse, wire, print. It decides nothing.
-
-Exit codes: 0; 2 for a bad job file, bad arguments or bad input data; 1 for a failure while running;
-130 after Ctrl-C.
-"""
+"""The `sirt` command: parse, wire, print. It decides nothing. `ending.py` has the exit codes."""
 
 import argparse
 import shutil
@@ -20,6 +16,7 @@ from rich.markup import escape
 from sirt_ray import (
     cluster_command,
     completion_command,
+    doctor_command,
     evaluate_command,
     export_command,
     jobfile,
@@ -31,11 +28,11 @@ from sirt_ray import (
     submit_command,
     watch_command,
 )
-from sirt_ray.addresses import masked
-from sirt_ray.arguments import add_allow_code, add_debug, add_job, add_redo, examples
+from sirt_ray.arguments import SERVE_PORT, add_allow_code, add_debug, add_job, add_redo, examples
 from sirt_ray.benchmarks import grading
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig
+from sirt_ray.ending import ended
 from sirt_ray.errors import SirtError
 from sirt_ray.folder_lock import locked
 from sirt_ray.resources import EngineConfig, ResourcesConfig
@@ -70,18 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "allow_code", False):
         own_code.allow()
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return arguments.command(arguments)
-    except SirtError as error:
-        if arguments.debug:
-            raise
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True
-        )
-        return error.exit_code
-    except KeyboardInterrupt:
-        Console(stderr=True).print(f"\n{arguments.stopped}")
-        return 130
+    return ended(lambda: arguments.command(arguments), arguments.debug, arguments.stopped)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     report_command.add_to(commands)
     export_command.add_to(commands)
     watch_command.add_to(commands)
+    doctor_command.add_to(commands)
     grading.add_command(commands)
     completion_command.add_to(commands)
     return parser
@@ -147,7 +134,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         " quickstart:student",
     )
     serve.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="(default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=SERVE_PORT, help="(default: %(default)s)")
     serve.add_argument(
         "--api-key-env",
         metavar="VARIABLE",

@@ -258,6 +258,28 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _leaves_room_for_prompts(self) -> "JobConfig":
+        served, student = self.resources.teacher, self.resources.student
+        asked = [
+            ("teacher", served, "teacher.sampling", self.teacher.sampling),
+            ("student", student, "evaluation.sampling", self.evaluation.sampling),
+        ]
+        if self.refine.rounds:
+            asked.append(("student", student, "refine.sampling", self.refine.sampling))
+        problems = [
+            f"{name}.max_tokens is {sampling.max_tokens}, and resources.{role}.max_model_len is"
+            f" {engine.max_model_len}, prompt included: no question fits before an answer of that"
+            " length. Lower max_tokens, or raise max_model_len"
+            for role, engine, name, sampling in asked
+            if engine.max_model_len is not None
+            and sampling.max_tokens >= engine.max_model_len
+            and (role == "student" or self.teacher.model is not None)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
     def _paid_answers_outlive_nodes(self) -> "JobConfig":
         endpoint = self.teacher.endpoint
         if is_uri(self.output) and endpoint is not None and endpoint.cache is None:

@@ -7,6 +7,9 @@ category and the stdlib error, and keep a single message argument.
 A message says what is wrong, why it cannot work, and what to do.
 """
 
+import os
+from pathlib import Path
+
 
 class SirtError(Exception):
     """Base of all errors that are addressed to the user. `exit_code` is the process's."""
@@ -54,3 +57,9 @@ class StageError(SirtError, RuntimeError):
 
 class BudgetSpentError(SirtError, RuntimeError):
     """What the job may spend is spent: it stops, and can be continued with a larger budget."""
+
+
+def named(error: OSError, file: Path) -> OSError:
+    """The error with the file's name, which nobody tells where a write fails and not an opening."""
+    why = str(error) if error.errno is None else os.strerror(error.errno)
+    return OSError(error.errno, why, str(file))

@@ -1,4 +1,4 @@
-"""Small JSON files that are whole or not there, on a disk and in object storage."""
+"""Small files that are whole or not there, on a disk and in object storage."""
 
 import json
 import os
@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from sirt_ray import storage
+from sirt_ray.errors import named
 
 
 def write_json(path: Path, value: object) -> None:
+    write_text(path, f"{json.dumps(value, indent=2)}\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write atomically and durably, on this node: `storage.push` shows it to others."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise named(error, path) from error
     partial.replace(path)
 
 

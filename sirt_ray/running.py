@@ -13,6 +13,7 @@ from sirt_ray.artifacts import Store
 from sirt_ray.config import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ConfigError, InputError
+from sirt_ray.json_files import write_text
 from sirt_ray.logs import heard_by
 from sirt_ray.place import in_run
 from sirt_ray.pool import SharedStore
@@ -55,7 +56,7 @@ class Run:
         own_code.keep(job.code, run_dir)
         kept = job.with_code(own_code.kept)
         config = run_dir / "config.yaml"
-        config.write_text(jobfile.dump(kept))
+        write_text(config, jobfile.dump(kept))
         storage.push(config)
         job = kept.with_code(lambda reference: own_code.beside(reference, run_dir))
         self.job = job

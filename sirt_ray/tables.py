@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sirt_ray.errors import DataError
+from sirt_ray.errors import DataError, named
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question
 
 _IDS = pa.list_(pa.int32())
@@ -236,9 +236,12 @@ def write(
         table = table.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
+    try:
+        pq.write_table(table, partial)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+    except OSError as error:
+        raise named(error, path) from error
     partial.replace(path)
 
 

@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face hub: data sets from memory, over HTTP on this machine.
+"""A stand-in for the Hugging Face hub: data sets and models from memory, over HTTP on this machine.
 
-It speaks what `datasets` and `huggingface_hub` ask for when a data set is loaded: a repository's
+It speaks what `datasets` and `huggingface_hub` ask for when one is loaded: a repository's
 revision, listings of its files, and the files. Each repository is there at one revision only.
 """
 
@@ -21,6 +21,8 @@ class Repository:
     """By which it can be asked for: a commit, or a reference."""
     files: Mapping[str, bytes]
     """By their paths."""
+    gated: bool = False
+    """Whether the hub shows the repository, but gives none of its files to us."""
 
     @property
     def commit(self) -> str:
@@ -47,9 +49,13 @@ class _NotFoundError(Exception):
     """The message is the hub's code for what is missing."""
 
 
+class _GatedError(Exception):
+    """The repository's files are for those who have asked for them."""
+
+
 @contextmanager
 def hub(repositories: Mapping[str, Repository]) -> Iterator[str]:
-    """The address of a hub with these data sets, by their names `<owner>/<name>`."""
+    """The address of a hub with these repositories, by their names `<owner>/<name>`."""
 
     class Handler(_Handler):
         known = repositories
@@ -88,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         except _NotFoundError as error:
             self._send(404, b"", {"X-Error-Code": str(error)})
             return
+        except _GatedError:
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"})
+            return
         if isinstance(found, tuple):
             commit, content = found
             self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{_oid(content)}"'})
@@ -98,7 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         self, path: str, query: Mapping[str, list[str]], form: Mapping[str, list[str]]
     ) -> Any:
         """JSON, or the commit and the content of a file."""
-        name = "/".join(path.removeprefix("api/").split("/")[1:3])
+        # A model's files lie without a word before its name.
+        path = path.removeprefix("api/").removeprefix("datasets/").removeprefix("models/")
+        name = "/".join(path.split("/")[:2])
         if name not in self.known:
             raise _NotFoundError("RepoNotFound")
         repository = self.known[name]
@@ -124,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             deep = query.get("recursive", [""])[0].lower() == "true"
             depth = inside.count("/") + bool(inside)
             return [e for path, e in below.items() if deep or path.count("/") == depth]
+        if what == "resolve" and repository.gated:
+            raise _GatedError
         if what != "resolve" or inside not in repository.files:
             raise _NotFoundError("EntryNotFound")
         return repository.commit, repository.files[inside]

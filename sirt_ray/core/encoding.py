@@ -121,6 +121,17 @@ def _encode_prompt(
     return text, ids
 
 
+def check_pair_ids(pair: PreferencePair, tokenizer: Tokenizer) -> None:
+    """Raises ModelError where the pair's token ids are not those of this tokenizer."""
+    if _ids(pair.prompt, tokenizer) != tuple(pair.prompt_ids):
+        raise ModelError(
+            f"the pair of question {pair.question_id} holds the token ids of another tokenizer or"
+            " chat template, so the student would learn from other words than were written. Train"
+            " the student that wrote these pairs, or give them as text: the columns prompt, chosen"
+            " and rejected alone"
+        )
+
+
 def missing_chat_template(tokenizer: Tokenizer) -> str | None:
     """The template by which messages become the prompts that `encode_prompt` makes, for a tokenizer
     that has none; None for one that brings its own."""

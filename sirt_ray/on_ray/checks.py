@@ -1,5 +1,6 @@
 """What can be known to be wrong before anything is started."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.tracking.packages import check_installed
+from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
 from sirt_ray.training.tasks import Source
 
 Use = Literal["served", "asked", "trained"]
@@ -43,6 +45,9 @@ def check_inputs(
         ),
         "tracking": lambda: check_installed(job.tracking),
     }
+    # Planned is also what shall run elsewhere.
+    if unchecked is None and not is_uri(job.output):
+        checks["output"] = lambda: _check_output(job.run_dir)
     for section, check in checks.items():
         if section in elsewhere:
             continue
@@ -61,6 +66,21 @@ def check_inputs(
         # Rows cannot be looked for without the code that makes them: both say so.
         lines = dict.fromkeys(line for problem in problems for line in str(problem).splitlines())
         raise ConfigError("\n".join(lines))
+
+
+def _check_output(run_dir: Path) -> None:
+    """Raise ConfigError where the run's folder can be neither used nor made."""
+    above = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(
+            f"output: {above} is a file, so the run cannot have the folder {run_dir}. Set `output`"
+            " to a folder"
+        )
+    if not os.access(above, os.W_OK):
+        raise ConfigError(
+            f"output: you may not write to {above}, so the run cannot have the folder {run_dir}."
+            " Give yourself access, or set `output` to a folder of yours"
+        )
 
 
 def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
@@ -149,7 +169,8 @@ def check_model(
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     try:
-        local = {"revision": revision, "local_files_only": not ask_hub}
+        is_there = path.is_dir() or (ask_hub and hub_unreachable() is None)
+        local = {"revision": revision, "local_files_only": not is_there}
         AutoConfig.from_pretrained(model, trust_remote_code=False, **local)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
     except (OSError, ValueError) as error:
@@ -157,10 +178,7 @@ def check_model(
             raise UnseenError(
                 f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
-        raise ModelError(
-            f"{asked_by}: {model} cannot be loaded: {str(error).splitlines()[0]}"
-            " Check the name, the revision and, for a gated model, the access token in HF_TOKEN"
-        ) from error
+        raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error
     if is_uri(name):
         _check_names(asked_by, name)
     elif path.is_dir():

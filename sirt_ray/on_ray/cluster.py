@@ -1,9 +1,12 @@
 """The Ray that a run uses: the cluster at an address, or one of its own on this machine."""
 
+import importlib.util
 import logging
 import math
 import os
+import platform
 import signal
+import socket
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -18,6 +21,8 @@ from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
 from sirt_ray.planning.needs import DATA_CPUS, runs_at_once
 from sirt_ray.resources import ResourcesConfig
+
+_CONNECTION_SECONDS = 10.0
 
 
 @contextmanager
@@ -57,6 +62,10 @@ def _joined(
     address: str | None, resources: ResourcesConfig, log: Path, at_once: int
 ) -> Generator[None]:
     _log_to(log)
+    if address is None:
+        _check_engine_installed()
+    else:
+        _check_reachable(address)
     # The lines of the job's workers, which stay in Ray's session folder.
     worker_logs = ray.LoggingConfig(encoding="JSON") if as_json() else None
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -84,11 +93,7 @@ def _joined(
         # What Ray makes of SIGTERM while it starts; for our callers that is a stop like any other.
         raise KeyboardInterrupt from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {address}" if address else "Ray on this machine"
-        raise ResourceError(
-            f"cannot reach {where}: {error}. Check the address and that Ray's version is the same"
-            " on both sides"
-        ) from error
+        raise _not_joined(address, error) from error
     if worker_logs is not None:  # It has applied to this process, too.
         _log_to(log)
     # Ray puts a handler of its own in front of ours (2.60), and the process is aborted before
@@ -104,6 +109,55 @@ def _joined(
         yield
     finally:
         ray.shutdown()
+
+
+def _check_engine_installed() -> None:
+    """Raise ResourceError before seconds of a start that leads nowhere."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ResourceError(
+            "vLLM is not installed, and no model can answer without it: pip install"
+            " 'sirt-ray[cpu]', or 'sirt-ray[gpu]' where there is a GPU. Then `sirt doctor` shows"
+            " whether all fits together"
+        )
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ResourceError where nobody listens: Ray would try for minutes, and then end the process
+    itself."""
+    scheme, _, place = address.rpartition("://")
+    if scheme in ("http", "https"):
+        raise ResourceError(
+            f"{address} is the address of a cluster's dashboard, and a driver joins elsewhere. Hand"
+            " the job to the cluster with `sirt submit`, or give the head node's own address, as in"
+            " --address HEAD:6379"
+        )
+    host, _, port = place.rpartition(":")
+    if not (host and port.isdigit()):  # `auto`, or something that Ray refuses by itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECTION_SECONDS).close()
+    except OSError as error:
+        raise _not_joined(address, error) from error
+
+
+def _not_joined(address: str | None, error: Exception) -> ResourceError:
+    """Why there is no connection to Ray, in the words of whoever found out."""
+    said = " ".join(str(error).split())
+    if address is None:
+        return ResourceError(
+            f"Ray cannot be started on this machine: {said}. `sirt doctor` looks for the cause"
+        )
+    if "Version mismatch" in said:
+        return ResourceError(
+            f"the cluster at {address} runs another Ray or Python, and this process cannot join it:"
+            f" {said.removeprefix('Version mismatch: ')}. Use the same versions on both sides: the"
+            f" cluster's image needs ray=={ray.__version__} and Python {platform.python_version()}"
+        )
+    return ResourceError(
+        f"cannot reach the cluster at {address}: {said}. Give --address the head node and its port,"
+        " as in HEAD:6379 (`ray status` there shows whether Ray runs), and check that this machine"
+        " may connect to it"
+    )
 
 
 def largest(each: Iterable[ResourcesConfig]) -> ResourcesConfig:

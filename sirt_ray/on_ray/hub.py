@@ -38,8 +38,8 @@ def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{benchmark.name}, split {part}: {source.dataset} at {source.revision} cannot be"
-            f" loaded from the hub: {reason}. Check the network, or download the rows elsewhere and"
-            f" set data.root to a folder with {benchmark.name}/{name}.parquet"
+            f" loaded from the hub: {reason}. Check the network and HF_HUB_OFFLINE, or download the"
+            f" rows elsewhere and set data.root to a folder with {benchmark.name}/{name}.parquet"
         ) from error
     return pa.concat_tables(tables, promote_options="default")
 

@@ -44,6 +44,8 @@ _FACTS_TIMEOUT_SECONDS = 60.0
 _GOING = ("STOPPING", "STOPPED")
 _MEMORY = re.compile(r"memory|KV cache|kv cache", re.IGNORECASE)
 """A failed start whose reason says so lacks memory; any other has a model it cannot serve."""
+_MISSING = re.compile(r"No module named|cannot import name")
+"""Or a package."""
 
 
 class ModelServer:
@@ -220,9 +222,26 @@ class ModelServer:
             if ENGINE_FAILED in line:
                 encoded = line.split(ENGINE_FAILED, 1)[1]
                 reason, _ = json.JSONDecoder().raw_decode(encoded)
-                kind = ResourceError if _MEMORY.search(reason) else ModelError
-                return kind(f"{where}: {reason}")
+                return _explained(where, reason)
         return StageError(f"{where}: {' '.join(lines[-3:]) or 'Serve gave no reason'}")
+
+
+def _explained(where: str, reason: str) -> SirtError:
+    """The engine's own reason, and what to do about it."""
+    if _MISSING.search(reason):
+        return ResourceError(
+            f"{where}: {reason}. Install what is missing on every node: sirt-ray[gpu] where there"
+            " are GPUs, sirt-ray[cpu] elsewhere"
+        )
+    if _MEMORY.search(reason):
+        return ResourceError(
+            f"{where}: {reason.rstrip('.')}. Lower this engine's kv_cache_gib, max_model_len or"
+            " max_num_seqs under resources, raise tensor_parallel_size, or end what else uses the"
+            " memory; the same command continues"
+        )
+    return ModelError(
+        f"{where}: {reason.rstrip('.')}. Choose a model that vLLM can serve, or mend what it names"
+    )
 
 
 def _application(

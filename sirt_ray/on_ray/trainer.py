@@ -209,7 +209,7 @@ def _work(task: Task, attempt: str) -> None:
         if not _is_out_of_memory(error):
             raise
         message = (
-            f"A training worker ran out of memory: {error}. Lower"
+            f"A training worker ran out of memory: {str(error).rstrip('.')}. Lower"
             " resources.trainer.max_tokens_per_micro_batch, set gradient_checkpointing, raise"
             " zero_stage, set offload, or train with LoRA; none but LoRA changes the result"
         )

@@ -1,7 +1,6 @@
 """`python -m sirt_ray.training`: parse, train, print. What it does is in `alone.py`.
 
-Exit codes as of `sirt`: 0; 2 for bad arguments or input data; 1 for a failure while running; 130
-after Ctrl-C.
+Exit codes are those of `sirt`.
 """
 
 import argparse
@@ -14,10 +13,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
 from sirt_ray import jobfile
-from sirt_ray.errors import SirtError
+from sirt_ray.ending import ended
 
 if TYPE_CHECKING:
     from sirt_ray.artifacts import Artifact
@@ -40,16 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console()
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    try:
-        student = _train(arguments, say)
-    except SirtError as error:
-        if arguments.debug:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\nstopped. The same command continues at the last checkpoint")
-        return 130
+    stopped = "stopped. The same command continues at the last checkpoint"
+    return ended(lambda: _shown(_train(arguments, say), say), arguments.debug, stopped)
+
+
+def _shown(student: "Artifact", say: "Say") -> int:
     for name, value in student.counts.items():
         say(f"{name.replace('_', ' ')}: {value}")
     say(f"The student is {student.path}")

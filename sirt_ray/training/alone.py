@@ -155,6 +155,8 @@ def _data(store: Store, asked: Training, kind: given.Kind) -> tuple[Path, dict[s
     model = model_key(asked.source.name, asked.revision)
     inputs: dict[str, object] = {"model": model, "data": content_key(path)}
     if given.is_ours(path, kind):
+        if kind == "dpo":
+            given.check_ids(path, load_tokenizer(asked.source))
         return path, inputs
     made = store.once(
         "data", inputs, lambda out: given.encode(path, kind, load_tokenizer(asked.source), out)
@@ -177,7 +179,7 @@ def _carry_out(task: Task, device: Any, name: str, say: Say) -> Mapping[str, Any
                 result = run(task, device, attempt)
             except torch.OutOfMemoryError as error:
                 raise StageError(
-                    f"The GPU ran out of memory: {error}. Lower"
+                    f"The GPU ran out of memory: {str(error).rstrip('.')}. Lower"
                     " resources.max_tokens_per_micro_batch, set resources.gradient_checkpointing,"
                     " or train with LoRA; only LoRA changes the result"
                 ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from sirt_ray import storage
 from sirt_ray.json_files import write_json
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.workfolder import STATE, State, WorkFolder
+from sirt_ray.training.workfolder import STATE, State, WorkFolder, storing
 
 
 def save(engine: Engine, work: WorkFolder, state: State) -> None:
@@ -26,14 +26,16 @@ def save(engine: Engine, work: WorkFolder, state: State) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     engine.wait()
-    engine.save(partial)
+    with storing(partial):
+        engine.save(partial)
     engine.wait()
     if _has_own_disk(engine, whole) and engine.rank > 0:
         storage.push(whole)
         storage.forget(work.checkpoints)
     engine.wait()
     if engine.rank == 0:
-        write_json(partial / STATE, asdict(state))
+        with storing(partial):
+            write_json(partial / STATE, asdict(state))
         if in_storage:
             storage.push(work.metrics)
             storage.publish(whole, STATE)
@@ -76,9 +78,10 @@ def save_weights(engine: Engine, work: WorkFolder, step: int) -> None:
         path = work.weights(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(trained, partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        with storing(partial):
+            save_file(trained, partial)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
         partial.replace(path)
         storage.push(path)
     engine.wait()

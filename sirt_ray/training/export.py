@@ -12,7 +12,7 @@ from sirt_ray.errors import ArtifactError
 from sirt_ray.optimization import TrainingConfig
 from sirt_ray.training.models import add_lora, load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workfolder import WorkFolder, storing
 
 ADAPTER = "adapter"
 """Folder beside the merged model with the PEFT adapter, its base named."""
@@ -38,15 +38,16 @@ def export(source: Source, config: TrainingConfig, work: WorkFolder, step: int) 
             f"The trained weights do not belong to the model {source.name!r}: it has no parameter"
             f" {unexpected[0]!r}. Was the model's folder changed during the training?"
         )
-    if config.lora is not None:
-        model.save_pretrained(folder / ADAPTER)
-        model = model.merge_and_unload()
-    _make_consistent(model.generation_config)
-    model.save_pretrained(folder)
-    tokenizer = load_tokenizer(source)
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    tokenizer.save_pretrained(str(folder))
-    shutil.copyfile(work.metrics, folder / work.metrics.name)
+    with storing(folder):
+        if config.lora is not None:
+            model.save_pretrained(folder / ADAPTER)
+            model = model.merge_and_unload()
+        _make_consistent(model.generation_config)
+        model.save_pretrained(folder)
+        tokenizer = load_tokenizer(source)
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        tokenizer.save_pretrained(str(folder))
+        shutil.copyfile(work.metrics, folder / work.metrics.name)
 
 
 def _make_consistent(generation: Any) -> None:

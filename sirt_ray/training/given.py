@@ -9,6 +9,7 @@ with one prompt are one question: the validation loss gets all of them or none.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sirt_ray import tables
-from sirt_ray.core.encoding import Tokenizer, encode_as_written
+from sirt_ray.core.encoding import Tokenizer, check_pair_ids, encode_as_written
 from sirt_ray.errors import DataError
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question, Verdict
 
@@ -38,6 +39,13 @@ def is_ours(source: Path, kind: Kind) -> bool:
     """Whether these are files of a run, which are trained on as they are."""
     files = tables.files(source) if source.suffix != ".jsonl" else []
     return bool(files) and set(_OURS[kind].names) <= set(pq.read_schema(files[0]).names)
+
+
+def check_ids(source: Path, tokenizer: Tokenizer) -> None:
+    """Look at the first of a run's pairs, which carry token ids. Raises ModelError where they are
+    another tokenizer's."""
+    for row in itertools.islice(tables.rows(source), 1):
+        check_pair_ids(tables.to_pair(row), tokenizer)
 
 
 def encode(source: Path, kind: Kind, tokenizer: Tokenizer, out: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from sirt_ray.core.encoding import Tokenizer
 from sirt_ray.errors import ModelError
 from sirt_ray.optimization import LoraConfig, TrainingConfig
 from sirt_ray.training import attention, quantization
+from sirt_ray.training.model_errors import why_not_loaded
 from sirt_ray.training.tasks import Source
 
 Model = Any
@@ -130,6 +131,4 @@ def _explained(source: Source) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The model or tokenizer {source.name!r} cannot be loaded: {error}"
-        ) from error
+        raise ModelError(why_not_loaded(source.name, error)) from error

@@ -21,7 +21,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ class State:
     best_step: int | None = None
     stale: int = 0
     """Evaluations since then."""
+
+
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "inline_container")
+"""In what libraries say when they cannot write on; the last is all that torch says."""
+
+
+@contextmanager
+def storing(path: Path) -> Generator[None]:
+    """The block writes a file or a folder at `path`. Where there is no room for it, raises
+    StageError, and what was written goes again: the rest of the training needs some room to end."""
+    try:
+        yield
+    except Exception as error:
+        if not any(words in str(error) for words in _NO_ROOM):
+            raise
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise StageError(
+            f"The training cannot write {path}: no space is left ({error}). Free some there; the"
+            " same command continues from the last checkpoint"
+        ) from error
 
 
 class WorkFolder:

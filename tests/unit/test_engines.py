@@ -63,7 +63,7 @@ def test_the_next_jobs_student_is_loaded_into_the_running_engine(
     "second",
     [
         {"student": {"model": "another"}},
-        {"resources": {"student": {"max_model_len": 64}}},
+        {"resources": {"student": {"max_model_len": 640}}},
         {"tune": {"lora": {"rank": 4}}},
         {"refine": {"even_rounds": {"lora": {"rank": 4}}}},
     ],

@@ -1,0 +1,318 @@
+"""What people do wrong most often, and what they are told.
+
+`MISTAKES` is the one list of them: tests provoke each and look for its words, and
+`jobs/mistakes.md` is made of it:
+
+    python -m tests.mistakes > jobs/mistakes.md
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+Where = Literal["command", "cluster"]
+"""Who provokes it: `tests/unit/test_mistakes.py`, or `tests/integration/test_mistakes.py`, where it
+takes a Ray that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    what: str
+    exit_code: int
+    says: tuple[str, ...]
+    """Pieces of the message, in their order: what is wrong, and why it cannot work."""
+    cure: str
+    """The piece that says what to do."""
+    where: Where = "command"
+
+    @property
+    def id(self) -> str:
+        """As tests name it."""
+        return self.what.lower().replace(" ", "_").replace(",", "").replace("`", "")
+
+
+JOB_FILE = (
+    Mistake(
+        "a setting that does not exist",
+        2,
+        ("job.yaml:", "refine.betta: no such setting"),
+        "Check the spelling; `sirt plan` prints all settings of a job",
+    ),
+    Mistake(
+        "a value of the wrong type",
+        2,
+        ("1 problem in the job file; nothing was started", "--set tune.epochs=many: tune.epochs"),
+        "input should be a valid number",
+    ),
+    Mistake(
+        "a benchmark that is not known",
+        2,
+        ("train names no known benchmark: gsm9k",),
+        "Known are commonsense_qa, gsm8k",
+    ),
+    Mistake(
+        "a folder of rows that is not there",
+        2,
+        ("data.root: there is no folder",),
+        "Correct the path, or leave data.root out to load the rows from the hub",
+    ),
+    Mistake(
+        "answers as long as the engine's whole context",
+        2,
+        ("refine.sampling.max_tokens is 512", "max_model_len is 256", "no question fits"),
+        "Lower max_tokens, or raise max_model_len",
+    ),
+    Mistake(
+        "a run folder that cannot be made",
+        2,
+        ("output:", "is a file, so the run cannot have the folder"),
+        "Set `output` to a folder",
+    ),
+)
+MODELS = (
+    Mistake(
+        "a wrong model path",
+        2,
+        ("student.model: there is no folder",),
+        "Give the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a"
+        " name on the hub",
+    ),
+    Mistake(
+        "a name that the hub does not know",
+        2,
+        ("student.model: org/none cannot be loaded", "has no model of this name, or it is private"),
+        "Check the spelling (owner/name); for a private one set a token in HF_TOKEN",
+    ),
+    Mistake(
+        "a gated model",
+        2,
+        ("student.model: org/gated cannot be loaded: it is gated, and no token is set",),
+        "set a token of the same account in HF_TOKEN, or with `hf auth login`",
+    ),
+    Mistake(
+        "a revision that does not exist",
+        2,
+        ("student.model: org/open cannot be loaded", "not this revision"),
+        "Correct or remove `revision`",
+    ),
+    Mistake(
+        "no network, or the hub is down",
+        2,
+        ("it is not in the hub's cache on this machine", "does not answer"),
+        "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and"
+        " give its folder",
+    ),
+    Mistake(
+        "a model that was not fully downloaded",
+        2,
+        ("model.safetensors holds no whole weights",),
+        "Download the file again",
+    ),
+    Mistake(
+        "a model with code of its own",
+        2,
+        ("it brings code of its own, which is never run",),
+        "Choose a model whose architecture `transformers` itself has",
+    ),
+    Mistake(
+        "a model without a tokenizer",
+        2,
+        ("it has no tokenizer that can be read",),
+        "Put one beside config.json with `tokenizer.save_pretrained`, or copy tokenizer.json and"
+        " tokenizer_config.json there",
+    ),
+    Mistake(
+        "a tokenizer without EOS",
+        2,
+        ("has no end-of-sequence token, so answers would never end",),
+        "Set `eos_token` in its tokenizer_config.json",
+    ),
+    Mistake(
+        "a chat template that changes a prompt once it is answered",
+        2,
+        ("cannot be trained", "would not begin as what it is asked"),
+        "Give the model's folder a chat template whose generation prompt is how an answer begins,"
+        " or take it away to use plain prompts",
+    ),
+    Mistake(
+        "pairs of a student with another tokenizer",
+        2,
+        ("holds the token ids of another tokenizer or chat template",),
+        "Train the student that wrote these pairs, or give them as text",
+    ),
+)
+RUNNING = (
+    Mistake(
+        "settings that are changed under a finished run",
+        2,
+        ("runs/mine/questions is finished, and was made with other settings",),
+        "Either set these back, or choose another folder (a job's `name`, or --out), or run with"
+        " --redo",
+    ),
+    Mistake(
+        "two drivers of one run",
+        2,
+        ("another driver is running in", "runs/mine"),
+        "Wait until it ends or stop it, or give this job another name",
+    ),
+    Mistake(
+        "all demonstrations are rejected",
+        1,
+        ("none of the teacher's answers to 6 questions can be learned from", "dropped_wrong 6"),
+        "A larger teacher.sampling.max_tokens helps against truncated ones, demonstrations.keep:"
+        " all keeps the wrong ones",
+        "cluster",
+    ),
+    Mistake(
+        "no pairs",
+        1,
+        ("round 1 made no preference pair from 4 questions",),
+        "Raise refine.num_cot or sampling.temperature",
+    ),
+    Mistake(
+        "questions longer than the engine's context",
+        1,
+        ("none of the 4 questions could be sampled. The first, ", "is above the engine's 100"),
+        "Lower max_tokens or raise max_model_len under resources",
+        "cluster",
+    ),
+    Mistake(
+        "too little memory for the engine",
+        1,
+        ("engine could not be started with", "memory"),
+        "Lower this engine's kv_cache_gib, max_model_len or max_num_seqs under resources",
+        "cluster",
+    ),
+    Mistake(
+        "too little memory for the training",
+        1,
+        ("ran out of memory: CUDA out of memory",),
+        "Lower resources.trainer.max_tokens_per_micro_batch, set gradient_checkpointing, raise"
+        " zero_stage, set offload, or train with LoRA",
+    ),
+    Mistake(
+        "too little memory for a training in one process",
+        1,
+        ("The GPU ran out of memory: CUDA out of memory",),
+        "Lower resources.max_tokens_per_micro_batch, set resources.gradient_checkpointing, or train"
+        " with LoRA",
+    ),
+    Mistake(
+        "a full disk",
+        1,
+        ("config.yaml cannot be written: No space left on device",),
+        "Free some space there; the same command continues behind what is finished",
+    ),
+    Mistake(
+        "a disk that gets full in a training",
+        1,
+        ("The training cannot write", "no space is left"),
+        "Free some there; the same command continues from the last checkpoint",
+    ),
+    Mistake(
+        "a package of an extra that is missing",
+        1,
+        ("lora.quantize is set (QLoRA), which needs", "the package bitsandbytes"),
+        "pip install 'sirt-ray[qlora]'",
+    ),
+    Mistake(
+        "vLLM is not installed",
+        1,
+        ("vLLM is not installed, and no model can answer without it",),
+        "pip install 'sirt-ray[cpu]', or 'sirt-ray[gpu]' where there is a GPU",
+    ),
+    Mistake(
+        "an endpoint's key that is not set",
+        2,
+        ("teacher.endpoint.api_key_env: the environment variable MY_KEY is not set",),
+        "Set it there before Ray is started, name another variable",
+    ),
+    Mistake(
+        "an endpoint that refuses the key",
+        1,
+        ("refuses to work for us, HTTP 401",),
+        "Check the key in TEACHER_KEY under teacher.endpoint; then the same command continues",
+    ),
+)
+CLUSTERS = (
+    Mistake(
+        "a port that is taken",
+        1,
+        ("is taken: another program listens there",),
+        "Stop it, or choose another port with --port",
+    ),
+    Mistake(
+        "no cluster at the address",
+        1,
+        ("cannot reach the cluster at 127.0.0.1:1", "Connection refused"),
+        "Give --address the head node and its port, as in HEAD:6379",
+    ),
+    Mistake(
+        "the dashboard's address for `sirt run`",
+        1,
+        ("is the address of a cluster's dashboard",),
+        "Hand the job to the cluster with `sirt submit`, or give the head node's own address",
+    ),
+    Mistake(
+        "a cluster that is too small",
+        1,
+        ("no node of the cluster can hold the student engine: it needs 1 CPU, 1 GPU on one node",),
+        "Lower resources.student, or add a node",
+        "cluster",
+    ),
+    Mistake(
+        "a cluster with another version of Ray",
+        1,
+        ("runs another Ray or Python, and this process cannot join it", "Ray: 2.1.0"),
+        "Use the same versions on both sides: the cluster's image needs ray==",
+        "cluster",
+    ),
+)
+CHAPTERS = {
+    "The job file": JOB_FILE,
+    "Models and tokenizers": MODELS,
+    "While it runs": RUNNING,
+    "Ports and clusters": CLUSTERS,
+}
+MISTAKES = [mistake for chapter in CHAPTERS.values() for mistake in chapter]
+
+_HEAD = """\
+# When something goes wrong
+
+A command that cannot do its work ends with one message: what is wrong, why it cannot work, what
+to do. Its exit code is 2 where the job file, the arguments or the input data are wrong and
+nothing has been started, and 1 for a failure while running: what was finished is kept, and the
+same command continues behind it. After Ctrl-C it is 130. `--debug` shows an error's stack trace.
+An error that nobody has thought of says so, and names a file with its stack trace to open an
+issue with; `sirt doctor` looks for what the machine lacks.
+
+No mistakes: a tokenizer whose padding is its EOS; a teacher and a student with different
+tokenizers or chat templates; a tokenizer without a chat template, which gets plain prompts.
+
+Every line below is provoked by a test (`tests/mistakes.py`), from which this page is made.
+"""
+
+
+def page() -> str:
+    lines = [_HEAD]
+    for title, chapter in CHAPTERS.items():
+        lines += [f"## {title}\n", "| mistake | code | it says | what to do |", "|---|---|---|---|"]
+        for one in chapter:
+            says = " ... ".join(piece.strip(" :.") for piece in one.says)
+            lines.append(f"| {one.what} | {one.exit_code} | {says} | {one.cure.strip()} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def check(mistake: Mistake, code: int, told: str) -> None:
+    """The command ended as the list says: `told` is all that was written to standard error."""
+    said = " ".join(told.split())
+    assert code == mistake.exit_code, told
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in said, told
+    for piece in (*mistake.says, mistake.cure):
+        assert piece in said, f"{piece!r} is not in {told!r}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
