@@ -20,6 +20,7 @@ from rich.markup import escape
 from sirt_ray import (
     cluster_command,
     evaluate_command,
+    export_command,
     jobfile,
     plan_command,
     report_command,
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     report_command.add_to(commands)
     watch_command.add_to(commands)
+    export_command.add_to(commands)
     grading.add_command(commands)
     return parser
 
