@@ -86,7 +86,7 @@ def read_examples(run: RunRecord) -> Examples:
     kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
     tested = [stage for stage in run.scores if stage != "teacher"]
     rounds = [name for name in run.counts if name.endswith("/samples")]
-    sources = {
+    sources: dict[Part, tuple[str, str] | None] = {
         "test": _compared(tested),
         "training": _compared([name.removesuffix("/samples") for name in rounds]),
     }

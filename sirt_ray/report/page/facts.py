@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sirt_ray.core.scoring import score_of
 from sirt_ray.core.statistics import mean_paired, paired
-from sirt_ray.report.answers import Answers
+from sirt_ray.report.answers import Answers, Task
 from sirt_ray.report.evidence import TUNED, Labelled
 from sirt_ray.report.page.effort import Effort, Timeline
 from sirt_ray.report.runs import RunRecord
@@ -38,7 +38,7 @@ def _accuracy(
 ) -> Fact | None:
     """Of the student that was kept last, over benchmarks, each counting the same."""
     kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
-    tasks = [(benchmark, kind) for benchmark in benchmarks]
+    tasks: list[Task] = [(benchmark, kind) for benchmark in benchmarks]
     if not tasks or run.kept not in answers:
         return None
 

@@ -54,8 +54,10 @@ def read_pairs(folder: Path, round: str) -> PairFigures:
                 for batch in opened.iter_batches(columns=columns):
                     rules.update(batch.column("rule").to_pylist())
                     for side in _SIDES:
-                        of_ids = pc.list_value_length(batch.column(f"{side}_ids"))
-                        of_text = pc.utf8_length(batch.column(side))
+                        of_ids = pc.call_function(
+                            "list_value_length", [batch.column(f"{side}_ids")]
+                        )
+                        of_text = pc.call_function("utf8_length", [batch.column(side)])
                         lengths[f"{side}_t"] += of_ids.drop_null().to_pylist()
                         lengths[f"{side}_c"] += of_text.drop_null().to_pylist()
         except (pa.ArrowInvalid, KeyError, OSError) as error:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 _NAMES = ("ink", "muted", "grid", "panel", "blue", "orange", "green", "purple")
 COLOURS = {name: f"#0b0b{place:02x}" for place, name in enumerate(_NAMES, start=1)}
 """Name of a CSS variable -> what stands for it in a figure."""
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": COLOURS["muted"],
     "axes.facecolor": "none",
     "axes.grid": True,
