@@ -11,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
 .PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults test-cluster bench-sampling \
-  bench-control-plane bench-training bench-grading bench-gpu check types format clean
+  test-gpu bench-control-plane bench-training bench-grading bench-gpu check types format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -83,8 +83,14 @@ bench-training: setup ## our DPO and SFT against TRL's, on the same work
 bench-grading: setup ## the verifier on a million mutated responses
 	$(BIN)/python -m tests.bench.grading
 
-bench-gpu: setup ## the same on a GPU: a model of a billion parameters in bfloat16
-	$(BIN)/python -m tests.bench.training --gpu --units 1200
+# `.venv` is for CPUs; on a machine with GPUs the packages are in an environment of its own.
+GPU_PYTHON ?= python
+test-gpu: ## kernels, LoRA, QLoRA and ZeRO on a GPU (a minute)
+	$(GPU_PYTHON) -m pytest tests/gpu -m gpu -s
+
+bench-gpu: ## training against TRL, and memory against the plan: a billion parameters on a GPU of 80 GB
+	$(GPU_PYTHON) -m tests.bench.training --gpu --units 1200
+	$(GPU_PYTHON) -m tests.bench.memory
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

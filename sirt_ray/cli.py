@@ -17,6 +17,7 @@ from sirt_ray import (
     cluster_command,
     doctor_command,
     evaluate_command,
+    export_command,
     jobfile,
     plan_command,
     report_command,
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster_command.add_to(commands)
     _add_serve(commands)
     report_command.add_to(commands)
+    export_command.add_to(commands)
     doctor_command.add_to(commands)
     grading.add_command(commands)
     return parser

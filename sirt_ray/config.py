@@ -6,8 +6,8 @@ refused, and every problem is reported at once. `sirt_ray.jobfile` reads the YAM
 problems into one message with file and line.
 
 Two kinds of settings are kept apart. What decides the result (data, models, seeds, sampling,
-training) is part of an artifact's identity. Where and how fast it runs (`resources`, `output`,
-`data.root`, an endpoint's URL, pace and budget) never is.
+training) is part of an artifact's identity. Where and how fast it runs, and who watches
+(`resources`, `output`, `tracking`, `data.root`, an endpoint's URL, pace and budget), never is.
 """
 
 from pathlib import Path
@@ -23,6 +23,8 @@ from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.settings import Count, NonNegative, SamplingConfig, Section
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.types import PromptKind
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
 def _problem(names: list[str], info: ValidationInfo) -> str | None:
@@ -148,6 +150,9 @@ class JobConfig(Section):
     refine: RefineConfig = RefineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: list[TrackerName] = Field(default=["tensorboard"])
+    """Where figures are kept for people to look at, while the run works. Those other than
+    `tensorboard` are packages of their own, the extras `mlflow` and `wandb`."""
 
     @property
     def run_dir(self) -> Path:

@@ -51,7 +51,7 @@ def heard_by(handler: logging.Handler) -> Generator[None]:
     """All that this process tells while the block runs goes to `handler`, too."""
     before = LOG.level
     LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.DEBUG)
     try:
         yield
     finally:

@@ -21,12 +21,13 @@ from sirt_ray.report.journal import SILENT, RunJournal
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.survey import Survey
+from sirt_ray.tracking.sending import Trackers
 
 if TYPE_CHECKING:  # brings Ray with it
     from sirt_ray.on_ray.stage_metrics import StageMetrics
 
 
-_CHECKED = {"data", "teacher", "student", "output"}
+_CHECKED = {"data", "teacher", "student", "output", "tracking"}
 """Sections that checks of a job look at."""
 
 
@@ -53,6 +54,7 @@ class Run:
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
+        self.journal.also.append(Trackers(job, run_dir, self._warn))
         kind = Store if pool is None else SharedStore
         self._store = kind(run_dir, redo=redo, tell=self._tell, pool=pool)
         self._metrics: StageMetrics | None = None
@@ -81,6 +83,9 @@ class Run:
             if not keep_engines:
                 self.stages.close()
         return outcome
+
+    def _warn(self, tracker: str, message: str) -> None:
+        self.journal.event("tracker_failed", message, tracker=tracker)
 
     def _tell(self, kind: str, name: str, **fields: Any) -> None:
         self.journal.artifact(kind, name, **fields)

@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -150,7 +149,7 @@ def _main() -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    common = {"object_store_memory": _OBJECT_STORE_BYTES}
+    common: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES}
     cluster.add_node(
         **common,
         num_cpus=0,
@@ -173,7 +172,7 @@ def _main() -> None:
                 cluster.remove_node(nodes.pop(asked["name"]), allow_graceful=False)
                 answer(None)
             case "drain":
-                _drain(cluster.address, nodes[asked["name"]].node_id, asked["seconds"])
+                _drain(str(cluster.address), nodes[asked["name"]].node_id, asked["seconds"])
                 answer(None)
             case "signal":
                 _signal(nodes[asked["name"]], asked["number"])
@@ -187,13 +186,10 @@ def _main() -> None:
 
 
 def _drain(address: str, node_id: str, seconds: float) -> None:
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + seconds) * 1000)
-    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "a test", deadline_ms)
-    assert accepted, why
+    command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address]
+    command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "a test", "--deadline-remaining-seconds", str(int(seconds))]
+    subprocess.run(command, check=True, timeout=120)
 
 
 def _signal(node: Any, number: int) -> None:

@@ -16,6 +16,7 @@ from sirt_ray.on_ray.data import check_rows_available
 from sirt_ray.on_ray.weights import located
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
+from sirt_ray.tracking.packages import check_installed
 from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
 from sirt_ray.training.tasks import Source
 
@@ -41,6 +42,7 @@ def check_inputs(
         "student": lambda: check_model(
             "student.model", student.model, student.revision, "trained", ask_hub
         ),
+        "tracking": lambda: check_installed(job.tracking),
     }
     # Planned is also what shall run elsewhere.
     if unchecked is None and not is_uri(job.output):
@@ -82,7 +84,7 @@ def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
     """`check_inputs` of a job that shall run on other machines. A path must be one that all of them
     know; what lies at one that is not here is for the run to see, and `unchecked` hears of it."""
     problems: list[str] = []
-    elsewhere: list[str] = []
+    elsewhere = ["tracking"]  # the packages are those of the driver's node
     for setting, path in _paths(job):
         if not Path(path).is_absolute():
             problems.append(

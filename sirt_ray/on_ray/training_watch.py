@@ -1,6 +1,7 @@
 """What is seen of a training while it runs, by the lines that its workers write: the bar, metrics,
 and what it waits for."""
 
+import logging
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,12 +12,13 @@ from typing import Any
 from sirt_ray import storage
 from sirt_ray.core.interfaces import Progress
 from sirt_ray.errors import StorageError
+from sirt_ray.logs import tell
 from sirt_ray.on_ray.metrics import Emitter, show_training
 from sirt_ray.on_ray.needs import of_trainer
 from sirt_ray.on_ray.room import room, waits_for_room
 from sirt_ray.place import here, thread_here
 from sirt_ray.resources import TrainerResources
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workfolder import Tail, WorkFolder
 from sirt_ray.waiting import Wait, waiting
 
 _POLL_SECONDS = 0.5
@@ -60,29 +62,40 @@ class _Watch:
 
     def run(self, over: threading.Event) -> None:
         """The bar opens with the first line: only the workers know how many steps there are."""
-        line = None
-        pause = _POLL_STORAGE_SECONDS if storage.stored(self.work.path) else _POLL_SECONDS
-        while line is None:
+        in_storage = storage.stored(self.work.path)
+        lines = _InStorage(self.work) if in_storage else Tail(self.work.metrics)
+        pause = _POLL_STORAGE_SECONDS if in_storage else _POLL_SECONDS
+        while not (new := lines.new()):
             if over.wait(pause):
                 return
-            line = self._newest()
         self.wait.moved(f"the next step of {self.name}")
-        with self.progress.stage(self.name, line["total_steps"], "steps") as bar:
+        with self.progress.stage(self.name, new[-1]["total_steps"], "steps") as bar:
             while True:
-                newest = self._newest() or line
-                if newest["step"] != line["step"]:
+                for line in new:
+                    if not in_storage:  # Of those there, most are known when all are done.
+                        tell(logging.DEBUG, "a step", "step", artifact=self.name, line=line)
+                    bar.update(line["step"], **_figures(line))
+                if new:
                     self.wait.moved()
-                line = newest
-                bar.update(line["step"], **_figures(line))
-                with suppress(StorageError):
-                    show_training(self.emitter, line, self.work.repeated())
+                    with suppress(StorageError):
+                        show_training(self.emitter, new[-1], self.work.repeated())
                 if over.wait(pause):
                     return
+                new = lines.new()
 
-    def _newest(self) -> dict[str, Any] | None:
+
+class _InStorage:
+    """Of the lines of a training in storage, now and then the newest."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._work = work
+        self._last: dict[str, Any] | None = None
+
+    def new(self) -> list[dict[str, Any]]:
+        before = self._last
         with suppress(StorageError):  # The next look may reach it.
-            return self.work.newest()
-        return None
+            self._last = self._work.newest()
+        return [] if self._last is None or self._last == before else [self._last]
 
 
 def _figures(line: Mapping[str, Any]) -> dict[str, str | float]:

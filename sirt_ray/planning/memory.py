@@ -113,8 +113,9 @@ def of_trainer(
                   LIVE_PARAMETERS
     gradients     4 T, added up in float32; 2, 3: / W     4 T; 2, 3: / W
     optimizer     12 T / W (stage 0 is 1)                 stage 0: 8 T; else 12 T / W
-    other         BUCKET x 4 (2 in stages 2 and 3), the step's flat copy of 4 T / W (in stage 1
-                  two, its partition's gradients being one); CONTEXT
+    other         BUCKET x 4 (2 in stages 2 and 3); the step's flat copy of 4 T / W (in stage 1
+                  two, its partition's gradients being one), as far as it is larger than the
+                  activations, in whose place it comes; CONTEXT
 
     QLoRA: NF4_BYTES for each parameter of the layers' matrices, 2 for the others. Offload moves
     the optimizer, and the gradients of stages 2 and 3, to the host; `parameters` the weights, too.
@@ -131,12 +132,13 @@ def of_trainer(
         gathered = value * min(shape.parameters, LIVE_PARAMETERS)
     gradients = 4.0 * trained / (workers if stage >= 2 else 1)
     optimizer = 8.0 * trained if stage == 0 else 12.0 * trained / workers
+    of_batch = activations(shape, config, trainer)
     other = float(CONTEXT) if gpu else 0.0
     if stage > 0:
         # On the CPU what is not used of the bucket is never touched.
         bucket = BUCKET if gpu else min(BUCKET, trained)
-        flat = 8.0 if stage == 1 else 4.0
-        other += bucket * (4 if stage == 1 else value) + flat * trained / workers
+        flat = (8.0 if stage == 1 else 4.0) * trained / workers
+        other += bucket * (4 if stage == 1 else value) + max(0.0, flat - of_batch)
     host = 0.0
     if trainer.offload != "none":
         host, optimizer = host + optimizer, 0.0
@@ -148,7 +150,7 @@ def of_trainer(
         weights=weights + gathered,
         gradients=gradients,
         optimizer=optimizer,
-        activations=activations(shape, config, trainer),
+        activations=of_batch,
         other=other,
         host=host,
     )

@@ -48,7 +48,8 @@ class RunJournal(logging.Handler):
     """The Journal of the loop, the Tell of the store, and a handler for what all others tell.
 
     Every record goes to `logs/driver.jsonl`, and to standard output where SIRT_LOG is `json`; one
-    that names an event, to `events.jsonl` as well; a warning, to the console.
+    that names an event, to `events.jsonl` as well; a warning, to the console. `also`: who hears the
+    same, and each step of a training too, which is for nobody to read.
     """
 
     def __init__(self, root: Path, console: Console) -> None:
@@ -56,6 +57,7 @@ class RunJournal(logging.Handler):
         self._root = root
         self._console = console
         self.setFormatter(logs.JsonFormatter())
+        self.also: list[logging.Handler] = []
         self._scores: dict[str, Any] = {}
         self._events, self._log = root / "events.jsonl", root / LOG_FILE
         storage.pull(self._events)
@@ -70,7 +72,7 @@ class RunJournal(logging.Handler):
     def scores(self, stage: str, scores: Scores) -> None:
         self._scores[stage] = scores_to_json(scores)
         self._write_scores()
-        self._note(None, f"scores of {stage}", scores=self._scores[stage])
+        self._note(None, f"scores of {stage}", version=stage, scores=self._scores[stage])
 
     def finish(self, scores: Mapping[str, Scores]) -> None:
         """Leave the scores of this job's stages, and of no other, in `scores.json`."""
@@ -103,6 +105,9 @@ class RunJournal(logging.Handler):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._pass_on(record)
+        if record.levelno < logging.INFO:
+            return
         try:
             self._write(record)
         except (OSError, StorageError):  # they end the work itself, and not the telling of it
@@ -120,6 +125,12 @@ class RunJournal(logging.Handler):
             self._write(record)
         finally:
             self.release()
+        self._pass_on(record)
+
+    def _pass_on(self, record: logging.LogRecord) -> None:
+        """Of a run's end without a lock: who hears of it may wait, and others tell meanwhile."""
+        for handler in self.also:
+            handler.handle(record)
 
     def _write(self, record: logging.LogRecord) -> None:
         told = record.__dict__

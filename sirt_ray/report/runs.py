@@ -111,7 +111,10 @@ def same_test_questions(runs: Sequence[RunRecord]) -> bool:
 
 def _stated(job: JobConfig) -> object:
     """What two runs of one job have in common."""
-    apart = {"name": True, "output": True, "seed": True, "resources": True, "data": {"root"}}
+    apart = {
+        **dict.fromkeys(("name", "output", "seed", "resources", "tracking"), True),
+        "data": {"root"},
+    }
     stated = job.model_dump(mode="json", exclude={**apart, "teacher": {"endpoint"}})
     endpoint = job.teacher.endpoint
     return stated | {"endpoint": None if endpoint is None else endpoint.identity}

@@ -119,7 +119,12 @@ def _roles(axes: Sequence[str], cells: Sequence[CellRecord]) -> tuple[str | None
     """The axis that is compared across, and the one of the seeds. An axis of which no two cells
     have begun is known by its name alone."""
     jobs = [
-        (cell.labels, cell.run.job.model_dump(mode="json", exclude={"name", "output", "resources"}))
+        (
+            cell.labels,
+            cell.run.job.model_dump(
+                mode="json", exclude={"name", "output", "resources", "tracking"}
+            ),
+        )
         for cell in cells
         if cell.run is not None
     ]

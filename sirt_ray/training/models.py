@@ -72,11 +72,16 @@ def load_tokenizer(source: Source) -> Tokenizer:
 
 
 def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model:
-    """PEFT's wrapper with fresh adapters, the same for the same seed; only they are trained."""
+    """PEFT's wrapper with fresh adapters, the same for the same seed; only they are trained.
+
+    They are of the model's type, as DeepSpeed has them: in float32 beside a base in bfloat16 their
+    inputs would be kept a second time, at twice the size.
+    """
     import peft
 
     torch.manual_seed(seed)
-    return peft.get_peft_model(
+    dtype = next(model.parameters()).dtype
+    wrapped = peft.get_peft_model(
         model,
         peft.LoraConfig(
             r=lora.rank,
@@ -88,7 +93,12 @@ def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model
             base_model_name_or_path=source.name,
             revision=source.revision,
         ),
+        autocast_adapter_dtype=False,
     )
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:  # A quantised base has them made in float32 all the same.
+            parameter.data = parameter.data.to(dtype)
+    return wrapped
 
 
 def prepare(model: Model, source: Source, config: TrainingConfig, seed: int) -> Model:

@@ -82,7 +82,7 @@ def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) 
         is_reference = of_reference in (None, of_policy)
         key = content_key(of_reference or of_policy, pairs)
         reference = _stored_reference(task, key, is_reference, len(pairs))
-    abilities = probe(model)
+    abilities = _probed(model, device)
     model = prepare(model, task.source, config, task.seed)
     size = model_size(model)
     engine = _engine(model, abilities, task, device)
@@ -103,6 +103,11 @@ def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) 
     if choice.out_of_patience(state, config) and state.step < fit.total_steps:
         counts["stopped_early"] = choice.why_stopped(state, config)
     return {**data.describe(examples), **counts, **_counts(state, chosen, work)}
+
+
+def _probed(model: Model, device: torch.device) -> Abilities:
+    """Asked where it will be trained: on another device other kernels would answer."""
+    return probe(model.to(device))
 
 
 def _pairs(task: ReferenceTask | RefineTask) -> list[TrainingExample]:
@@ -186,7 +191,7 @@ def _reference(task: ReferenceTask, work: WorkFolder, device: torch.device) -> C
     model = load_model(task.source, task.config, quantized_on=device)
     examples = _pairs(task)
     key = content_key(weights_key(model), examples)
-    engine = _engine(model, probe(model), task, device)
+    engine = _engine(model, _probed(model, device), task, device)
     if engine.rank == 0:
         work.truncate(0)
     logps = reference_logps(engine, examples, settings, work)

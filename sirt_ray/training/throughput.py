@@ -108,12 +108,18 @@ def model_size(model: Any) -> ModelSize | None:
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
     return ModelSize(
-        body=sum(weight.numel() for weight in inside),
+        body=sum(map(_numbers, inside)),
         trained_body=sum(weight.numel() for weight in inside if weight.requires_grad),
         head=sum(weight.numel() for weight in head),
         head_trained=any(weight.requires_grad for weight in head),
         attention=config.num_hidden_layers * heads * width,
     )
+
+
+def _numbers(weight: Any) -> int:
+    """Of a matrix in 4 bits those that it stands for: bitsandbytes packs two in a byte."""
+    state = getattr(weight, "quant_state", None)
+    return weight.numel() if state is None else state.shape.numel()
 
 
 def peak_flops(device_name: str) -> float | None:

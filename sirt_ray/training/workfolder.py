@@ -17,6 +17,7 @@ No torch here: the driver needs none of it.
 """
 
 import json
+import os
 import shutil
 import time
 import uuid
@@ -245,6 +246,27 @@ def last_line(path: Path) -> dict[str, Any] | None:
         whole = file.read().decode(errors="ignore").rpartition("\n")[0]
     newest = whole.rpartition("\n")[2]
     return json.loads(newest) if newest else None
+
+
+class Tail:
+    """The whole lines of a JSON lines file that another process is writing, each of them once; all
+    of them again where the file was written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode, self._at = -1, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._inode or found.st_size < self._at:
+                self._inode, self._at = found.st_ino, 0
+            file.seek(self._at)
+            whole, newline, _ = file.read().rpartition(b"\n")
+            self._at += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

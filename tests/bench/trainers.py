@@ -2,11 +2,23 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sirt_ray.core.encoding import TrainingExample
-from tests.bench.workload import BATCH, EOS, Measured, Setting, Workload, flops, memory, model
+from tests.bench.workload import (
+    EOS,
+    MAX_LENGTH,
+    ROW_HOLDS,
+    Measured,
+    Setting,
+    Workload,
+    flops,
+    memory,
+    model,
+    warm_up,
+)
 
 
 def ours(workload: Workload, units: int, setting: Setting) -> Measured:
@@ -29,13 +41,23 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
         max_tokens_per_micro_batch=setting.ours_at_once, checkpoint_every_steps=10**6
     )
     kind = RefineConfig if workload.pairs else TuneConfig
-    config = kind(batch_size=BATCH, epochs=1, choose="last", warmup_ratio=0.0, dtype=setting.dtype)
+    config = kind(
+        batch_size=setting.batch, epochs=1, choose="last", warmup_ratio=0.0, dtype=setting.dtype
+    )
     attention.register()
     made = model(setting)
     made.set_attn_implementation(attention.PACKED)
     module = CompletionLogps(made, probe(made))
     assert module.abilities.packed
-    engine = PlainEngine(module, config, torch.device(setting.device))
+    warm_up(made, setting)
+
+    class Unsaved(PlainEngine):
+        """TRL saves nothing here, either."""
+
+        def trained(self) -> None:
+            return None
+
+    engine = Unsaved(module, config, torch.device(setting.device))
     examples = workload.examples(units, setting.vocabulary)
     settings = Settings(config, resources, 0)
 
@@ -57,13 +79,15 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
         began = time.perf_counter()
         train(examples)
         seconds = time.perf_counter() - began
-    return Measured(units, seconds, mib(), flops(made, examples, shared=True))
+    return Measured(units, seconds, mib(), flops(made, examples, setting.batch, shared=True))
 
 
 def trl(workload: Workload, units: int, setting: Setting) -> Measured:
     from transformers import TrainerCallback
 
-    examples, made = workload.examples(units, setting.vocabulary), model(setting)
+    examples = workload.examples(units, setting.vocabulary)
+    made = model(replace(setting, dtype=setting.trl_weights))
+    warm_up(made, setting)
     clock = _Clock()
 
     class Timed(TrainerCallback):
@@ -90,22 +114,22 @@ def trl(workload: Workload, units: int, setting: Setting) -> Measured:
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
         "dataset_num_proc": None,
-        "max_length": 1024,
+        "max_length": MAX_LENGTH,
     }
     if workload.pairs:
-        trainer = _trl_dpo(examples, given, arguments, setting.trl_at_once, clock)
+        trainer = _trl_dpo(examples, given, arguments, setting, clock)
     else:
-        trainer = _trl_sft(examples, given, arguments)
+        trainer = _trl_sft(examples, given, arguments, setting)
     with memory(setting) as mib:
         trainer.train()
-    return Measured(units, clock.seconds, mib(), flops(made, examples, shared=False))
+    return Measured(units, clock.seconds, mib(), flops(made, examples, setting.batch, shared=False))
 
 
 def _trl_dpo(
     examples: list[TrainingExample],
     given: dict[str, Any],
     arguments: dict[str, Any],
-    at_once: int,
+    setting: Setting,
     clock: "_Clock",
 ) -> Any:
     from datasets import Dataset
@@ -129,15 +153,18 @@ def _trl_dpo(
     ]
     config = DPOConfig(
         **arguments,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=BATCH // at_once,
+        per_device_train_batch_size=setting.trl_at_once,
+        gradient_accumulation_steps=setting.batch // setting.trl_at_once,
         precompute_ref_log_probs=True,
     )
     return Timed(args=config, train_dataset=Dataset.from_list(rows), **given)
 
 
 def _trl_sft(
-    examples: list[TrainingExample], given: dict[str, Any], arguments: dict[str, Any]
+    examples: list[TrainingExample],
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    setting: Setting,
 ) -> Any:
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
@@ -153,8 +180,8 @@ def _trl_sft(
     ]
     config = SFTConfig(
         **arguments,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=BATCH // 5,  # A packed row holds about five of our examples.
+        per_device_train_batch_size=setting.trl_rows_at_once,
+        gradient_accumulation_steps=setting.batch // ROW_HOLDS // setting.trl_rows_at_once,
         packing=True,
         completion_only_loss=True,
     )

@@ -13,8 +13,10 @@ import psutil
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 
-BATCH = 60
-"""Pairs, or completions, in one optimizer step."""
+MAX_LENGTH = 1024
+"""Tokens in a packed row of TRL's."""
+ROW_HOLDS = 5
+"""About as many of our examples."""
 EOS = 2
 _CUT = 4096
 """Tokens: where batches are cut does not change their operations."""
@@ -38,11 +40,22 @@ class Setting:
     """Tokens in a micro-batch."""
     trl_at_once: int
     """Pairs in a micro-batch."""
+    batch: int
+    """Pairs, or completions, in one optimizer step."""
+    trl_weights: Literal["float32", "bfloat16"] = "float32"
+    """TRL loads weights in float32, and computes in bfloat16 where it trains in it."""
+
+    @property
+    def trl_rows_at_once(self) -> int:
+        """Packed rows in a micro-batch."""
+        return min(self.ours_at_once // MAX_LENGTH, self.batch // ROW_HOLDS)
 
 
-CPU = Setting("cpu", "float32", 4096, 384, 8, 6, ours_at_once=1024, trl_at_once=4)
+CPU = Setting("cpu", "float32", 4096, 384, 8, 6, ours_at_once=1024, trl_at_once=4, batch=60)
 """17 million parameters."""
-GPU = Setting("cuda", "bfloat16", 32768, 2048, 20, 16, ours_at_once=16384, trl_at_once=16)
+GPU = Setting(
+    "cuda", "bfloat16", 32768, 2048, 20, 16, ours_at_once=16384, trl_at_once=15, batch=240
+)
 """1.1 billion parameters."""
 
 
@@ -84,7 +97,8 @@ class Measured:
     units: int
     seconds: float
     mib: float
-    """Memory above that of the loaded model, at its highest: the GPU's, or the process's."""
+    """Memory at its highest: of a GPU all that torch has allocated, weights included; of a process
+    what is above that with the loaded model."""
     flops: float
     """Of the tokens that went through the model, without padding."""
 
@@ -95,19 +109,20 @@ def model(setting: Setting) -> Any:
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
-    made: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=setting.vocabulary,
-            hidden_size=setting.hidden,
-            intermediate_size=8 * setting.hidden // 3,
-            num_hidden_layers=setting.layers,
-            num_attention_heads=setting.heads,
-            num_key_value_heads=setting.heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
-        )
+    config = LlamaConfig(
+        vocab_size=setting.vocabulary,
+        hidden_size=setting.hidden,
+        # A GPU's matrix units want rows of whole 16 bytes, and are several times slower without.
+        intermediate_size=-(8 * setting.hidden // -3 // 128) * 128,
+        num_hidden_layers=setting.layers,
+        num_attention_heads=setting.heads,
+        num_key_value_heads=setting.heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
     )
-    return made.to(setting.device, getattr(torch, setting.dtype))
+    with torch.device(setting.device):
+        made: Any = LlamaForCausalLM(config)
+    return made.to(getattr(torch, setting.dtype))
 
 
 def matmul_peak(setting: Setting) -> float:
@@ -115,32 +130,47 @@ def matmul_peak(setting: Setting) -> float:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    size = 8192 if setting.device == "cuda" else 2048
-    one, other = torch.rand(2, size, size, device=setting.device).to(getattr(torch, setting.dtype))
+    size, in_a_row = (8192, 20) if setting.device == "cuda" else (2048, 1)
+    one, other = torch.randn(2, size, size, device=setting.device).to(getattr(torch, setting.dtype))
+    product = torch.empty_like(one)
     best = float("inf")
     for _ in range(8):
         began = time.perf_counter()
-        (one @ other).sum().item()
+        for _ in range(in_a_row):
+            torch.mm(one, other, out=product)
+        product[0, 0].item()
         best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    return 2 * size**3 * in_a_row / best
+
+
+def warm_up(made: Any, setting: Setting) -> None:
+    """Load a GPU's kernels, which a training of hours does not notice and one of seconds does."""
+    import torch
+
+    if setting.device != "cuda":
+        return
+    with torch.autocast("cuda", torch.bfloat16, enabled=setting.dtype == "bfloat16"):
+        made(torch.zeros(1, MAX_LENGTH, dtype=torch.long, device="cuda")).logits.sum().backward()
+    made.zero_grad()
 
 
 @contextmanager
 def memory(setting: Setting) -> Iterator[Callable[[], float]]:
-    """MiB by which the highest use of memory is above that at the block's start."""
+    """MiB of memory in the block at its highest: see `Measured.mib`."""
     import torch
 
     if setting.device == "cuda":
-        before = torch.cuda.memory_allocated()
-        yield lambda: (torch.cuda.max_memory_allocated() - before) / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        yield lambda: torch.cuda.max_memory_allocated() / 2**20
     else:
         before = psutil.Process().memory_info().rss
         yield lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20
 
 
-def flops(made: Any, examples: list[TrainingExample], shared: bool) -> float:
-    """Of the examples' training, and of the reference's pass where there is one. `shared`: what
-    examples of a question have in common goes through the model once."""
+def flops(made: Any, examples: list[TrainingExample], at_once: int, shared: bool) -> float:
+    """Of the examples' training, and of the reference's pass where there is one, in optimizer
+    batches of `at_once`. `shared`: what examples of a question have in common goes through the
+    model once."""
     from sirt_ray.training.batching import micro_batches
     from sirt_ray.training.packing import grouped
     from sirt_ray.training.throughput import forwarded, model_size
@@ -150,8 +180,8 @@ def flops(made: Any, examples: list[TrainingExample], shared: bool) -> float:
     if not shared:
         examples = [replace(e, question_id=str(number)) for number, e in enumerate(examples)]
     total = 0.0
-    for first in range(0, len(examples), BATCH):
-        batch = range(first, min(first + BATCH, len(examples)))
+    for first in range(0, len(examples), at_once):
+        batch = range(first, min(first + at_once, len(examples)))
         groups = grouped(examples, batch, _CUT)
         done = forwarded(micro_batches(groups, shared, _CUT, 1), shared)
         total += size.flops(done)

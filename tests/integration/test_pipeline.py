@@ -1,6 +1,7 @@
 """The whole method as a user runs it: `sirt run` in processes of its own, killed and continued."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -15,10 +16,16 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import pytest
+import trl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sirt_ray.publish.card import UNLICENSED
+from sirt_ray.publish.folder import export_student
+from sirt_ray.publish.students import find_student
 from sirt_ray.training import health
+from sirt_ray.training.workfolder import read_lines
+from tests.event_files import curves
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SMALL = {
@@ -169,6 +176,73 @@ def test_the_ecosystem_reads_what_was_written(undisturbed: Path) -> None:
     assert {"prompt", "completion"} <= set(demonstrations.column_names)
     for version in ("round_00", "round_01"):
         AutoModelForCausalLM.from_pretrained(undisturbed / version / "student")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "files"),
+    [
+        (trl.SFTTrainer, trl.SFTConfig, "demonstrations/demonstrations.parquet"),
+        (trl.DPOTrainer, trl.DPOConfig, "round_01/pairs/pairs.parquet"),
+    ],
+)
+def test_trl_trains_on_the_files_as_they_are(
+    undisturbed: Path, tmp_path: Path, trainer: Any, config: Any, files: str
+) -> None:
+    data = datasets.load_dataset("parquet", data_files=str(undisturbed / files), split="train")
+    settings = config(
+        str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+    )
+    student = str(undisturbed / "round_00/student")
+    trained = trainer(model=student, args=settings, train_dataset=data)
+    # What it makes of our texts are the sampler's own tokens.
+    made, ours = trained.train_dataset[0], data[0]
+    if "chosen" in ours:
+        for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            assert made[name] == ours[name]
+    else:
+        assert made["input_ids"] == ours["prompt_ids"] + ours["completion_ids"]
+    trained.train()
+    losses = [line["loss"] for line in trained.state.log_history if "loss" in line]
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
+
+
+def test_the_exported_model_writes_what_the_evaluation_has(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """vLLM wrote it there; here `transformers` does, from the exported folder."""
+    export_student(find_student(undisturbed), tmp_path / "out", False, False, UNLICENSED)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    version = find_student(undisturbed).version
+    rows = [
+        row
+        for file in sorted((undisturbed / version / "evaluation").glob("*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+    ]
+    for row in rows[::8]:
+        prompt = tokenizer(row["prompt"], return_tensors="pt")
+        assert prompt["input_ids"][0].tolist() == row["prompt_ids"]
+        written = model.generate(
+            input_ids=prompt["input_ids"],
+            attention_mask=prompt["attention_mask"],
+            max_new_tokens=96,
+            do_sample=False,
+        )[0, len(row["prompt_ids"]) :]
+        said = tokenizer.decode(written, skip_special_tokens=True)
+        assert (row["question_id"], said) == (row["question_id"], row["completion"])
+
+
+def test_tensorboard_has_every_step_of_the_trainings(undisturbed: Path) -> None:
+    for name in ("round_00/student", "round_01/student"):
+        lines = read_lines(undisturbed / name / "metrics.jsonl")
+        loss = curves(undisturbed / "tensorboard" / name)["loss"]
+        assert loss == {line["step"]: pytest.approx(line["loss"]) for line in lines}
 
 
 def test_the_first_dpo_loss_is_ln_2_and_the_margin_0(undisturbed: Path) -> None:

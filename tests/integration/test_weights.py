@@ -1,6 +1,7 @@
 """Adapters and whole models on one running engine, which starts with an adapter. What it says is
 what `transformers` says with the adapter merged into its base."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.publish.adapters import combine
 from sirt_ray.resources import EngineConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -124,6 +126,30 @@ def test_adapters_and_whole_models_follow_each_other_on_the_running_engine(
             server.load(room.policy(name))
         assert (name, said(server)) == (name, expected[name])
     assert processes(server) == before
+
+
+def test_adapters_of_two_rounds_that_leave_as_one_say_what_the_merged_student_says(
+    server: ModelServer, room: Room
+) -> None:
+    """`sirt export` of a student that LoRA has made twice: merged, and not."""
+    base = AutoModelForCausalLM.from_pretrained(room.folder / "base", dtype=torch.float32)
+    first = peft.PeftModel.from_pretrained(base, room.folder / "first").merge_and_unload()
+    shutil.copytree(room.folder / "base", room.folder / "once")
+    first.save_pretrained(room.folder / "once")
+    room.save_adapter("again", "once", seed=6)
+    shutil.copytree(room.folder / "base", room.folder / "twice")
+    once = AutoModelForCausalLM.from_pretrained(room.folder / "once", dtype=torch.float32)
+    twice = peft.PeftModel.from_pretrained(once, room.folder / "again").merge_and_unload()
+    twice.save_pretrained(room.folder / "twice")
+    (room.folder / "sum").mkdir()
+    config = combine([room.folder / "first", room.folder / "again"], room.folder / "sum")
+    assert config["r"] == 2 * RANK
+
+    expected = room.expected("twice")
+    assert expected == room.expected("sum") and expected != room.expected("first")
+    for name in ("twice", "base", "sum"):
+        server.load(room.policy(name))
+        assert name == "base" or said(server) == expected
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,7 @@ def model(dtype: str, lora: LoraConfig | None) -> Model:
     made.set_attn_implementation(attention.PACKED)
     if lora is None:
         return made
-    # DeepSpeed has adapters in the model's own type.
-    return add_lora(made, lora, Source("none"), seed=0).to(getattr(torch, dtype))
+    return add_lora(made, lora, Source("none"), seed=0)
 
 
 def batch() -> MicroBatch:

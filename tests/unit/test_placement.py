@@ -75,7 +75,7 @@ def test_the_papers_study_by_hand(cluster: str, gpu_bytes: float, early: bool) -
     assert held.weights == pytest.approx((0.5 + 0.127 / 8) * matrices + 2 * others + 2 * adapters)
     assert held.gradients == 4 * adapters
     assert held.optimizer == 12 * adapters / 4
-    assert held.other == 1.5e9 + 5e8 * 4 + 2 * 4 * adapters / 4
+    assert held.other == 1.5e9 + 5e8 * 4
     # 4096 tokens; of each layer's input 2 bytes; one layer with all that it keeps: two norms
     # (6 bytes), queries, keys and values twice, result, four of the feed-forward, LoRA's inputs.
     layer = 2 * 6 * 4096 + 2 * 6 * 4096 + 8 * 11008 + 7 * 2 * 8
@@ -235,6 +235,17 @@ def test_zeros_16_bytes_and_ours() -> None:
     held = memory.of_trainer(shape, FULL, TrainerResources(num_workers=1))
     state = held.weights + held.gradients + held.optimizer
     assert state == (2 + 4 + 12) * 6_738_415_616
+
+
+def test_the_steps_copy_comes_when_the_activations_are_gone() -> None:
+    shape = shape_of(STUDENT)
+    assert shape is not None
+    copy = 2 * 4 * shape.parameters
+    for tokens in (1024, 65536):
+        resources = TrainerResources(max_tokens_per_micro_batch=tokens)
+        held = memory.of_trainer(shape, FULL, resources)
+        both = held.activations + held.other - memory.CONTEXT - 4 * memory.BUCKET
+        assert both == pytest.approx(max(copy, held.activations))
 
 
 def test_a_pair_that_is_longer_than_the_micro_batch_counts_whole() -> None:

@@ -1,5 +1,6 @@
 """What a batch puts through the model, by hand and against torch's own count."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -118,6 +119,23 @@ def test_frozen_parameters_take_no_gradients_of_their_own() -> None:
     assert size.body == MATRICES + NORMS + adapters
     frozen, trained = 4 * (MATRICES + NORMS), 6 * adapters
     assert size.flops(Forwarded(10, 10, 10, 5, 0)) == 10 * (frozen + trained) + 5 * 4 * 50 * 32
+
+
+def test_adapters_are_of_the_models_type() -> None:
+    model = add_lora(llama(tied=False).bfloat16(), LoraConfig(rank=2), Source("here"), seed=0)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_matrix_in_four_bits_counts_as_what_it_stands_for() -> None:
+    """As bitsandbytes has it: two numbers in a byte, the shape beside them."""
+    plain, packed = llama(tied=False), llama(tied=False)
+    for layer in packed.model.layers:
+        weight = layer.mlp.up_proj.weight
+        bytes_ = torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)
+        layer.mlp.up_proj.weight = torch.nn.Parameter(bytes_, requires_grad=False)
+        layer.mlp.up_proj.weight.quant_state = SimpleNamespace(shape=weight.shape)
+    whole, found = model_size(plain), model_size(packed)
+    assert whole is not None and found is not None and found.body == whole.body
 
 
 @pytest.mark.parametrize(

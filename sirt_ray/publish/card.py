@@ -1,0 +1,240 @@
+"""The model card of a student: README.md with the hub's metadata, and the job that made it.
+
+https://huggingface.co/docs/hub/model-cards has the metadata's fields.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from sirt_ray.addresses import is_uri
+from sirt_ray.benchmarks.base import Hub
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import JobConfig
+from sirt_ray.core import prompts
+from sirt_ray.publish.students import Student
+from sirt_ray.quickstart import assets
+from sirt_ray.report.document import Column, Document, Grid, markdown
+from sirt_ray.report.summary import summary
+from sirt_ray.types import PromptKind, Question, Scores
+
+UNLICENSED = "other"
+"""Of the hub's licences, the one that has a name of its own: here the request to fill it in."""
+
+_PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}
+_EXAMPLE = Question(
+    "example", "example", "Tom has 3 apples and buys 4 more. How many has he?", (), "7"
+)
+_PRIVATE: Mapping[str, Any] = {
+    "output": True,
+    "resources": True,
+    "tracking": True,
+    "data": {"root"},
+    "teacher": {"endpoint": {"url", "api_key_env", "cache"}},
+}
+"""Where and how it ran: no part of what came out, and nobody else's concern."""
+_ENDPOINT = "https://fill.in/v1"
+
+
+def public_job(job: JobConfig) -> str:
+    """The job as YAML that `sirt run` takes, without what only means something on this machine."""
+    stated = job.model_dump(mode="json", exclude=dict(_PRIVATE))
+    teacher = stated["teacher"]
+    if teacher["endpoint"] is not None:
+        teacher["endpoint"]["url"] = _ENDPOINT
+    if teacher["demonstrations"] is not None:
+        teacher["demonstrations"]["path"] = _public(teacher["demonstrations"]["path"])
+    for section in (teacher, stated["student"]):
+        if section["model"] is not None:
+            section["model"] = _public(section["model"])
+    return yaml.safe_dump(stated, sort_keys=False)
+
+
+def model_card(student: Student, *, rank: int | None, license: str, with_data: bool) -> str:
+    """`rank`: of the adapter that the folder holds; None: it holds the whole model."""
+    data = _metadata(student, license, is_adapter=rank is not None)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(student, rank, with_data)}"))
+
+
+def base_on_hub(job: JobConfig) -> str | None:
+    """The base's name on the hub; None where it is a folder, or comes with this package."""
+    model = job.student.model
+    local = assets.is_quickstart(model) or is_uri(model) or Path(model).expanduser().exists()
+    return None if local else model
+
+
+def _public(model: str) -> str:
+    """A name as it is; of a folder, here or in storage, the last part."""
+    path = Path(model).expanduser()
+    return f"./{path.name}" if path.is_absolute() or path.exists() or is_uri(model) else model
+
+
+def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData:
+    job = student.run.job
+    base = base_on_hub(job)
+    given: dict[str, Any] = {"license": license}
+    if license == UNLICENSED:
+        given["license_name"] = "fill-in"
+    if base is not None:
+        given["base_model"] = base
+        given["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    return ModelCardData(
+        **given,
+        datasets=[source.dataset for name in job.in_domain if (source := _hub(name))] or None,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["self-refine-instruction-tuning", "dpo", "sirt-ray"],
+        model_name=f"{job.name}, {student.version}",
+        eval_results=list(_results(student)) or None,
+    )
+
+
+def _hub(benchmark: str) -> Hub | None:
+    source = REGISTRY[benchmark].source
+    return source if isinstance(source, Hub) else None
+
+
+def _results(student: Student) -> Iterator[EvalResult]:
+    for benchmark, kinds in student.run.scores.get(student.version, {}).items():
+        source = _hub(benchmark)
+        for kind, score in kinds.items():
+            yield EvalResult(
+                task_type="text-generation",
+                dataset_type=benchmark if source is None else source.dataset,
+                dataset_name=benchmark,
+                dataset_revision=None if source is None else source.revision,
+                dataset_split=REGISTRY[benchmark].split_names("test")[0],
+                metric_type="accuracy",
+                metric_name=f"accuracy {_PROMPTS[kind]}",
+                metric_value=round(score.accuracy, 4),
+                metric_args={"stderr": round(score.stderr, 4), "n": score.n, "prompt": kind},
+            )
+
+
+def _text(student: Student, rank: int | None, with_data: bool) -> str:
+    run, job = student.run, student.run.job
+    base, teacher = _public(job.student.model), _public(job.teacher.source)
+    what = (
+        "The whole model" if rank is None else f"A LoRA adapter of rank {rank}, to load on its base"
+    )
+    made = [] if job.tune.skip else [f"tuned on chain-of-thought demonstrations of `{teacher}`"]
+    if student.version != "round_00":
+        made.append("refined by its own verified answers")
+    intro = (
+        f"{what}: `{base}` after Self-refine Instruction-tuning (Ranaldi and Freitas, EMNLP 2024)"
+        f" by sirt-ray. It was {', then '.join(made)}; this is `{student.version}` of the run"
+        f" `{job.name}`."
+    )
+    parts = [
+        markdown(Document(job.name, [intro, _license(job)], list(_scores(student)))).strip(),
+        f"± is the standard error of having so many questions. Answers were written at temperature"
+        f" {job.evaluation.sampling.temperature:g}.",
+        _use(rank),
+        "## What it was made from",
+        "\n".join(
+            f"- {name}: {summary(name, counts)}"
+            for name, counts in run.counts.items()
+            if _made_from(name, student.version)
+        ),
+    ]
+    if with_data:
+        parts.append(
+            "`data/` has the demonstrations and pairs as Parquet, and their entries for"
+            " LLaMA-Factory in `data/dataset_info.json`. The prompts are rendered already: in"
+            " LLaMA-Factory, give `template: empty`."
+        )
+    return "\n\n".join([*parts, _reproduce(student)]) + "\n"
+
+
+def _license(job: JobConfig) -> str:
+    return (
+        f"Licence: fill in `license` above before you publish. The licence of `"
+        f"{_public(job.student.model)}`, the terms of the teacher and those of the benchmarks"
+        f" ({', '.join(job.in_domain)}) decide what it can be."
+    )
+
+
+def _scores(student: Student) -> Iterator[Grid]:
+    """A grid for each kind of prompt: the student among those that it is measured against."""
+    run, version = student.run, student.version
+    shown = {
+        stage: run.scores[stage]
+        for stage in dict.fromkeys(("teacher", "baseline", "round_00", version))
+        if stage in run.scores
+    }
+    in_domain = run.job.in_domain
+    names = sorted(run.job.data.evaluate, key=lambda name: name not in in_domain)
+    columns = [Column(name, "in-domain" if name in in_domain else "out-domain") for name in names]
+    for kind in run.job.evaluation.prompts:
+        rows = [(stage, *_cells(found, names, kind)) for stage, found in shown.items()]
+        yield Grid(f"% right {_PROMPTS[kind]}", "stage", columns, rows)
+
+
+def _cells(found: Scores, names: Sequence[str], kind: PromptKind) -> Iterator[str]:
+    for name in names:
+        score = found.get(name, {}).get(kind)
+        shown = "-" if score is None else f"{100 * score.accuracy:.1f} ± {100 * score.stderr:.1f}"
+        yield shown if score is None else f"{shown} (n = {score.n})"
+
+
+def _use(rank: int | None) -> str:
+    library, kind = (
+        ("transformers", "AutoModelForCausalLM")
+        if rank is None
+        else ("peft", "AutoPeftModelForCausalLM")
+    )
+    served = (
+        "vllm serve NAME"
+        if rank is None
+        else f"vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules student=NAME"
+    )
+    return f"""## Use
+
+```python
+from {library} import {kind}
+from transformers import AutoTokenizer
+
+name = "NAME"  # this folder, or its name on the hub
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = {kind}.from_pretrained(name)
+text = {json.dumps(prompts.body(_EXAMPLE))}
+trigger = {json.dumps(prompts.TRIGGER)}
+if tokenizer.chat_template:
+    message = {{"role": "user", "content": f"{{text}}\\n{{trigger}}"}}
+    inputs = tokenizer.apply_chat_template(
+        [message], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+else:
+    inputs = tokenizer(f"{{text}}\\nAnswer: {{trigger}}", return_tensors="pt")
+inputs = {{key: inputs[key] for key in ("input_ids", "attention_mask")}}
+answer = model.generate(**inputs, max_new_tokens=512, do_sample=False)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+Served: `{served}`. The student answers questions that are worded as in training, as above."""
+
+
+def _made_from(name: str, version: str) -> bool:
+    """Whether an artifact came before the student, and is more than scores or questions."""
+    stage, _, kind = name.rpartition("/")
+    return kind not in ("questions", "evaluation") and stage <= version
+
+
+def _reproduce(student: Student) -> str:
+    trained, evaluated = student.record("student"), student.record("evaluation")
+    versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
+    asked = evaluated["inputs"]
+    return f"""## How to reproduce
+
+`job.yaml` has every setting that decides the result; where and how fast it runs is for you to say
+(`resources`), as is where local models and rows lie.
+
+    sirt run job.yaml
+
+Versions: {versions}. Verifier {asked["verifier"]}, prompts {asked["prompts"]}, seed \
+{student.run.job.seed}. Fingerprints: student {trained["fingerprint"]}, evaluation \
+{evaluated["fingerprint"]}."""

@@ -1,0 +1,91 @@
+"""A run's student -> a folder for others: weights, tokenizer, card, the job; made whole or not at
+all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from sirt_ray.artifacts import RECORD
+from sirt_ray.errors import DataError, ModelError, StageError
+from sirt_ray.on_ray.checks import check_model
+from sirt_ray.publish import adapters, card, data
+from sirt_ray.publish.students import Student
+from sirt_ray.training.export import ADAPTER
+from sirt_ray.training.workfolder import RESULT
+
+_OURS = {RECORD, RESULT, "metrics.jsonl", ADAPTER}
+"""In a student's folder, and no part of the model."""
+_WHOLE_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json")
+JOB = "job.yaml"
+DATA = "data"
+
+
+def export_student(student: Student, out: Path, merge: bool, with_data: bool, license: str) -> None:
+    """Make `out`: the whole model, or the adapter that the student is, unless `merge`.
+
+    Raises DataError where `out` holds something already, ModelError for an adapter that only makes
+    sense beside weights that the run has made.
+    """
+
+    def fill(folder: Path) -> None:
+        is_adapter = (student.folder / ADAPTER).is_dir() and not merge
+        rank = _copy_adapter(student, folder) if is_adapter else _copy_model(student, folder)
+        (folder / JOB).write_text(card.public_job(student.run.job))
+        text = card.model_card(student, rank=rank, license=license, with_data=with_data)
+        (folder / "README.md").write_text(text)
+        if with_data:
+            data.write_data(student.run, folder / DATA)
+
+    _whole_or_nothing(out, fill)
+
+
+def _copy_model(student: Student, folder: Path) -> None:
+    for file in _files(student.folder):
+        shutil.copyfile(file, folder / file.name)
+    check_model(str(student.folder), str(folder))
+
+
+def _copy_adapter(student: Student, folder: Path) -> int:
+    """Returns the adapter's rank."""
+    if not student.adapters:
+        start = student.lineage[-2].parent.name
+        raise ModelError(
+            f"{student.version} is an adapter on the weights of {start}, in which all weights were"
+            " trained: nobody else has those. Give --merge for the whole model"
+        )
+    weights = {file for pattern in _WHOLE_MODEL for file in student.folder.glob(pattern)}
+    for file in _files(student.folder):
+        if file not in weights:
+            shutil.copyfile(file, folder / file.name)
+    return adapters.combine(student.adapters, folder)["r"]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and file.name not in _OURS and not file.name.startswith(".")
+    ]
+
+
+def _whole_or_nothing(out: Path, fill: Callable[[Path], None]) -> None:
+    """`fill` a folder beside `out`, and rename it when it is whole."""
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(
+            f"{out} is there already and not empty; nothing is overwritten. Name a new folder, or"
+            " move this one away"
+        )
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        fill(partial)
+        partial.rename(out)
+    except OSError as error:
+        raise StageError(
+            f"{out} cannot be written: {error}. Give a folder with room on a disk that can be"
+            " written to"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""Which of a run's students leaves the run, and what it was trained from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sirt_ray import storage
+from sirt_ray.artifacts import RECORD
+from sirt_ray.errors import DataError, ModelError
+from sirt_ray.json_files import read_json
+from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.training.export import ADAPTER
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    run: RunRecord
+    version: str
+    """`round_00`, `round_01`, ..."""
+
+    @property
+    def folder(self) -> Path:
+        """A complete Hugging Face model; after LoRA, with the adapter beside it."""
+        return storage.fetch(self.run.path / self.version / "student", RECORD)
+
+    @property
+    def lineage(self) -> tuple[Path, ...]:
+        """The folders of the students that this one was trained from, the oldest first, and its
+        own at the end. The first one was trained from the job's base."""
+        folders = [self.folder]
+        while (start := _trained_from(folders[-1])) is not None:
+            folders.append(storage.fetch(self.run.path / start, RECORD))
+        return tuple(reversed(folders))
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """The adapters that together lead from the job's base to this student, the oldest first;
+        none where some of its trainings was one of all weights."""
+        found = tuple(folder / ADAPTER for folder in self.lineage)
+        return found if all(adapter.is_dir() for adapter in found) else ()
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Of this version's `student` or `evaluation`."""
+        return _record(self.run.path / self.version / stage)
+
+
+def find_student(run_dir: Path, version: str | None = None) -> Student:
+    """The student that the run has kept last, or the one of a round.
+
+    Raises ModelError where there is none that is finished and was kept, DataError where `run_dir`
+    is no run's folder.
+    """
+    run = read_run(run_dir)
+    trained = [
+        name.removesuffix("/student")
+        for name in (*run.counts, *run.missing)
+        if name.endswith("/student")
+    ]
+    if version is not None and version not in trained:
+        raise ModelError(
+            f"{storage.place(run_dir)} has no student {version}. Its students are"
+            f" {', '.join(trained)}"
+        )
+    fit = [name for name in trained if _unfit(run, name) is None]
+    asked = version or (fit[-1] if fit else trained[0])
+    reason = _unfit(run, asked)
+    if reason is not None:
+        instead = f", or give --stage {fit[-1]}" if fit else ""
+        raise ModelError(f"{asked} of {storage.place(run_dir)} {reason}{instead}")
+    return Student(run, asked)
+
+
+def _unfit(run: RunRecord, version: str) -> str | None:
+    """Why a student should not leave the run, and what to do about it."""
+    if version in run.rolled_back:
+        return (
+            "was rolled back: it is worse on held-out questions than the student before it, beyond"
+            " their noise. Take the run's last kept student (no --stage)"
+        )
+    missing = [stage for stage in ("student", "evaluation") if f"{version}/{stage}" in run.missing]
+    if missing:
+        return (
+            f"is not finished: {' and '.join(f'{version}/{stage}' for stage in missing)} is"
+            " missing. Let `sirt run` finish it"
+        )
+    return None
+
+
+def _trained_from(folder: Path) -> str | None:
+    """The artifact, by its name, whose weights this student was trained from; None: the base."""
+    inputs = _record(folder)["inputs"]
+    start = inputs.get("student", inputs.get("base"))
+    return start["artifact"] if isinstance(start, dict) else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_json(folder / RECORD)
+    except (OSError, json.JSONDecodeError) as error:
+        found, why = None, str(error)
+    else:
+        why = "there is none"
+    if found is None:
+        raise DataError(
+            f"the record of {storage.place(folder)} cannot be read ({why}). Move the folder away"
+            " and let `sirt run` build it again"
+        )
+    return found
