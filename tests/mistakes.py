@@ -242,6 +242,12 @@ CLUSTERS = (
         "Stop it, or choose another port with --port",
     ),
     Mistake(
+        "a temporary folder with a long name",
+        1,
+        ("Ray cannot be started on this machine: the names of its sockets would be too long",),
+        "Set RAY_TMPDIR to a folder with a short name, such as /tmp",
+    ),
+    Mistake(
         "no cluster at the address",
         1,
         ("cannot reach the cluster at 127.0.0.1:1", "Connection refused"),

@@ -56,7 +56,7 @@ class OwnRule:
         known = {id(answer) for answer in answers}
         sides: list[tuple[Graded, Graded]] = []
         for pair in made:
-            both: Sequence[Graded] = ()
+            both: Sequence[Graded] = []
             if isinstance(pair, tuple | list):
                 both = cast("Sequence[Graded]", pair)
             given = len(both) == 2 and {id(side) for side in both} <= known

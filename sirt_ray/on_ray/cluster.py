@@ -92,7 +92,7 @@ def _joined(
     except SystemExit:
         # What Ray makes of SIGTERM while it starts; for our callers that is a stop like any other.
         raise KeyboardInterrupt from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise _not_joined(address, error) from error
     if worker_logs is not None:  # It has applied to this process, too.
         _log_to(log)
@@ -143,6 +143,11 @@ def _check_reachable(address: str) -> None:
 def _not_joined(address: str | None, error: Exception) -> ResourceError:
     """Why there is no connection to Ray, in the words of whoever found out."""
     said = " ".join(str(error).split())
+    if "AF_UNIX" in said:
+        return ResourceError(
+            "Ray cannot be started on this machine: the names of its sockets would be too long:"
+            f" {said}. Set RAY_TMPDIR to a folder with a short name, such as /tmp"
+        )
     if address is None:
         return ResourceError(
             f"Ray cannot be started on this machine: {said}. `sirt doctor` looks for the cause"

@@ -352,6 +352,13 @@ def _(desk: Desk) -> int:
         return main(["serve", "quickstart:student", "--port", str(server.getsockname()[1])])
 
 
+@makes("a temporary folder with a long name")
+def _(desk: Desk) -> int:
+    """Ray looks at the names before it starts anything."""
+    desk.patch.setenv("RAY_TMPDIR", str(desk.folder / ("long" * 20)))
+    return desk.run()
+
+
 @makes("no cluster at the address")
 def _(desk: Desk) -> int:
     return desk.run(address="127.0.0.1:1")
