@@ -68,7 +68,7 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPars
 
 
 def _completion(arguments: argparse.Namespace) -> int:
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    sys.stdout.write(argcomplete.shellcode(["sirt"], shell=arguments.shell))
+    sys.stdout.write(shellcode(["sirt"], shell=arguments.shell))
     return 0

@@ -68,7 +68,8 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
     made: list[dict[str, object]] = []
     rows: list[object] = code.call(part, about=f"split {part}", listed=True)
     for number, row in enumerate(rows):
-        columns = cast("Mapping[str, object]", row) if isinstance(row, Mapping) else {}
+        is_row = isinstance(row, Mapping)
+        columns = cast("Mapping[str, object]", row) if is_row else dict[str, object]()
         missing = [name for name in needed if name not in columns]
         if missing:
             raise DataError(
