@@ -74,7 +74,7 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
         if missing:
             raise DataError(
                 f"{benchmark.name}, split {part} ({code.reference}): row {number} is"
-                f" {repr(cast(object, row))[:_SHOWN_CHARACTERS]} and has no"
+                f" {repr(row)[:_SHOWN_CHARACTERS]} and has no"
                 f" {', '.join(map(repr, missing))}. Make it a dict with {', '.join(needed)}, or"
                 f" name its columns under data.benchmarks.{benchmark.name}"
             )
