@@ -68,14 +68,13 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
     made: list[dict[str, object]] = []
     rows: list[object] = code.call(part, about=f"split {part}", listed=True)
     for number, row in enumerate(rows):
-        columns: Mapping[str, object] = {}
-        if isinstance(row, Mapping):
-            columns = cast("Mapping[str, object]", row)
+        is_row = isinstance(row, Mapping)
+        columns = cast("Mapping[str, object]", row) if is_row else dict[str, object]()
         missing = [name for name in needed if name not in columns]
         if missing:
             raise DataError(
                 f"{benchmark.name}, split {part} ({code.reference}): row {number} is"
-                f" {repr(cast(object, row))[:_SHOWN_CHARACTERS]} and has no"
+                f" {repr(row)[:_SHOWN_CHARACTERS]} and has no"
                 f" {', '.join(map(repr, missing))}. Make it a dict with {', '.join(needed)}, or"
                 f" name its columns under data.benchmarks.{benchmark.name}"
             )

@@ -56,9 +56,9 @@ class OwnRule:
         known = {id(answer) for answer in answers}
         sides: list[tuple[Graded, Graded]] = []
         for pair in made:
-            both: Sequence[Graded] = []
-            if isinstance(pair, tuple | list):
-                both = cast("Sequence[Graded]", pair)
+            both = (
+                cast("Sequence[Graded]", pair) if isinstance(pair, tuple | list) else list[Graded]()
+            )
             given = len(both) == 2 and {id(side) for side in both} <= known
             if not given or _same(both[0], both[1]):
                 raise self._code.wrong(cast(object, pair), about, _WANTED)
