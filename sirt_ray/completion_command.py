@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from sirt_ray.arguments import examples
+from sirt_ray.arguments import add_debug, examples
 from sirt_ray.config import JobConfig
 
 SHELLS = ("bash", "zsh", "fish")
@@ -28,7 +28,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         **examples(EXAMPLES),
     )
     command.add_argument("shell", choices=SHELLS)
-    command.set_defaults(command=_completion, debug=False)
+    add_debug(command)
+    command.set_defaults(command=_completion, stopped="stopped")
 
 
 def answer(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,6 @@ from sirt_ray.report.keeping import PageKeeper
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.survey import Survey
-from sirt_ray.tracking.sending import Trackers
 
 if TYPE_CHECKING:  # brings Ray with it
     from sirt_ray.on_ray.stage_metrics import StageMetrics
@@ -50,6 +49,7 @@ class Run:
         after: "Run | None" = None,
     ) -> None:
         from sirt_ray.on_ray.stages import RayStages
+        from sirt_ray.tracking.sending import Trackers
 
         run_dir.mkdir(parents=True, exist_ok=True)
         # The run goes on with its own copy of the code, whatever becomes of the file.
