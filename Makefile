@@ -68,8 +68,9 @@ test-integration: setup
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
 	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
 
-test-cluster: setup ## runs submitted to several Ray nodes on this machine, some of which are lost (half an hour or more)
-	$(BIN)/python -m pytest tests/integration/test_cluster.py -m slow -s
+test-cluster: setup ## runs on several Ray nodes of this machine, some of which are lost, and in object storage (half an hour or more)
+	$(BIN)/python -m pytest tests/integration/test_cluster.py tests/integration/test_autoscaling.py \
+	  tests/integration/test_storage.py -m slow -s
 
 bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and HTTP
 	$(BIN)/python -m tests.bench.sampling

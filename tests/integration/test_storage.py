@@ -36,7 +36,7 @@ SETTINGS = {
 }
 RUN = "bucket/runs/quickstart"
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Bucket:
