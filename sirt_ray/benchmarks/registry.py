@@ -19,7 +19,7 @@ from sirt_ray.benchmarks.synthetic import (
     WORD_PROBLEMS,
     WORD_PROBLEMS_OOD,
 )
-from sirt_ray.config import DataConfig
+from sirt_ray.data import DataConfig
 from sirt_ray.types import Judgement, Question
 
 REGISTRY: dict[str, Benchmark] = {

@@ -6,10 +6,9 @@ A prompt is encoded in one place, so that sampling and instruction tuning see th
     prompt_ids                                            | completion_ids
 
 The prompt's ids are a strict prefix of the sequence, exactly as when a model continues a prompt. A
-completion is encoded behind its prompt, since many tokenizers put a space before whatever comes
-first. Where a tokenizer would merge the prompt's end with the beginning of one text, that text is
-encoded by itself; one that merges them always, or a chat template that words the prompt anew once
-it is answered, is refused before a job starts (`check_prompts`).
+completion is encoded behind its prompt: many tokenizers put a space before whatever comes first.
+Where a tokenizer would merge the two for one text, that text is encoded by itself; one that always
+does, or a chat template that words an answered prompt anew, is refused early (`check_prompts`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ _PROBE = Question("probe", "probe", "What is 3 plus 4?", (), "7")
 _PROBE_ANSWER = "3 and 4 make 7. The answer is 7."
 _KINDS: tuple[PromptKind, ...] = ("cot", "plain")
 _SHOWN = 40
-"""Characters of a prompt that a message shows."""
+"""Characters of a prompt in a message."""
 
 
 class Tokenizer(Protocol):

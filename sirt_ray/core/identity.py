@@ -9,8 +9,9 @@ from typing import Protocol
 
 from sirt_ray import own_code
 from sirt_ray.artifacts import Artifact
-from sirt_ray.config import DataConfig, EvaluationConfig, JobConfig
+from sirt_ray.config import EvaluationConfig, JobConfig
 from sirt_ray.core import answers, prompts
+from sirt_ray.data import DataConfig
 from sirt_ray.recipes import RefineConfig
 
 Inputs = Mapping[str, object]

@@ -26,8 +26,8 @@ from sirt_ray.benchmarks import files, rows
 from sirt_ray.benchmarks.base import Benchmark, Generated, Hub, Own, Part
 from sirt_ray.benchmarks.own import made_rows, no_rows_message
 from sirt_ray.benchmarks.registry import benchmarks_of
-from sirt_ray.config import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
+from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.on_ray.hub import download
 from sirt_ray.on_ray.room import room

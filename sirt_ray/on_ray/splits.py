@@ -19,7 +19,7 @@ from sirt_ray.benchmarks.selection import (
     select_training,
     text_key,
 )
-from sirt_ray.config import DataConfig
+from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question, Split
 

@@ -16,7 +16,7 @@ from sirt_ray import tables
 from sirt_ray.benchmarks.base import Hub
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import text_key
-from sirt_ray.config import DataConfig
+from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError
 from sirt_ray.on_ray import data as on_ray_data
 from sirt_ray.on_ray.data import check_rows_available, prepare_questions, rows_identity

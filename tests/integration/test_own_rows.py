@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sirt_ray import own_code, tables
-from sirt_ray.config import DataConfig
+from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError
 from sirt_ray.on_ray.data import prepare_questions
 from sirt_ray.types import Question

@@ -11,10 +11,10 @@ from fakes import graded
 from sirt_ray import jobfile, own_code
 from sirt_ray.benchmarks.own import made_rows, own_benchmark
 from sirt_ray.benchmarks.registry import REGISTRY, benchmarks_of
-from sirt_ray.config import DataConfig
 from sirt_ray.core import prompts
 from sirt_ray.core.own_pairs import OwnRule
 from sirt_ray.core.pairs import make_pairs
+from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.data import rows_identity
 from sirt_ray.own_benchmarks import OwnBenchmarkConfig
