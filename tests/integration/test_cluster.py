@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from sirt_ray.training.workfolder import read_lines
-from tests.integration.test_pipeline import JOBS, content, events
+from tests.integration.test_pipeline import content, events
 from tests.nodes import Nodes
 from tests.sleeping import wait_until
+from tests.small_run import JOBS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
