@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -47,6 +47,8 @@ def local(place: str) -> Path:
     for an address that cannot be one."""
     if not is_uri(place):
         return Path(place).expanduser()
+    if (parts := urlsplit(place)).scheme == "file":
+        return Path(unquote(parts.path))
     parts = urlsplit(checked(place))
     return _root() / parts.scheme / parts.netloc / parts.path.strip("/")
 

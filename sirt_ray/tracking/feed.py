@@ -111,7 +111,8 @@ class Feed:
         for line in _lines(self._run_dir / name / _METRICS):
             self._step(name, line)
         self._sent.steps.pop(name, None)
-        self._tracker.log(name, dict(_flat(counts)), _round(name))
+        # A training has curves of the same names, and steps with the numbers of rounds.
+        self._tracker.log(name, dict(_flat({"record": counts})), _round(name))
         rows = _examples(self._run_dir / name, name.rpartition("/")[2])
         if rows:
             self._tracker.examples(name, rows, _round(name))

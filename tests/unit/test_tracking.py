@@ -134,8 +134,8 @@ def test_every_step_stage_and_score_is_told_once(tmp_path: Path, told: list[Reme
         if "accuracy/gsm8k/cot" in figures
     ]
     assert scores == [("teacher", 0, 1.0), ("baseline", 0, 0.0), ("", 0, 0.25), ("", 1, 0.75)]
-    counts = {place: figures for place, figures, _ in tracker.figures if "steps" in figures}
-    assert counts["round_01/student"]["examples"] == 4.0
+    counts = {place: figures for place, figures, _ in tracker.figures if "record/steps" in figures}
+    assert counts["round_01/student"]["record/examples"] == 4.0
     assert "round_01/evaluation" in tracker.shown
     assert tracker.files == ["config.yaml", "scores.json"] and tracker.ended == [False]
 
