@@ -292,7 +292,7 @@ def test_tensorboard_has_the_curves_of_every_training_and_the_scores_over_rounds
     loss = curves(folder / "round_01" / "student")["loss"]
     assert loss == {line["step"]: pytest.approx(line["loss"]) for line in STEPS}
     assert curves(folder)["accuracy/gsm8k/cot"] == {0: 0.25, 1: 0.75}
-    assert curves(folder / "round_01" / "pairs")["pairs"][1] > 0
+    assert curves(folder / "round_01" / "pairs")["record/pairs"][1] > 0
 
 
 def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
