@@ -60,7 +60,7 @@ types: setup ## pyright; strict in the pure rooms
 	$(BIN)/pyright
 
 test-unit: setup
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit -n 2
 
 test-integration: setup
 	$(BIN)/python -m pytest tests/integration --timeout 600
