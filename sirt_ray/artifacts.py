@@ -183,8 +183,10 @@ class Store:
         record = _record(final)
         if record is not None and record["fingerprint"] != key:
             return Found(key, home, record, tuple(differences(record["inputs"], stated)), False)
-        begun = storage.read(partial_of(home) / _INPUTS) is not None
-        return Found(key, home, record or _record(home), (), begun)
+        if record is None and home != final:
+            record = _record(home)
+        begun = record is None and storage.read(partial_of(home) / _INPUTS) is not None
+        return Found(key, home, record, (), begun)
 
     def _built(self, name: str, home: Path, stated: Json, build: Build) -> Json:
         """Build at `home`. Returns the record."""
@@ -222,6 +224,11 @@ class Store:
             storage.forget(partial)  # What is not in storage was not finished.
         else:
             storage.discard(partial, RECORD)
+            if left := next(partial.glob("*"), None):
+                raise ArtifactError(
+                    f"{left} was made with other settings and cannot be deleted, so nothing new can"
+                    f" be built there. Delete {partial}; the same command then continues"
+                )
         partial.mkdir(parents=True, exist_ok=True)
         if building != stated:
             write_json(mark, stated)

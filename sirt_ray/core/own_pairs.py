@@ -44,7 +44,8 @@ class OwnRule:
         if self._asked < _ASKED_TWICE:
             self._asked += 1
             if self._ask(question_id, answers, seed) != sides:
-                raise self._code.wrong(sides, question_id, "the same when it was asked again")
+                about = f"question {question_id}"
+                raise self._code.wrong(sides, about, "the same when it was asked again")
         return sides
 
     def _ask(

@@ -32,9 +32,8 @@ def make_pairs(
 
     `seed` names the run's seed and the round. `demonstrations`, one for a question at most and in
     the student's own token ids, are what a rule or `config.with_demonstrations` chooses. `own`
-    stands in the place of a rule of ours. Returns
-    the pairs in the order of their questions, and how many questions and completions went which
-    way, by reason.
+    stands in the place of a rule of ours. Returns the pairs in the order of their questions, and
+    how many questions and completions went which way, by reason.
     """
     by_question: dict[str, list[Graded]] = {}
     for item in graded:

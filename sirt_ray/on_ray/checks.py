@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from sirt_ray import own_code, storage
+from sirt_ray import own_code
 from sirt_ray.addresses import is_uri
 from sirt_ray.benchmarks import answered
 from sirt_ray.config import JobConfig
@@ -13,7 +14,7 @@ from sirt_ray.core.encoding import check_prompts
 from sirt_ray.endpoint.request import api_key
 from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
 from sirt_ray.on_ray.data import check_rows_available
-from sirt_ray.on_ray.weights import located
+from sirt_ray.on_ray.weights import located, names
 from sirt_ray.quickstart import assets
 from sirt_ray.teachers import TeacherConfig
 from sirt_ray.tracking.packages import check_installed
@@ -179,7 +180,7 @@ def check_model(
                 f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
         raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error
-    if is_uri(name):
+    if is_uri(name) and urlsplit(name).scheme != "file":
         _check_names(asked_by, name)
     elif path.is_dir():
         _check_weights(asked_by, path)
@@ -197,7 +198,7 @@ def check_model(
 
 def _check_names(asked_by: str, address: str) -> None:
     """What of weights in storage can be seen without fetching them."""
-    if not any(name.endswith(".safetensors") for name, _, _ in storage.files(address)):
+    if not any(name.endswith(".safetensors") for name in names(address)):
         raise ModelError(
             f"{asked_by}: there are no weights (*.safetensors) in {address}. Upload them, or"
             " convert older ones with `save_pretrained`"

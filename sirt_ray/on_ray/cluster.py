@@ -9,20 +9,21 @@ import signal
 import socket
 import sys
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
-from ray._private.state import state as cluster_state
 from ray.data import DataContext
 
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
+from sirt_ray.on_ray import needs
 from sirt_ray.planning.needs import DATA_CPUS, runs_at_once
 from sirt_ray.resources import ResourcesConfig
 
 _CONNECTION_SECONDS = 10.0
+_MOST_SIGNALS = 4096
 
 
 @contextmanager
@@ -68,38 +69,31 @@ def _joined(
         _check_reachable(address)
     # The lines of the job's workers, which stay in Ray's session folder.
     worker_logs = ray.LoggingConfig(encoding="JSON") if as_json() else None
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        if address is None:
-            # Each of Serve's processes writes its metrics ten times a second otherwise, which takes
-            # CPU from the engines; Prometheus looks every few seconds.
-            os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
-            ray.init(
-                address="local",
-                num_cpus=_local_cpus(resources, at_once),
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_config=worker_logs,
-            )
-        else:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_config=worker_logs,
-            )
-    except SystemExit:
-        # What Ray makes of SIGTERM while it starts; for our callers that is a stop like any other.
-        raise KeyboardInterrupt from None
+        with _stops_heard():
+            if address is None:
+                # Each of Serve's processes writes its metrics ten times a second otherwise, which
+                # takes CPU from the engines; Prometheus looks every few seconds.
+                os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
+                ray.init(
+                    address="local",
+                    num_cpus=_local_cpus(resources, at_once),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    logging_config=worker_logs,
+                )
+            else:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    logging_config=worker_logs,
+                )
     except (OSError, RuntimeError, ValueError) as error:
         raise _not_joined(address, error) from error
     if worker_logs is not None:  # It has applied to this process, too.
         _log_to(log)
-    # Ray puts a handler of its own in front of ours (2.60), and the process is aborted before
-    # engines and Serve are stopped.
-    if on_sigterm is not None:
-        signal.signal(signal.SIGTERM, on_sigterm)
     node = ray.get_runtime_context().get_node_id()
     logging.getLogger("ray").info("joined %s from node %s", address or "a local Ray", node)
     data = DataContext.get_current()
@@ -109,6 +103,31 @@ def _joined(
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stops_heard() -> Generator[None]:
+    """While Ray starts: raise KeyboardInterrupt at the end where SIGTERM or Ctrl-C came meanwhile.
+
+    Ray puts handlers of its own in front of ours (2.60), which raise SystemExit; later the process
+    would be aborted by them before engines and Serve are stopped. Whatever a handler raises while
+    Python forks, as for each of Ray's processes, is ignored: the stop would be lost.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    heard, told = socket.socketpair()
+    with heard, told:
+        heard.setblocking(False)
+        told.setblocking(False)
+        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            if on_sigterm is not None:
+                signal.signal(signal.SIGTERM, on_sigterm)
+            signal.set_wakeup_fd(before)
+            with suppress(BlockingIOError):
+                if {signal.SIGINT, signal.SIGTERM}.intersection(heard.recv(_MOST_SIGNALS)):
+                    raise KeyboardInterrupt from None
 
 
 def _check_engine_installed() -> None:
@@ -178,8 +197,7 @@ def runs_that_fit(address: str | None, resources: ResourcesConfig, logs: Path) -
         there = {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
         return runs_at_once(resources, there)
     with connected(address, resources, logs):
-        most = cluster_state.get_max_resources_from_cluster_config()
-        return runs_at_once(resources, most or ray.cluster_resources())
+        return runs_at_once(resources, needs.most() or ray.cluster_resources())
 
 
 def _local_cpus(resources: ResourcesConfig, at_once: int) -> int:

@@ -77,6 +77,14 @@ def local_folder(policy: Policy, weights: bool = True) -> Path:
         return Path(snapshot_download(policy.path, revision=policy.revision))
 
 
+def names(uri: str) -> list[str]:
+    """The files that an address holds. Raises ModelError."""
+    from pyarrow import fs
+
+    with explained(uri):
+        return [name for name, _, _ in _listing(*fs.FileSystem.from_uri(uri))]
+
+
 def _from_storage(policy: Policy, weights: bool) -> Path:
     from pyarrow import fs
 

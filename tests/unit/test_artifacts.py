@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_a_kill_between_record_and_rename_loses_nothing(tmp_path: Path) -> None:
 
     Store(tmp_path).once("thing", {"seed": 1}, never)
     assert final.exists() and not partial.exists()
+
+
+def test_what_was_begun_with_other_settings_is_never_built_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / ".thing.partial"
+    partial.mkdir()
+    (partial / ".inputs.json").write_text('{"seed": 1}')
+    (partial / "data").write_text("of seed 1")
+    with monkeypatch.context() as stubborn:  # A disk that deletes nothing.
+        stubborn.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(ArtifactError, match="cannot be deleted"):
+            Store(tmp_path).once("thing", {"seed": 2}, lambda out: {})
+    made = Store(tmp_path).once("thing", {"seed": 2}, lambda out: {})
+    assert [path.name for path in made.path.iterdir()] == ["record.json"]
 
 
 def test_an_artifact_depends_on_the_fingerprints_below_it(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class TestPairRule:
                 return [(answers[next(turn) % 2], answers[2])]
             """
         rule = OwnRule(code(tmp_path, text))
-        with pytest.raises(StageError, match="the same when it was asked again"):
+        with pytest.raises(StageError, match="question a, and not the same when it was"):
             rule.sides("a", SAMPLES, "0/1")
 
 

@@ -92,6 +92,11 @@ class TestModels:
             with pytest.raises(ModelError, match="no weights"):
                 check_model("student.model", address, use="trained")
 
+    def test_a_file_address_is_the_folder_that_it_names(self) -> None:
+        student = assets.resolve("quickstart:student")
+        check_model("student.model", f"file://{student}", use="trained")
+        assert model_key(f"file://{student}", None) == model_key(str(student), None)
+
     def test_a_runs_student_is_found_by_its_address(self, node: Node, bucket: str) -> None:
         job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
         told = [{"event": "rolled_back", "version": "round_02"}]
