@@ -44,6 +44,9 @@ class Nodes:
 
     @classmethod
     def start(cls, log: Path) -> "Nodes":
+        # Nodes do not find our code, and this file is what the first of them runs.
+        from tests.ports import free_port
+
         token = secrets.token_hex(16)
         # Sockets lie there, whose paths must be short.
         temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -56,7 +59,7 @@ class Nodes:
         }
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, __file__],
+                [sys.executable, __file__, str(free_port())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -138,7 +141,7 @@ def plain_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
 
 
-def _main() -> None:
+def _main(dashboard_port: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints, too.
 
@@ -155,6 +158,7 @@ def _main() -> None:
         num_cpus=0,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
+        dashboard_port=dashboard_port,
         dashboard_agent_listen_port=0,
     )
     url = f"http://{cluster.webui_url}"
@@ -226,4 +230,4 @@ def _hosts(url: str, actor: str, nodes: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    _main()
+    _main(int(sys.argv[1]))

@@ -12,6 +12,8 @@ from typing import Any
 
 from openai import OpenAI
 
+from tests.ports import free_port
+
 KEY = "sk-the-tests-own-key"
 READY_SECONDS = 180
 STOPPED_SECONDS = 60
@@ -37,9 +39,7 @@ class Running:
 
 def started(model: str, output: Path, key: str | None = KEY) -> Running:
     """`sirt serve` in a session of its own, as in a terminal; it has just been started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "sirt_ray", "serve", model, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k != "SIRT_API_KEY"}
     # Tests that are started in the background ignore Ctrl-C, and so would the command.

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from sirt_ray.on_ray.requests import SampleRequest
 from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 from tests.bench.contenders import ENGINE, MODEL, SAMPLING, Rate, Work
+from tests.ports import free_port
 
 
 class _Script:
@@ -82,9 +82,7 @@ class Http(_Script):
 
     def __init__(self, ray_address: str) -> None:
         super().__init__()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         default = EngineConfig()
         settings = {
             name: value

@@ -8,7 +8,6 @@ import json
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import psutil
 import pytest
 
 from tests.nodes import plain_environment
+from tests.ports import free_port
 from tests.sleeping import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -72,17 +72,11 @@ def provider_config(address: str) -> dict[str, Any]:
     }
 
 
-def free_port() -> int:
-    """Ray wants the head's port in the provider's file before the head has one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Growing:
     """A head, and whatever nodes its autoscaler starts."""
 
     def __init__(self, folder: Path, log: Path) -> None:
+        # It stands in the provider's file before the head listens there.
         self.address = f"127.0.0.1:{free_port()}"
         config = folder / "provider.yaml"
         config.write_text(json.dumps(provider_config(self.address)))

@@ -19,6 +19,7 @@ from sirt_ray.on_ray.api_key import KeyCheck, RequireKey, open_host_warning, tak
 from sirt_ray.on_ray.door import Door
 from sirt_ray.on_ray.served_model import find_model, last_kept_student
 from sirt_ray.report.journal import RunJournal
+from tests.ports import free_port
 
 JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 
@@ -253,9 +254,7 @@ class TestDoor:
 def test_what_cannot_be_served_is_bad_input(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     for round in range(3):
         (student(run_dir, round) / "config.json").unlink()
     for model in (str(run_dir), str(tmp_path), "./nowhere", "quickstart:tutor"):
