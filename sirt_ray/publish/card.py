@@ -21,12 +21,12 @@ from sirt_ray.publish.students import Student
 from sirt_ray.quickstart import assets
 from sirt_ray.report.document import Column, Document, Grid, markdown
 from sirt_ray.report.summary import summary
+from sirt_ray.report.table import PROMPTS
 from sirt_ray.types import PromptKind, Question, Scores
 
 UNLICENSED = "other"
 """Of the hub's licences, the one that has a name of its own: here the request to fill it in."""
 
-_PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}
 _EXAMPLE = Question(
     "example", "example", "Tom has 3 apples and buys 4 more. How many has he?", (), "7"
 )
@@ -113,7 +113,7 @@ def _results(student: Student) -> Iterator[EvalResult]:
                 dataset_revision=None if hub is None else hub.revision,
                 dataset_split=known[benchmark].split_names("test")[0],
                 metric_type="accuracy",
-                metric_name=f"accuracy {_PROMPTS[kind]}",
+                metric_name=f"accuracy {PROMPTS[kind]}",
                 metric_value=round(score.accuracy, 4),
                 metric_args={"stderr": round(score.stderr, 4), "n": score.n, "prompt": kind},
             )
@@ -175,7 +175,7 @@ def _scores(student: Student) -> Iterator[Grid]:
     columns = [Column(name, "in-domain" if name in in_domain else "out-domain") for name in names]
     for kind in run.job.evaluation.prompts:
         rows = [(stage, *_cells(found, names, kind)) for stage, found in shown.items()]
-        yield Grid(f"% right {_PROMPTS[kind]}", "stage", columns, rows)
+        yield Grid(f"% right {PROMPTS[kind]}", "stage", columns, rows)
 
 
 def _cells(found: Scores, names: Sequence[str], kind: PromptKind) -> Iterator[str]:
