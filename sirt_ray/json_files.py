@@ -14,10 +14,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write atomically and durably, on this node: `storage.push` shows it to others."""
+    """Write UTF-8 atomically and durably, on this node: `storage.push` shows it to others."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

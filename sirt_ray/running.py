@@ -105,10 +105,10 @@ class Run:
             self._page.refresh()
 
     def finish(self, outcome: Outcome) -> None:
-        """Leave the scores in the folder and print them."""
-        self.journal.finish(outcome.scores)
+        """Leave page and scores in the folder and print the scores."""
         if self._page is not None:
-            self._page.refresh(last=True)
+            self._page.refresh(last=True)  # Trackers take it at the end, which is told next.
+        self.journal.finish(outcome.scores)
         for table in scores_tables(outcome.scores, self.job.in_domain, outcome.rolled_back):
             self._console.print()
             self._console.print(table)

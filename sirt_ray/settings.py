@@ -1,6 +1,6 @@
 """What every section of a job file is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,16 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             value = merged(cast(Mapping[str, Any], below), cast(Mapping[str, Any], value))
         result[name] = value
     return result
+
+
+def leaves_of(value: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """What is no section by its path: `refine.beta`; a section without settings too."""
+    for name, below in value.items():
+        if isinstance(below, Mapping) and below:
+            within = leaves_of(cast(Mapping[str, Any], below), separator)
+            yield from ((f"{name}{separator}{rest}", leaf) for rest, leaf in within)
+        else:
+            yield name, below
 
 
 class Section(BaseModel):

@@ -11,21 +11,22 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from sirt_ray import own_code
 from sirt_ray.addresses import is_uri
-from sirt_ray.benchmarks.base import Hub
-from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.base import Benchmark, Hub
+from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config import JobConfig
 from sirt_ray.core import prompts
 from sirt_ray.publish.students import Student
 from sirt_ray.quickstart import assets
 from sirt_ray.report.document import Column, Document, Grid, markdown
 from sirt_ray.report.summary import summary
+from sirt_ray.report.table import PROMPTS
 from sirt_ray.types import PromptKind, Question, Scores
 
 UNLICENSED = "other"
 """Of the hub's licences, the one that has a name of its own: here the request to fill it in."""
 
-_PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}
 _EXAMPLE = Question(
     "example", "example", "Tom has 3 apples and buys 4 more. How many has he?", (), "7"
 )
@@ -41,8 +42,9 @@ _ENDPOINT = "https://fill.in/v1"
 
 
 def public_job(job: JobConfig) -> str:
-    """The job as YAML that `sirt run` takes, without what only means something on this machine."""
-    stated = job.model_dump(mode="json", exclude=dict(_PRIVATE))
+    """The job as YAML that `sirt run` takes, without what only means something on this machine. The
+    code that it names is kept beside it, as in a run's folder."""
+    stated = job.with_code(own_code.kept).model_dump(mode="json", exclude=dict(_PRIVATE))
     teacher = stated["teacher"]
     if teacher["endpoint"] is not None:
         teacher["endpoint"]["url"] = _ENDPOINT
@@ -75,6 +77,7 @@ def _public(model: str) -> str:
 
 def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData:
     job = student.run.job
+    known = benchmarks_of(job.data)
     base = base_on_hub(job)
     given: dict[str, Any] = {"license": license}
     if license == UNLICENSED:
@@ -84,7 +87,7 @@ def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData
         given["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return ModelCardData(
         **given,
-        datasets=[source.dataset for name in job.in_domain if (source := _hub(name))] or None,
+        datasets=[hub.dataset for name in job.in_domain if (hub := _hub(known[name]))] or None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["self-refine-instruction-tuning", "dpo", "sirt-ray"],
@@ -93,23 +96,24 @@ def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData
     )
 
 
-def _hub(benchmark: str) -> Hub | None:
-    source = REGISTRY[benchmark].source
-    return source if isinstance(source, Hub) else None
+def _hub(benchmark: Benchmark) -> Hub | None:
+    """Where its rows are on the hub; None for those that are made, and for the job's own."""
+    return benchmark.source if isinstance(benchmark.source, Hub) else None
 
 
 def _results(student: Student) -> Iterator[EvalResult]:
+    known = benchmarks_of(student.run.job.data)
     for benchmark, kinds in student.run.scores.get(student.version, {}).items():
-        source = _hub(benchmark)
+        hub = _hub(known[benchmark])
         for kind, score in kinds.items():
             yield EvalResult(
                 task_type="text-generation",
-                dataset_type=benchmark if source is None else source.dataset,
+                dataset_type=benchmark if hub is None else hub.dataset,
                 dataset_name=benchmark,
-                dataset_revision=None if source is None else source.revision,
-                dataset_split=REGISTRY[benchmark].split_names("test")[0],
+                dataset_revision=None if hub is None else hub.revision,
+                dataset_split=known[benchmark].split_names("test")[0],
                 metric_type="accuracy",
-                metric_name=f"accuracy {_PROMPTS[kind]}",
+                metric_name=f"accuracy {PROMPTS[kind]}",
                 metric_value=round(score.accuracy, 4),
                 metric_args={"stderr": round(score.stderr, 4), "n": score.n, "prompt": kind},
             )
@@ -171,7 +175,7 @@ def _scores(student: Student) -> Iterator[Grid]:
     columns = [Column(name, "in-domain" if name in in_domain else "out-domain") for name in names]
     for kind in run.job.evaluation.prompts:
         rows = [(stage, *_cells(found, names, kind)) for stage, found in shown.items()]
-        yield Grid(f"% right {_PROMPTS[kind]}", "stage", columns, rows)
+        yield Grid(f"% right {PROMPTS[kind]}", "stage", columns, rows)
 
 
 def _cells(found: Scores, names: Sequence[str], kind: PromptKind) -> Iterator[str]:
@@ -224,6 +228,15 @@ def _made_from(name: str, version: str) -> bool:
     return kind not in ("questions", "evaluation") and stage <= version
 
 
+def _code(job: JobConfig) -> str:
+    if not job.code:
+        return ""
+    return (
+        f" `{own_code.KEPT}/` has the functions that it names, which are executed with"
+        " `--allow-code` alone."
+    )
+
+
 def _reproduce(student: Student) -> str:
     trained, evaluated = student.record("student"), student.record("evaluation")
     versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
@@ -231,7 +244,7 @@ def _reproduce(student: Student) -> str:
     return f"""## How to reproduce
 
 `job.yaml` has every setting that decides the result; where and how fast it runs is for you to say
-(`resources`), as is where local models and rows lie.
+(`resources`), as is where local models and rows lie.{_code(student.run.job)}
 
     sirt run job.yaml
 

@@ -106,7 +106,8 @@ def _explained(target: Target) -> Generator[None]:
     except (HTTPError, ConnectionError) as error:
         raise HubError(
             f"the hub cannot be reached: {_first_line(str(error))}. Check the network and, where"
-            " there is one, the proxy (HTTPS_PROXY) or HF_ENDPOINT; the same command tries again"
+            " there is one, the proxy (HTTPS_PROXY) or HF_ENDPOINT. The same command tries again,"
+            " with `--revision main` where the repository has been made already"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from sirt_ray import storage
+from sirt_ray import json_files, storage
 from sirt_ray.errors import DataError
 from sirt_ray.report.compare import Side, compare, read_sides
 from sirt_ray.report.document import Document, markdown, print_text
@@ -93,10 +93,8 @@ def write_text(out: Path, text: str) -> None:
 
     Raises DataError where that cannot be.
     """
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
+        json_files.write_text(out, text)
         storage.push(out)
     except OSError as error:
         raise DataError(

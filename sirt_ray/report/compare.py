@@ -3,12 +3,12 @@
 Runs of one job under several seeds are one row, so that two methods under three seeds each are two.
 """
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sirt_ray import storage
 from sirt_ray.errors import DataError
@@ -24,6 +24,7 @@ from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.funnel import funnel
 from sirt_ray.report.runs import RunRecord, read_run, same_test_questions, stated
 from sirt_ray.report.study_report import reader, role_of, untrained
+from sirt_ray.settings import leaves_of
 
 _ONLY_SEED = 0
 """Stands for the seeds of runs that have one each, and not the same."""
@@ -40,17 +41,12 @@ class Side:
         names = [run.path.resolve().name for run in self.runs]
         if len(names) == 1:
             return names[0]
-        return re.sub(r"[-_.]*(seed)?[-_.\d]*$", "", _beginning(names)) or names[0]
+        beginning = os.path.commonprefix(names)  # noqa: RUF071  Of letters, as it is meant.
+        return re.sub(r"[-_.]*(seed)?[-_.\d]*$", "", beginning) or names[0]
 
     @property
     def seeds(self) -> list[int]:
         return [run.job.seed for run in self.runs]
-
-
-def _beginning(names: Sequence[str]) -> str:
-    """What all have in common."""
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +191,7 @@ def _counts(sides: Sequence[Side], labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings(sides: Sequence[Side], labels: Sequence[str]) -> Grid:
-    leaves = [dict(_leaves(stated(side.runs[0].job))) for side in sides]
+    leaves = [dict(leaves_of(stated(side.runs[0].job))) for side in sides]
     names = list(dict.fromkeys(name for of_side in leaves for name in of_side))
     rows = [
         [name, *(str(of_side.get(name, "-")) for of_side in leaves)]
@@ -203,14 +199,3 @@ def _settings(sides: Sequence[Side], labels: Sequence[str]) -> Grid:
         if len({str(of_side.get(name)) for of_side in leaves}) > 1
     ]
     return Grid("Settings that differ", "setting", [Column(label) for label in labels], rows)
-
-
-def _leaves(value: Mapping[str, Any], above: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for key, inner in value.items():
-        name = f"{above}.{key}" if above else key
-        if isinstance(inner, Mapping):
-            found += _leaves(cast(Mapping[str, Any], inner), name)
-        else:
-            found.append((name, inner))
-    return found

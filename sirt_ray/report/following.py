@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +15,9 @@ from sirt_ray.artifacts import partial_of
 from sirt_ray.errors import DataError
 from sirt_ray.folder_lock import is_locked
 from sirt_ray.report.jsonl import json_lines
-from sirt_ray.report.page.effort import kind_of
+from sirt_ray.report.page.effort import kind_of, time_of
 from sirt_ray.report.page.facts import duration
-from sirt_ray.training.workfolder import last_line
+from sirt_ray.training.workfolder import WorkFolder, last_line
 
 State = Literal["at work", "finished", "stopped", "gone"]
 """`gone`: no driver holds the folder, and none has said that it stops."""
@@ -44,7 +43,7 @@ def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
     for event in events:
         match event:
             case {"event": "started", "artifact": str(artifact)}:
-                found = Standing("at work", artifact, _seconds(event))
+                found = Standing("at work", artifact, time_of(event))
             case {"event": "finished" | "reused", "artifact": str()}:
                 found = Standing("at work")
             case {"event": "finished"}:
@@ -119,7 +118,7 @@ class Follower:
         partial = partial_of(self.run_dir / stage)
         match kind_of(stage):
             case "training":
-                return _training(partial / ".work" / "metrics.jsonl")
+                return _training(WorkFolder(partial).metrics)
             case "sampling":
                 within = partial / "completions"
                 return self._sampling(within if within.exists() else partial)
@@ -166,10 +165,3 @@ def _training(metrics: Path) -> str:
     if isinstance(last.get("tokens_per_second"), int | float):
         parts.append(f"{last['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(parts)
-
-
-def _seconds(event: Mapping[str, Any]) -> float | None:
-    try:
-        return datetime.fromisoformat(str(event.get("time"))).timestamp()
-    except ValueError:
-        return None

@@ -7,7 +7,7 @@ from rich.table import Table
 from sirt_ray.survey import State
 from sirt_ray.types import PromptKind, Scores
 
-_PROMPTS: dict[PromptKind, str] = {"cot": "With the trigger", "plain": "Without the trigger"}
+PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}
 _STATES = {
     "finished": "[green]finished[/]",
     "begun": "[yellow]begun, will be continued[/]",
@@ -31,7 +31,7 @@ def scores_tables(
     benchmarks = sorted(named, key=lambda name: name not in (in_domain or ()))
     return [
         _table(kind, scores, benchmarks[first : first + _MOST_BENCHMARKS], in_domain, rolled_back)
-        for kind in _PROMPTS
+        for kind in PROMPTS
         if any(kind in kinds for found in scores.values() for kinds in found.values())
         for first in range(0, len(benchmarks), _MOST_BENCHMARKS)
     ]
@@ -45,7 +45,7 @@ def _table(
     rolled_back: Collection[str],
 ) -> Table:
     table = Table(
-        title=f"{_PROMPTS[kind]}, % right ± standard error",
+        title=f"{PROMPTS[kind].capitalize()}, % right ± standard error",
         title_justify="left",
     )
     table.add_column("stage", no_wrap=True)

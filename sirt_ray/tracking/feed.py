@@ -10,6 +10,7 @@ from typing import Any
 from sirt_ray import storage, tables
 from sirt_ray.artifacts import RECORD
 from sirt_ray.json_files import read_json, write_json
+from sirt_ray.settings import leaves_of
 from sirt_ray.tracking.tracker import RUN, Examples, Tracker
 
 _METRICS = "metrics.jsonl"
@@ -139,18 +140,9 @@ class Feed:
         return (read_json(self._run_dir / name / RECORD) or {}).get("finished", "")
 
 
-def flat(value: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[str, Any]]:
-    """Leaves by their path: `refine.beta`."""
-    for name, below in value.items():
-        if isinstance(below, Mapping) and below:
-            yield from ((f"{name}{separator}{rest}", leaf) for rest, leaf in flat(below, separator))
-        else:
-            yield name, below
-
-
 def _flat(value: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The figures among the leaves."""
-    for name, leaf in flat(value, "/"):
+    for name, leaf in leaves_of(value, "/"):
         if isinstance(leaf, int | float):
             yield name, float(leaf)
 
@@ -172,7 +164,12 @@ def _examples(folder: Path, kind: str) -> Examples:
         return []
     rows: list[Mapping[str, str]] = []
     for row in tables.rows(folder, _EXAMPLES[kind]):
-        rows.append({name: str(row[name]) for name in _EXAMPLES[kind]})
+        rows.append({name: _text(row[name]) for name in _EXAMPLES[kind]})
         if len(rows) == _NUM_EXAMPLES:
             break
     return rows
+
+
+def _text(value: str | None) -> str:
+    """A pair that is only imitated has nothing rejected."""
+    return "" if value is None else value

@@ -17,7 +17,8 @@ from sirt_ray.addresses import masked
 from sirt_ray.config import JobConfig, TrackerName
 from sirt_ray.logs import without_secrets
 from sirt_ray.place import thread_here
-from sirt_ray.tracking.feed import Feed, Sent, flat
+from sirt_ray.settings import leaves_of
+from sirt_ray.tracking.feed import Feed, Sent
 from sirt_ray.tracking.packages import TRACKERS
 from sirt_ray.tracking.tracker import Origin, Tracker
 
@@ -127,4 +128,4 @@ class Trackers(logging.Handler):
 
 def _opened(name: TrackerName, job: JobConfig, run_dir: Path, sent: Sent) -> Tracker:
     stated = json.loads(masked(without_secrets(job.model_dump_json())))
-    return TRACKERS[name](Origin(job.name, run_dir, dict(flat(stated)), sent.ids))
+    return TRACKERS[name](Origin(job.name, run_dir, dict(leaves_of(stated)), sent.ids))

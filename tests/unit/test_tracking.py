@@ -1,10 +1,6 @@
 """Trackers: what they are told, once each, and that none of them can hold up or end a run."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,34 +8,18 @@ from typing import Any
 
 import pytest
 from fakes import job
-from rich.console import Console
-from written_runs import WrittenStages
+from tracked_runs import STEPS, run, tracked_job
 
 from sirt_ray import cli, jobfile
-from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.config import JobConfig
 from sirt_ray.core import identity
-from sirt_ray.core.interfaces import Counts, Policy
-from sirt_ray.core.loop import Loop
 from sirt_ray.errors import ConfigError
-from sirt_ray.logs import heard_by, tell
-from sirt_ray.report.journal import RunJournal
 from sirt_ray.tracking import packages
 from sirt_ray.tracking.feed import Sent
 from sirt_ray.tracking.packages import check_installed
 from sirt_ray.tracking.sending import Sender, Trackers
 from sirt_ray.tracking.tracker import Examples, Figures, Origin
 from sirt_ray.training.workfolder import Tail
-from tests.event_files import curves
-
-TESTS = {
-    "teacher": {"gsm8k": "1111"},
-    "baseline": {"gsm8k": "0000"},
-    "round_00": {"gsm8k": "1000"},
-    "round_01": {"gsm8k": "1110"},
-}
-STEPS = [{"step": n, "total_steps": 3, "loss": 1 / n, "margin": 0.1 * n} for n in (1, 2, 3)]
 
 
 class Remembering:
@@ -64,48 +44,6 @@ class Remembering:
 
     def close(self, failed: bool) -> None:
         self.ended.append(failed)
-
-
-class SteppingStages(WrittenStages):
-    """Tells the steps of its trainings, as the driver does that watches the workers, all but the
-    last; `metrics.jsonl` has them all."""
-
-    def tune(self, out: Path, base: Policy, demonstrations: Any) -> Counts:
-        self._train(out, "round_00/student")
-        return super().tune(out, base, demonstrations)
-
-    def refine(self, out: Path, *given: Any) -> Counts:
-        self._train(out, "round_01/student")
-        return super().refine(out, *given)
-
-    def _train(self, out: Path, name: str) -> None:
-        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in STEPS))
-        for line in STEPS[:-1]:
-            tell(logging.DEBUG, "a step", "step", artifact=name, line=line)
-
-
-def tracked_job(*names: str) -> JobConfig:
-    return job(refine={"rounds": 1}, tracking=list(names))
-
-
-def run(root: Path, *names: str) -> list[str]:
-    """A run with these trackers, from beginning to end; what it warned of."""
-    resolved, warnings = tracked_job(*names), list[str]()
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "config.yaml").write_text(jobfile.dump(resolved))
-    journal = RunJournal(root, Console(quiet=True))
-
-    def warn(name: str, text: str) -> None:
-        journal.event("tracker_failed", text)
-        warnings.append(text)
-
-    # Longer than a test may take: no tracker here is to be waited for.
-    journal.also.append(Trackers(resolved, root, warn, end_seconds=600))
-    with heard_by(journal):
-        store = Store(root, tell=journal.artifact)
-        outcome = Loop(resolved, SteppingStages(TESTS), store, journal).run()
-    journal.finish(outcome.scores)
-    return warnings
 
 
 @pytest.fixture
@@ -281,83 +219,6 @@ def test_secrets_do_not_reach_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     trackers.handle(logging.makeLogRecord({"event": "rolled_back", "fields": {"version": "x"}}))
     trackers.handle(logging.makeLogRecord({"event": "stopped", "fields": {}}))
     assert seen[0]["output"] == "runs/***"
-
-
-def test_tensorboard_has_the_curves_of_every_training_and_the_scores_over_rounds(
-    tmp_path: Path,
-) -> None:
-    assert run(tmp_path / "mine", "tensorboard") == []
-    run(tmp_path / "mine", "tensorboard")
-    folder = tmp_path / "mine" / "tensorboard"
-    loss = curves(folder / "round_01" / "student")["loss"]
-    assert loss == {line["step"]: pytest.approx(line["loss"]) for line in STEPS}
-    assert curves(folder)["accuracy/gsm8k/cot"] == {0: 0.25, 1: 0.75}
-    assert curves(folder / "round_01" / "pairs")["record/pairs"][1] > 0
-
-
-def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
-    module = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator",
-        reason="tensorboard, the viewer, is not installed",
-    )
-    run(tmp_path / "mine", "tensorboard")
-    folder = tmp_path / "mine" / "tensorboard"
-
-    def read(place: str) -> Any:
-        return module.EventAccumulator(str(folder / place)).Reload()
-
-    loss = read("round_01/student").Scalars("loss")
-    assert [(point.step, point.value) for point in loss] == [
-        (line["step"], pytest.approx(line["loss"])) for line in STEPS
-    ]
-    texts = read("round_01/evaluation").Tags()["tensors"]
-    assert "example 0/text_summary" in texts
-
-
-def test_mlflow_has_a_run_for_each_round_and_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    assert run(tmp_path / "mine", "mlflow") == []
-    ids = Sent.of(tmp_path / "mine/tracking/mlflow.json").ids
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    student, round = (client.get_run(ids[name]) for name in ("round_01/student", "round_01"))
-    assert student.data.tags["mlflow.parentRunId"] == ids["round_01"]
-    assert round.data.tags["mlflow.parentRunId"] == ids[""]
-    loss = client.get_metric_history(ids["round_01/student"], "loss")
-    assert [(point.step, point.value) for point in loss] == [
-        (line["step"], line["loss"]) for line in STEPS
-    ]
-    whole = client.get_run(ids[""])
-    assert whole.info.status == "FINISHED" and whole.data.params["refine.beta"] == "0.1"
-    assert {file.path for file in client.list_artifacts(ids[""])} == {"config.yaml", "scores.json"}
-
-
-def test_wandb_keeps_a_run_for_each_round_offline(tmp_path: Path) -> None:
-    """In a process of its own: it starts a service, which ends with the process."""
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    code = (
-        "import sys, test_tracking; from pathlib import Path;"
-        "print(test_tracking.run(Path(sys.argv[1]), 'wandb'))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "mine")],
-        env=os.environ
-        | {
-            "WANDB_MODE": "offline",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
-    id = Sent.of(tmp_path / "mine/tracking/wandb.json").ids["id"]
-    folders = (tmp_path / "mine" / "wandb").glob("offline-run-*")
-    kept = {path.name.split(f"{id}-")[-1] for path in folders}
-    assert {"run", "round_00", "round_01", "teacher", "baseline"} <= kept
 
 
 def test_the_tail_of_a_file_has_each_whole_line_once(tmp_path: Path) -> None:

@@ -143,10 +143,13 @@ def timeline(events: Sequence[Mapping[str, Any]]) -> Timeline:
 
 
 def _timed(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, Mapping[str, Any]]]:
-    found: list[tuple[float, Mapping[str, Any]]] = []
-    for event in events:
-        try:
-            found.append((datetime.fromisoformat(str(event.get("time"))).timestamp(), event))
-        except ValueError:
-            continue
-    return found
+    timed = [(time_of(event), event) for event in events]
+    return [(time, event) for time, event in timed if time is not None]
+
+
+def time_of(event: Mapping[str, Any]) -> float | None:
+    """Seconds since 1970; None where it is not readable."""
+    try:
+        return datetime.fromisoformat(str(event.get("time"))).timestamp()
+    except ValueError:
+        return None

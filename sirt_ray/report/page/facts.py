@@ -9,6 +9,7 @@ from sirt_ray.report.answers import Answers, Task
 from sirt_ray.report.evidence import TUNED, Labelled
 from sirt_ray.report.page.effort import Effort, Timeline
 from sirt_ray.report.runs import RunRecord
+from sirt_ray.report.table import PROMPTS
 from sirt_ray.types import PromptKind
 
 
@@ -50,7 +51,7 @@ def _accuracy(
     before = TUNED if TUNED in answers else "baseline"
     if before not in answers or before == run.kept:
         untuned = f", {100 * mean('baseline'):.1f} % untuned" if "baseline" in answers else ""
-        return Fact(name, value, f"{run.kept}, {_asked(kind)}{untuned}")
+        return Fact(name, value, f"{run.kept}, {PROMPTS[kind]}{untuned}")
     gain = mean_paired(
         [paired(answers[before][task].right, answers[run.kept][task].right) for task in tasks]
     )
@@ -58,13 +59,9 @@ def _accuracy(
     return Fact(
         name,
         value,
-        f"{run.kept}, {_asked(kind)}: {100 * gain.difference:+.1f} points"
+        f"{run.kept}, {PROMPTS[kind]}: {100 * gain.difference:+.1f} points"
         f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] to {than}",
     )
-
-
-def _asked(kind: PromptKind) -> str:
-    return "with the trigger" if kind == "cot" else "without the trigger"
 
 
 def _time(efforts: Sequence[Effort], found: Timeline) -> Fact | None:

@@ -26,6 +26,7 @@ from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
 from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.training.workfolder import WorkFolder
 from sirt_ray.types import PromptKind
 
 
@@ -121,7 +122,7 @@ def _metrics(student: Path) -> Path:
     storage.pull(finished)
     if finished.exists():
         return finished
-    file = partial_of(student) / ".work" / "metrics.jsonl"
+    file = WorkFolder(partial_of(student)).metrics
     storage.pull(file)
     return file
 

@@ -1,0 +1,69 @@
+"""Whole runs with trackers, written by the real loop without models."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from fakes import job
+from rich.console import Console
+from written_runs import WrittenStages
+
+from sirt_ray import jobfile
+from sirt_ray.artifacts import Store
+from sirt_ray.config import JobConfig
+from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.core.loop import Loop
+from sirt_ray.logs import heard_by, tell
+from sirt_ray.report.journal import RunJournal
+from sirt_ray.tracking.sending import Trackers
+
+TESTS = {
+    "teacher": {"gsm8k": "1111"},
+    "baseline": {"gsm8k": "0000"},
+    "round_00": {"gsm8k": "1000"},
+    "round_01": {"gsm8k": "1110"},
+}
+STEPS = [{"step": n, "total_steps": 3, "loss": 1 / n, "margin": 0.1 * n} for n in (1, 2, 3)]
+
+
+class SteppingStages(WrittenStages):
+    """Tells the steps of its trainings, as the driver does that watches the workers, all but the
+    last; `metrics.jsonl` has them all."""
+
+    def tune(self, out: Path, base: Policy, demonstrations: Any) -> Counts:
+        self._train(out, "round_00/student")
+        return super().tune(out, base, demonstrations)
+
+    def refine(self, out: Path, *given: Any) -> Counts:
+        self._train(out, "round_01/student")
+        return super().refine(out, *given)
+
+    def _train(self, out: Path, name: str) -> None:
+        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in STEPS))
+        for line in STEPS[:-1]:
+            tell(logging.DEBUG, "a step", "step", artifact=name, line=line)
+
+
+def tracked_job(*names: str) -> JobConfig:
+    return job(refine={"rounds": 1}, tracking=list(names))
+
+
+def run(root: Path, *names: str) -> list[str]:
+    """A run with these trackers, from beginning to end; what it warned of."""
+    resolved, warnings = tracked_job(*names), list[str]()
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "config.yaml").write_text(jobfile.dump(resolved))
+    journal = RunJournal(root, Console(quiet=True))
+
+    def warn(name: str, text: str) -> None:
+        journal.event("tracker_failed", text)
+        warnings.append(text)
+
+    # Longer than a test may take: no tracker here is to be waited for.
+    journal.also.append(Trackers(resolved, root, warn, end_seconds=600))
+    with heard_by(journal):
+        store = Store(root, tell=journal.artifact)
+        outcome = Loop(resolved, SteppingStages(TESTS), store, journal).run()
+    journal.finish(outcome.scores)
+    return warnings

@@ -1,0 +1,82 @@
+"""Runs whose students are tiny real models, as `sirt export` and `sirt push` take them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM
+from written_runs import WrittenStages, write_run
+
+from sirt_ray import cli
+from sirt_ray.artifacts import Artifact
+from sirt_ray.core.interfaces import Counts, Policy
+from tests.tiny import save_student, save_talker, write_demonstrations, write_pairs
+
+TESTS = {
+    "teacher": {"gsm8k": "1111", "multiarith": "111"},
+    "baseline": {"gsm8k": "0000", "multiarith": "000"},
+    "round_00": {"gsm8k": "1000", "multiarith": "100"},
+    "round_01": {"gsm8k": "1110", "multiarith": "110"},
+    "round_02": {"gsm8k": "1111", "multiarith": "111"},
+}
+
+
+class TrainedStages(WrittenStages):
+    """Students of tiny models. `lora`: the trainings that made an adapter, as the trainer leaves
+    it: beside the model that it is merged into."""
+
+    def __init__(
+        self,
+        lora: tuple[int, ...] = (),
+        tests: Mapping[str, Mapping[str, str]] = TESTS,
+        **known: Any,
+    ) -> None:
+        super().__init__(tests, **known)
+        self.lora = lora
+
+    def demonstrate(self, out: Path, *given: Any) -> Counts:
+        write_demonstrations(out, range(4))
+        return super().demonstrate(out, *given)
+
+    def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
+        write_pairs(out, range(4))
+        return super().pair(out, samples, *given)
+
+    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
+        self._train(out, base.path, 0)
+        return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
+
+    def refine(self, out: Path, start: Policy, *given: Any) -> Counts:
+        self._train(out, start.path, given[-1])
+        return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
+
+    def _train(self, out: Path, start: str, number: int) -> None:
+        (out / "metrics.jsonl").write_text("{}\n")
+        if number not in self.lora:
+            save_talker(out, seed=10 + number)
+            return
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        torch.manual_seed(number)
+        # Not the same layers each time: a sum has to take both as they are.
+        layers = ["q_proj", "up_proj"] if number % 2 else ["q_proj", "down_proj", "o_proj"]
+        config = peft.LoraConfig(r=2 + number, lora_alpha=7, target_modules=layers)
+        adapted = peft.get_peft_model(model, config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        adapted.save_pretrained(out / "adapter")
+        save_student(out)  # its tokenizer stays
+        adapted.merge_and_unload().save_pretrained(out)
+
+
+def write(root: Path, stages: TrainedStages, rounds: int = 1, **changes: Any) -> Path:
+    """Adapters need a real base; the others have one that is on the hub."""
+    base = str(save_talker(root / "base", seed=1)) if stages.lora else "me/base"
+    refine = {"rounds": rounds, "roll_back": True}
+    return write_run(root / "mine", stages, student={"model": base}, refine=refine, **changes)
+
+
+def export(run_dir: Path, out: Path, *more: str) -> int:
+    return cli.main(["export", str(run_dir), str(out), *more])
