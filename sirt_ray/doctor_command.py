@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sirt_ray.arguments import SERVE_PORT, add_debug
+from sirt_ray.arguments import SERVE_PORT, add_debug, examples
 from sirt_ray.config import JobConfig
 from sirt_ray.doctor.findings import Finding, Level, look
 from sirt_ray.errors import SirtError
@@ -48,8 +48,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="what this machine lacks for a run, and what to do about it",
         description="Look for what a run needs: versions, compilers, memory, disk, GPUs, ports, the"
         " hub; then ask a tiny model behind Ray Serve and train it with DeepSpeed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXAMPLES),
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.add_argument("--quick", action="store_true", help="start nothing, only look")

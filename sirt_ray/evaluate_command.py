@@ -4,7 +4,7 @@ import argparse
 import re
 
 from sirt_ray import jobfile, own_code, storage
-from sirt_ray.arguments import add_allow_code, add_debug
+from sirt_ray.arguments import add_allow_code, add_debug, examples
 from sirt_ray.artifacts import Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import JobConfig, ScoringConfig
@@ -30,8 +30,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="score a run's student, or any model, on benchmarks",
         description="Score a model on the test questions of benchmarks, as a run does. The same"
         " command again continues what was killed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXAMPLES),
     )
     command.add_argument(
         "model",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sirt_ray import jobfile, own_code, running, storage, studies
-from sirt_ray.arguments import add_allow_code, add_job, add_redo
+from sirt_ray.arguments import add_allow_code, add_job, add_redo, examples
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_command import add_address, cluster_of, packed, saying, show, since
 from sirt_ray.config import JobConfig
@@ -42,8 +42,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="run a job or a study on a cluster, from elsewhere",
         description="Send a job to a cluster and show its progress. The same command again attaches"
         " to it while it runs, and continues it where it ended before it was finished.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXAMPLES),
     )
     add_job(submit)
     submit.add_argument(
