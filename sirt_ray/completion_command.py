@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from types import UnionType
+from typing import get_args
 
 from pydantic import BaseModel
 
@@ -48,7 +50,9 @@ def answer(parser: argparse.ArgumentParser) -> None:
 def settings(model: type[BaseModel] = JobConfig, at: str = "") -> Iterator[str]:
     """The names of all settings of a job, dotted."""
     for name, field in model.model_fields.items():
-        kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        kind = field.annotation
+        # Of a list or a dict of sections the names between are the user's.
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         sections = [
             kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
         ]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sirt_ray.arguments import add_debug
+from sirt_ray.arguments import add_debug, examples
 from sirt_ray.benchmarks.base import Benchmark, Row, strings
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.core import numerals, statements
@@ -52,8 +52,7 @@ def add_command(
         "grade",
         help="grade a file of responses against a benchmark's gold answers",
         description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXAMPLES),
     )
     grade.add_argument("file", type=Path, metavar="FILE.jsonl")
     grade.add_argument(

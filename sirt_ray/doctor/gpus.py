@@ -11,6 +11,7 @@ from sirt_ray.doctor.findings import Finding
 from sirt_ray.doctor.packages import Version, version
 
 _ASK_SECONDS = 60
+_FIELDS = ("name", "driver_version", "memory.total", "memory.free")
 _MIB_IN_GIB = 1024
 _FREE_SHARE = 0.9
 """vLLM takes this much of a GPU's memory by itself."""
@@ -38,9 +39,8 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """None where there is no NVIDIA driver, or where it does not answer."""
-    fields = "name,driver_version,memory.total,memory.free"
-    asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    """No GPU where there is no NVIDIA driver, or where it does not answer."""
+    asked = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
             asked, check=True, capture_output=True, text=True, timeout=_ASK_SECONDS
@@ -51,12 +51,15 @@ def devices() -> list[Device]:
 
 
 def read_devices(text: str) -> list[Device]:
-    """What nvidia-smi printed; a GPU whose memory is not told has none for us."""
+    """What nvidia-smi printed; a GPU whose memory is not told has none for us, and a line of other
+    fields, as "No devices were found", is no GPU."""
     found: list[Device] = []
-    for line in filter(str.strip, text.splitlines()):
-        name, driver, *memory = map(str.strip, line.split(","))
-        total, free = (int(part) if part.isdigit() else 0 for part in memory)
-        found.append(Device(name, driver, total, free))
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == len(_FIELDS):
+            name, driver, *memory = fields
+            total, free = (int(part) if part.isdigit() else 0 for part in memory)
+            found.append(Device(name, driver, total, free))
     return found
 
 

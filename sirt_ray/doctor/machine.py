@@ -111,7 +111,7 @@ def _limits() -> Iterator[int]:
 
 
 def check_disk(runs: Path) -> list[Finding]:
-    """Where runs, models and Ray's own files lie: each disk once, by what lies on it."""
+    """Where runs, models and Ray's own files lie."""
     from huggingface_hub import constants
 
     ray_files = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
@@ -120,8 +120,7 @@ def check_disk(runs: Path) -> list[Finding]:
         "the hub's cache (HF_HOME)": Path(constants.HF_HUB_CACHE),
         "Ray's files (RAY_TMPDIR)": ray_files,
     }
-    findings = [_disk(what, _existing(place), place == ray_files) for what, place in places.items()]
-    return findings
+    return [_disk(what, _existing(place), place == ray_files) for what, place in places.items()]
 
 
 def _existing(place: Path) -> Path:

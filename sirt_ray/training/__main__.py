@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sirt_ray import jobfile
+from sirt_ray.arguments import examples
 from sirt_ray.ending import ended
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sirt_ray.training",
         description="Train in this process, without Ray or DeepSpeed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(EXAMPLES),
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="kind")
     for name, what in (

@@ -77,7 +77,11 @@ def storing(path: Path) -> Generator[None]:
     except Exception as error:
         if not any(words in str(error) for words in _NO_ROOM):
             raise
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            # Other workers may be at it, too: they write the same checkpoint.
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
         raise StageError(
             f"The training cannot write {path}: no space is left ({error}). Free some there; the"
             " same command continues from the last checkpoint"

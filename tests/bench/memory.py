@@ -9,7 +9,6 @@ torch has had allocated at most, against the plan without its share for CUDA and
 """
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import workload
-from tests.bench.workload import Setting, Workload
+from tests.bench.workload import Setting, Workload, apart
 
 _GIB = 2**30
 _STEPS = 2
@@ -54,10 +53,10 @@ def main() -> None:
     arguments = parser.parse_args()
     setting = replace(workload.GPU, layers=arguments.layers, ours_at_once=arguments.tokens)
     with tempfile.TemporaryDirectory() as folder:
-        _apart(_save, Path(folder), setting)
+        apart(_save, Path(folder), setting)
         print(f"{'GiB':28} allocated  planned  ratio    device  planned  ratio")
         for name in arguments.only or _KINDS:
-            taken = _apart(_train, Path(folder), setting, _KINDS[name])
+            taken = apart(_train, Path(folder), setting, _KINDS[name])
             inside = taken.planned - taken.context
             print(
                 f"{name:28} {taken.allocated / _GIB:9.1f} {inside / _GIB:8.1f}"
@@ -150,12 +149,6 @@ def _group_of_one() -> None:
     torch.distributed.init_process_group(
         "nccl", init_method=f"file://{tempfile.mkdtemp()}/group", rank=0, world_size=1
     )
-
-
-def _apart(function: Any, *arguments: object) -> Any:
-    """In a process of its own, whose memory is then nobody else's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,12 @@ A ratio is the median over the repeats, and stands with the smallest and the lar
 
 import argparse
 import json
-import multiprocessing
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from tests.bench import trainers, workload
-from tests.bench.workload import Measured, Workload
-
-T = TypeVar("T")
+from tests.bench.workload import Measured, Workload, apart
 
 _WORKLOADS = {
     "dpo_grouped": Workload(completions=8, pairs=10),
@@ -53,7 +49,7 @@ def main() -> None:
     setting = replace(setting, trl_weights=arguments.trl_weights)
     if arguments.trl_at_once is not None:
         setting = replace(setting, trl_at_once=arguments.trl_at_once)
-    peak = _apart(workload.matmul_peak, setting)
+    peak = apart(workload.matmul_peak, setting)
     print(f"The machine's matmul peak: {peak / 1e9:,.0f} GFLOP/s in {setting.dtype}")
     chosen = {name: _WORKLOADS[name] for name in arguments.only or _WORKLOADS}
     results: dict[str, list[tuple[Measured, Measured]]] = {name: [] for name in chosen}
@@ -76,7 +72,7 @@ def main() -> None:
 
 def _measured(who: str, train: Callable[..., Measured], *arguments: object) -> Measured:
     try:
-        return _apart(train, *arguments)
+        return apart(train, *arguments)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
@@ -102,12 +98,6 @@ def _ratio(
     middle = statistics.median(ratios)
     print(f"{name} {of.__name__[1:]}: {middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return round(middle, 3)
-
-
-def _apart(function: Callable[..., T], *arguments: object) -> T:
-    """In a process of its own, whose memory is then nobody else's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """What both trainers of the benchmark are given, and how they are measured."""
 
+import multiprocessing
 import os
 import random
 import resource
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import psutil
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
+
+T = TypeVar("T")
 
 MAX_LENGTH = 1024
 """Tokens in a packed row of TRL's."""
@@ -152,6 +156,12 @@ def warm_up(made: Any, setting: Setting) -> None:
     with torch.autocast("cuda", torch.bfloat16, enabled=setting.dtype == "bfloat16"):
         made(torch.zeros(1, MAX_LENGTH, dtype=torch.long, device="cuda")).logits.sum().backward()
     made.zero_grad()
+
+
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """In a process of its own, whose memory is then nobody else's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from dying import KilledAt, KilledError
 from transformers import AutoModelForCausalLM
@@ -22,24 +21,10 @@ from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.throughput import model_size
 from sirt_ray.training.workfolder import read_lines
+from tests.gpu.kinds import KINDS
 
-KINDS: dict[str, dict[str, str]] = {
-    "full": {"learning_rate": "1e-3"},
-    "lora": {"learning_rate": "1e-2", "lora.rank": "8"},
-    "qlora": {"learning_rate": "1e-2", "lora.rank": "8", "lora.quantize": "nf4"},
-}
 NEAR = 0.02
 """Between losses of about 5 nats in bfloat16, computed in another order."""
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    room = tmp_path_factory.mktemp("room")
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
-    tiny.save_student(room / "base", num_key_value_heads=2, **sizes)
-    tiny.write_demonstrations(room / "demonstrations", range(24))
-    tiny.write_pairs(room / "pairs", range(24))
-    return room
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +33,12 @@ def bitsandbytes(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
 
 
-def train(room: Path, command: str, out: Path, **settings: str) -> list[dict[str, Any]]:
+def train(room: Path, command: str, out: Path, **settings: object) -> list[dict[str, Any]]:
     """The lines of a training by the command, which counted packed batches."""
     section = {"sft": "tune", "dpo": "refine"}[command]
-    given = {"dtype": "bfloat16", "batch_size": "8", "epochs": "4", "warmup_steps": "0"} | settings
+    given = {"dtype": "bfloat16", "batch_size": 8, "epochs": 4, "warmup_steps": 0} | settings
     data = room / {"sft": "demonstrations", "dpo": "pairs"}[command]
-    overrides = [f"{section}.{key}={value}" for key, value in given.items()]
+    overrides = [f"{section}.{key}={json.dumps(value)}" for key, value in given.items()]
     assert (
         main(
             [
@@ -119,12 +104,9 @@ def test_a_killed_training_goes_on_where_it_was(
 
 def task(room: Path, out: Path, kind: str, **resources: Any) -> TuneTask:
     changed = {"max_tokens_per_micro_batch": 1000, "checkpoint_every_steps": 2} | resources
-    lora: dict[str, Any] = {
-        "full": {"learning_rate": 1e-3},
-        "lora": {"learning_rate": 1e-2, "lora": {"rank": 8}},
-        "qlora": {"learning_rate": 1e-2, "lora": {"rank": 8, "quantize": "nf4"}},
-    }[kind]
-    config = TuneConfig.model_validate({"dtype": "bfloat16", "batch_size": 8, "epochs": 3, **lora})
+    config = TuneConfig.model_validate(
+        {"dtype": "bfloat16", "batch_size": 8, "epochs": 3, **KINDS[kind]}
+    )
     given = TrainerResources.model_validate(changed)
     return TuneTask(out, Source(str(room / "base")), room / "demonstrations", config, given, 0)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
 from sirt_ray.recipes import TuneConfig
@@ -14,6 +13,7 @@ from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workfolder import read_lines
+from tests.gpu.kinds import KINDS
 
 pytest.importorskip("deepspeed")
 
@@ -27,20 +27,6 @@ LAYOUTS = (
     (2, "optimizer"),
     (3, "parameters"),
 )
-KINDS: dict[str, dict[str, Any]] = {
-    "full": {"learning_rate": 1e-3},
-    "lora": {"learning_rate": 1e-2, "lora": {"rank": 8}},
-    "qlora": {"learning_rate": 1e-2, "lora": {"rank": 8, "quantize": "nf4"}},
-}
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    room = tmp_path_factory.mktemp("room")
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
-    tiny.save_student(room / "base", num_key_value_heads=2, **sizes)
-    tiny.write_demonstrations(room / "demonstrations", range(24))
-    return room
 
 
 @pytest.fixture(scope="module")

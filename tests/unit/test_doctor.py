@@ -115,6 +115,9 @@ class TestGpus:
         found = self.judged({"cuda": "13.0", "devices": 2, "error": ""}, free=20480)[1]
         assert found.level == "warning" and "GPU 0: 20.0 of 79.6 GiB are free" in found.found
 
+    def test_a_driver_without_any(self) -> None:
+        assert gpus.read_devices("No devices were found\n") == []
+
     def test_a_machine_without_any(self) -> None:
         assert only(gpus.check_gpus([])).level == "ok"
 

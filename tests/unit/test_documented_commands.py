@@ -163,6 +163,13 @@ def test_the_cheap_ones_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert told in (ROOT / "README.md").read_text()
 
 
+def test_completion_offers_settings_that_exist() -> None:
+    """Between data.benchmarks and the settings of a task is its name, which is the user's."""
+    offered = set(completion_command.settings())
+    assert {"data.benchmarks", "refine.lora.rank", "teacher.endpoint.url"} < offered
+    assert not [name for name in offered if name.startswith("data.benchmarks.")]
+
+
 @pytest.mark.parametrize("shell", completion_command.SHELLS)
 def test_completion_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0

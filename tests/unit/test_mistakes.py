@@ -1,122 +1,28 @@
 """Each mistake of `tests/mistakes.py` that takes no Ray, made for real, and what is said about it.
 
-Three boundaries are not ours and are stood in for: the hub, by a server on this machine; a GPU
-that is full, by torch's own error out of the optimizer's step; a disk that is full in the middle of
-a training, by the error of safetensors.
+The hub is not ours, and a server on this machine stands in for it.
 """
 
-import contextlib
 import fcntl
 import json
-import shutil
 import socket
 import sys
-from argparse import _SubParsersAction
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import safetensors.torch
 import tiny
-import torch
 from fake_endpoint import FakeEndpoint, ask
-from ray.exceptions import RayTaskError
-from safetensors import SafetensorError
 
-from sirt_ray import cli, ending, tables
+import tests.training_mistakes  # noqa: F401  It makes those of a training.
+from sirt_ray import ending, tables
 from sirt_ray.artifacts import Artifact, Store
 from sirt_ray.cli import main
 from sirt_ray.config import JobConfig
-from sirt_ray.errors import SirtError
-from sirt_ray.on_ray import cluster, pairing, trainer
-from sirt_ray.quickstart import assets
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import TrainerResources
-from sirt_ray.training.__main__ import main as train_alone
-from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.workfolder import WorkFolder
-from tests.hub_stand_in import Repository, hub
-from tests.mistakes import MISTAKES, Mistake, check, page
-
-Made = Callable[["Desk"], int]
-MADE: dict[str, Made] = {}
-"""By the mistake's name, what makes it and returns the exit code."""
-
-
-def makes(what: str) -> Callable[[Made], Made]:
-    def keep(made: Made) -> Made:
-        MADE[what] = made
-        return made
-
-    return keep
-
-
-class Desk:
-    """A folder with a job that would run."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        self.patch = monkeypatch
-        row = {"question": "What is 2 + 2?", "answer": "2 + 2 = 4\n#### 4"}
-        for split in ("train", "test"):
-            path = folder / "rows" / "gsm8k" / f"{split}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist([row] * 4), path)
-        self.job = folder / "job.yaml"
-        self.document = {
-            "name": "mine",
-            "output": str(folder / "runs"),
-            "data": {
-                "train": ["gsm8k"],
-                "evaluate": ["gsm8k"],
-                "root": str(folder / "rows"),
-                "num_validation": 1,
-            },
-            "teacher": {"model": "quickstart:teacher"},
-            "student": {"model": "quickstart:student"},
-        }
-
-    def run(self, *settings: str, address: str | None = None) -> int:
-        """`sirt run` of the job; a setting is `a.b=value`."""
-        self.job.write_text(json.dumps(self.document))
-        where = [] if address is None else ["--address", address]
-        given = [part for setting in settings for part in ("--set", setting)]
-        return main(["run", str(self.job), *given, *where])
-
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / "runs" / "mine"
-
-    def model(self) -> Path:
-        """A copy of the quickstart's student, to be spoilt."""
-        return Path(shutil.copytree(assets.resolve("quickstart:student"), self.folder / "model"))
-
-    def run_model(self, model: Path) -> int:
-        return self.run(f"student.model={model}")
-
-    def run_from_hub(self, model: str, *settings: str) -> int:
-        config = (assets.resolve("quickstart:student") / Path("config.json")).read_bytes()
-        there = Repository("main", {"config.json": config})
-        gated = Repository("main", {"config.json": config}, gated=True)
-        with hub({"org/open": there, "org/gated": gated}) as url:
-            return self.run_at(url, model, *settings)
-
-    def run_at(self, url: str, model: str, *settings: str) -> int:
-        from huggingface_hub import constants
-
-        self.patch.setattr(constants, "ENDPOINT", url)
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-        self.patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        self.patch.setattr(constants, "HF_HUB_CACHE", str(self.folder / "cache"))
-        self.patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        self.patch.delenv("HF_TOKEN", raising=False)
-        return self.run(f"student.model={model}", *settings)
-
-
-def edited(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+from sirt_ray.on_ray import cluster, pairing
+from tests.desk import MADE, Desk, edited, makes
+from tests.mistakes import MISTAKES, Mistake, check
+from tests.mistakes_page import page
 
 
 @makes("a setting that does not exist")
@@ -211,80 +117,6 @@ def _(desk: Desk) -> int:
     thinking = tiny.CHAT_TEMPLATE.replace("|>\n{% endif", "|>\n<think>{% endif")
     (model / "chat_template.jinja").write_text(thinking)
     return desk.run_model(model)
-
-
-def refine_alone(desk: Desk, *settings: str) -> int:
-    """Pairs of a tiny student, in its own token ids."""
-    pairs = tiny.write_pairs(desk.folder / "pairs", range(4)) / "pairs.parquet"
-    given = [part for setting in settings for part in ("--set", setting)]
-    out = ["--data", str(pairs), "--out", str(desk.folder / "out")]
-    return train_alone(["dpo", *out, *given])
-
-
-@makes("pairs of a student with another tokenizer")
-def _(desk: Desk) -> int:
-    return refine_alone(desk, f"model={assets.resolve('quickstart:student')}")
-
-
-def fill_the_gpu(desk: Desk) -> Path:
-    """The first optimizer step finds no memory. Returns a student."""
-
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-
-    desk.patch.setattr(torch.optim.AdamW, "step", full)
-    return tiny.save_student(desk.folder / "model")
-
-
-def tune_as_a_worker(desk: Desk, student: Path) -> int:
-    """One step, as a worker of Ray Train does it, in this process. The driver reads its error."""
-    task = TuneTask(
-        desk.folder / "out",
-        Source(str(student)),
-        tiny.write_demonstrations(desk.folder / "shown", range(4)),
-        TuneConfig(max_steps=1, validation_fraction=0.0),
-        TrainerResources(),
-        seed=0,
-    )
-    desk.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
-    work = WorkFolder(task.out)
-    attempt = work.claim(task.resources)
-    with contextlib.suppress(SirtError):
-        trainer._work(task, attempt)
-    assert not list(work.path.rglob("*.partial"))
-    error = trainer._met_by_worker(work)
-    assert error is not None
-
-    def met() -> int:
-        raise error
-
-    return ending.ended(met, False, "stopped")
-
-
-@makes("too little memory for the training")
-def _(desk: Desk) -> int:
-    return tune_as_a_worker(desk, fill_the_gpu(desk))
-
-
-@makes("a disk that gets full in a training")
-def _(desk: Desk) -> int:
-    def full(tensors: object, path: Path) -> None:
-        Path(path).write_text("the beginning")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    desk.patch.setattr(safetensors.torch, "save_file", full)
-    return tune_as_a_worker(desk, tiny.save_student(desk.folder / "model"))
-
-
-@makes("too little memory for a training in one process")
-def _(desk: Desk) -> int:
-    return refine_alone(desk, f"model={fill_the_gpu(desk)}")
-
-
-@makes("a package of an extra that is missing")
-def _(desk: Desk) -> int:
-    student = tiny.save_student(desk.folder / "model")
-    return refine_alone(desk, f"model={student}", "refine.lora.quantize=nf4")
 
 
 @makes("vLLM is not installed")
@@ -392,7 +224,7 @@ def test_every_mistake_is_made() -> None:
 
 def test_the_page_is_that_of_the_list() -> None:
     written = (Path(__file__).parents[2] / "jobs" / "mistakes.md").read_text()
-    assert written == page(), "write it anew: python -m tests.mistakes > jobs/mistakes.md"
+    assert written == page(), "write it anew: python -m tests.mistakes_page > jobs/mistakes.md"
 
 
 def test_what_is_no_mistake(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,63 +236,6 @@ def test_what_is_no_mistake(desk: Desk, capsys: pytest.CaptureFixture[str]) -> N
     desk.job.write_text(json.dumps(desk.document))
     models = ["--set", f"student.model={student}", "--set", f"teacher.model={teacher}"]
     assert main(["run", str(desk.job), "--dry-run", *models]) == 0, capsys.readouterr().err
-
-
-class TestErrorsThatNobodyHasThoughtOf:
-    def broken(self) -> int:
-        raise KeyError("sk-very-secret is no stage")
-
-    def test_they_say_so_and_leave_their_trace_without_secrets(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setenv("MY_KEY", "sk-very-secret")
-        monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path))
-        assert ending.ended(self.broken, False, "stopped") == 1
-        told = capsys.readouterr().err
-        (trace,) = tmp_path.glob("sirt-error-*.log")
-        assert "a bug of sirt-ray: KeyError" in told and "sirt doctor --json" in told
-        assert str(trace) in told and "Traceback" not in told
-        written = trace.read_text()
-        assert "in broken" in written and "'sirt-ray'" in written
-        assert "very-secret" not in told + written
-
-    def test_with_debug_they_are_raised(self) -> None:
-        with pytest.raises(KeyError):
-            ending.ended(self.broken, True, "stopped")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (OSError(28, "No space left on device", "a"), "a cannot be written: No space left"),
-        (OSError(13, "Permission denied", "a"), "a cannot be used: Permission denied. Give"),
-    ],
-)
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
-def test_what_the_machine_refuses_is_no_bug(
-    error: OSError, said: str, elsewhere: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refused() -> int:
-        raise RayTaskError("write", "Traceback ...", error) if elsewhere else error
-
-    assert ending.ended(refused, False, "stopped") == 1
-    assert f"error: {said}" in capsys.readouterr().err
-
-
-def test_every_command_can_be_debugged() -> None:
-    (commands,) = (
-        action for action in cli._parser()._actions if isinstance(action, _SubParsersAction)
-    )
-    for name, command in commands.choices.items():
-        assert "--debug" in command.format_help(), name
-
-
-def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> int:
-        raise KeyboardInterrupt
-
-    assert ending.ended(interrupted, True, "stopped; the same command continues") == 130
-    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_ray_is_never_asked_for_an_address_where_nobody_is(

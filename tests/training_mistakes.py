@@ -1,0 +1,98 @@
+"""The mistakes of `tests/mistakes.py` that show in a training, made in this process.
+
+Two boundaries are not ours and are stood in for: a GPU that is full, by torch's own error out of
+the optimizer's step; a disk that is full in the middle of a training, by the error of safetensors.
+"""
+
+import contextlib
+from pathlib import Path
+
+import safetensors.torch
+import tiny
+import torch
+from safetensors import SafetensorError
+
+from sirt_ray import ending
+from sirt_ray.errors import SirtError
+from sirt_ray.on_ray import trainer
+from sirt_ray.quickstart import assets
+from sirt_ray.recipes import TuneConfig
+from sirt_ray.resources import TrainerResources
+from sirt_ray.training.__main__ import main as train_alone
+from sirt_ray.training.tasks import Source, TuneTask
+from sirt_ray.training.workfolder import WorkFolder
+from tests.desk import Desk, makes
+
+
+def refine_alone(desk: Desk, *settings: str) -> int:
+    """Pairs of a tiny student, in its own token ids."""
+    pairs = tiny.write_pairs(desk.folder / "pairs", range(4)) / "pairs.parquet"
+    given = [part for setting in settings for part in ("--set", setting)]
+    out = ["--data", str(pairs), "--out", str(desk.folder / "out")]
+    return train_alone(["dpo", *out, *given])
+
+
+@makes("pairs of a student with another tokenizer")
+def _(desk: Desk) -> int:
+    return refine_alone(desk, f"model={assets.resolve('quickstart:student')}")
+
+
+def fill_the_gpu(desk: Desk) -> Path:
+    """The first optimizer step finds no memory. Returns a student."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    desk.patch.setattr(torch.optim.AdamW, "step", full)
+    return tiny.save_student(desk.folder / "model")
+
+
+def tune_as_a_worker(desk: Desk, student: Path) -> int:
+    """One step, as a worker of Ray Train does it, in this process. The driver reads its error."""
+    task = TuneTask(
+        desk.folder / "out",
+        Source(str(student)),
+        tiny.write_demonstrations(desk.folder / "shown", range(4)),
+        TuneConfig(max_steps=1, validation_fraction=0.0),
+        TrainerResources(),
+        seed=0,
+    )
+    desk.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
+    work = WorkFolder(task.out)
+    attempt = work.claim(task.resources)
+    with contextlib.suppress(SirtError):
+        trainer._work(task, attempt)
+    assert not list(work.path.rglob("*.partial"))
+    error = trainer._met_by_worker(work)
+    assert error is not None
+
+    def met() -> int:
+        raise error
+
+    return ending.ended(met, False, "stopped")
+
+
+@makes("too little memory for the training")
+def _(desk: Desk) -> int:
+    return tune_as_a_worker(desk, fill_the_gpu(desk))
+
+
+@makes("a disk that gets full in a training")
+def _(desk: Desk) -> int:
+    def full(tensors: object, path: Path) -> None:
+        Path(path).write_text("the beginning")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    desk.patch.setattr(safetensors.torch, "save_file", full)
+    return tune_as_a_worker(desk, tiny.save_student(desk.folder / "model"))
+
+
+@makes("too little memory for a training in one process")
+def _(desk: Desk) -> int:
+    return refine_alone(desk, f"model={fill_the_gpu(desk)}")
+
+
+@makes("a package of an extra that is missing")
+def _(desk: Desk) -> int:
+    student = tiny.save_student(desk.folder / "model")
+    return refine_alone(desk, f"model={student}", "refine.lora.quantize=nf4")

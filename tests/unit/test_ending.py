@@ -1,0 +1,66 @@
+"""How a command ends, whatever ends it."""
+
+from argparse import _SubParsersAction
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from sirt_ray import cli, ending
+
+
+class TestErrorsThatNobodyHasThoughtOf:
+    def broken(self) -> int:
+        raise KeyError("sk-very-secret is no stage")
+
+    def test_they_say_so_and_leave_their_trace_without_secrets(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MY_KEY", "sk-very-secret")
+        monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path))
+        assert ending.ended(self.broken, False, "stopped") == 1
+        told = capsys.readouterr().err
+        (trace,) = tmp_path.glob("sirt-error-*.log")
+        assert "a bug of sirt-ray: KeyError" in told and "sirt doctor --json" in told
+        assert str(trace) in told and "Traceback" not in told
+        written = trace.read_text()
+        assert "in broken" in written and "'sirt-ray'" in written
+        assert "very-secret" not in told + written
+
+    def test_with_debug_they_are_raised(self) -> None:
+        with pytest.raises(KeyError):
+            ending.ended(self.broken, True, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "a"), "a cannot be written: No space left"),
+        (OSError(13, "Permission denied", "a"), "a cannot be used: Permission denied. Give"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
+def test_what_the_machine_refuses_is_no_bug(
+    error: OSError, said: str, elsewhere: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> int:
+        raise RayTaskError("write", "Traceback ...", error) if elsewhere else error
+
+    assert ending.ended(refused, False, "stopped") == 1
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_every_command_can_be_debugged() -> None:
+    (commands,) = (
+        action for action in cli._parser()._actions if isinstance(action, _SubParsersAction)
+    )
+    for name, command in commands.choices.items():
+        assert "--debug" in command.format_help(), name
+
+
+def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert ending.ended(interrupted, True, "stopped; the same command continues") == 130
+    assert "the same command continues" in capsys.readouterr().err
