@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults test-cluster bench-sampling \
+.PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults test-cluster test-newcomer bench-sampling \
   test-gpu bench-control-plane bench-training bench-grading bench-gpu check types format clean
 
 help: ## this list
@@ -71,6 +71,9 @@ test-faults: setup ## real engines, replicas and drivers killed at random points
 test-cluster: setup ## runs on several Ray nodes of this machine, some of which are lost, and in object storage (half an hour or more)
 	$(BIN)/python -m pytest tests/integration/test_cluster.py tests/integration/test_autoscaling.py \
 	  tests/integration/test_storage.py -m slow -s
+
+test-newcomer: setup ## every command of the README in a fresh clone, from its set-up to its report (half an hour)
+	$(BIN)/python -m pytest tests/integration/test_newcomer.py -m slow -s
 
 bench-sampling: setup ## our sampling against vLLM alone, requests of n=1, and HTTP
 	$(BIN)/python -m tests.bench.sampling

@@ -15,6 +15,7 @@ import pytest
 
 from sirt_ray import cli, completion_command
 from sirt_ray.training import __main__ as training
+from tests import newcomer
 
 ROOT = Path(__file__).parents[2]
 _PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
@@ -200,3 +201,11 @@ def test_completion_answers_the_shell(typed: str, offered: str, tmp_path: Path) 
         [sys.executable, "-m", "sirt_ray"], env=environment, capture_output=True, check=False
     )
     assert offered in re.split(r"[\s\013]+", answer.read_text()), done.stderr
+
+
+def test_every_command_of_the_readme_is_run_by_a_test_or_said_not_to_be() -> None:
+    """`make test-newcomer` types them."""
+    shown = {command for document, command in documented() if document == "README.md"}
+    mentions = {command for command in shown if len(command.split()) == 2} - newcomer.commands()
+    assert mentions <= {f"sirt {name}" for name in subcommands()}
+    assert shown - mentions == newcomer.commands()

@@ -1,0 +1,123 @@
+"""A newcomer: a fresh clone, the README, and nothing else. Every command of it that needs neither a
+GPU nor hours is typed, from the set-up to the report and a cluster."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import newcomer
+from tests.hub_receiver import receiver
+from tests.newcomer import Step
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_write_0123456789"
+INTERRUPTED = 130
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """Types commands in a clone."""
+
+    clone: Path
+    environment: Mapping[str, str]
+    places: Mapping[str, str]
+
+    def types(self, step: Step) -> None:
+        line = newcomer.replaced(step.command, step.instead) + f" {step.more}"
+        line = newcomer.replaced(line, {f"{{{k}}}": v for k, v in self.places.items()})
+        output = self.clone / "told"
+        began = time.monotonic()
+        with output.open("w") as file:
+            process = self.started(shlex.split(line), file.fileno())
+            try:
+                if step.until:
+                    self._wait_for(process, output, step.until)
+                    process.send_signal(signal.SIGINT)
+                code = process.wait(1500)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        told = output.read_text()
+        print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)  # noqa: T201
+        assert code == (INTERRUPTED if step.until else 0), f"{line}\n{told[-6000:]}"
+        assert re.search(step.says, told), f"{line}\n{told[-6000:]}"
+        assert (self.clone / step.makes).exists(), f"{line}\n{told[-6000:]}"
+
+    def started(self, words: list[str], output: int) -> "subprocess.Popen[bytes]":
+        # Tests that are started in the background ignore Ctrl-C, and so would the command.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        words[0] = shutil.which(words[0], path=self.environment["PATH"]) or words[0]
+        return subprocess.Popen(
+            words,
+            cwd=self.clone,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(self.environment),
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def _wait_for(process: "subprocess.Popen[bytes]", output: Path, text: str) -> None:
+        deadline = time.monotonic() + 300
+        while not re.search(text, output.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    clone = tmp_path_factory.mktemp("newcomer") / "sirt-ray"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    ours = ("PYTHONPATH", "VIRTUAL_ENV", "RAY_", "SIRT_", "HF_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    environment["PATH"] = f"{clone / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    # Sockets lie there, whose paths must be short; and `auto` finds no other Ray of this machine.
+    ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    environment |= {"RAY_TMPDIR": ray, "SIRT_API_KEY": "the newcomer's own", "BROWSER": "true"}
+    places = {name: str(free_port()) for name in ("port", "dashboard")} | {"clone": str(clone)}
+    newcomer.prepare(clone)
+    try:
+        with receiver({TOKEN: "me"}) as hub:
+            environment |= {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}
+            yield Newcomer(clone, environment, places)
+    finally:
+        shutil.rmtree(ray, ignore_errors=True)
+
+
+@contextmanager
+def ray_started(somebody: Newcomer) -> Iterator[None]:
+    """`ray start --head`, as on a machine of one's own."""
+    line = f"ray start --head --block --num-cpus 4 --port {free_port()} --node-ip-address 127.0.0.1"
+    line += f" --dashboard-host 127.0.0.1 --dashboard-port {somebody.places['dashboard']}"
+    output = somebody.clone / "head"
+    with output.open("w") as file:
+        head = somebody.started(shlex.split(line), file.fileno())
+    try:
+        somebody._wait_for(head, output, "Ray runtime started")
+        yield
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+def test_a_newcomer_gets_what_the_readme_promises(somebody: Newcomer) -> None:
+    for step in newcomer.STEPS:
+        somebody.types(step)
+    with ray_started(somebody):
+        for step in newcomer.CLUSTER_STEPS:
+            somebody.types(step)

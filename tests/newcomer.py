@@ -1,0 +1,225 @@
+"""The README's commands as somebody types them who has nothing but a clone, in the README's order.
+
+Names that stand for the reader's own things get one, and what would take hours is made small.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sirt_ray.quickstart import tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    command: str
+    """As it stands in the README."""
+    says: str = ""
+    """A regular expression that its output has to match."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """What is typed for a word of the command."""
+    more: str = ""
+    """Words at its end, which make it small."""
+    until: str = ""
+    """A command that does not end by itself is stopped by Ctrl-C when its output matches this."""
+    makes: str = ""
+    """A file that is there afterwards."""
+
+
+MINE = {"/path/to/rows": "rows", "/models/large": "quickstart:teacher"}
+MINE |= {"/models/small": "quickstart:student"}
+"""The reader's own folders in the README's job file and commands."""
+SMALL = "--set data.num_train=60 --set data.num_test=20 --set data.num_validation=0"
+TWO_METHODS = "--set only=[{method:[instruction_tuning,rft],seed:0}] --set evaluation.teacher=false"
+ON_CLUSTER = {"HEAD:8265": "127.0.0.1:{dashboard}"}
+LAST_ROUND = r"round_02 │ 73\.0 ± 2\.6 │ 50\.0 ± 2\.9 │ 35\.3 ± 2\.8 │ 25\.3 ± 2\.5"
+"""As the README shows it."""
+RIGHT = re.escape('{"right": 1, "wrong": 0, "unparseable": 0, "accuracy": 1.0}')
+SERVED = "curl "
+
+STEPS = (
+    Step(
+        "make quickstart", r"round_02 │ 73\.0 ± 2\.6 │ 50\.0 ± 2\.9 │ 35\.3 ± 2\.8 │ 25\.3 ± 2\.5"
+    ),
+    Step("sirt run jobs/quickstart.yaml", "The report is runs/quickstart/report.html"),
+    Step(
+        "make quickstart-seeds",
+        r"\| round_01 \|",
+        more="JOB=small SEEDS='0 1'",
+    ),
+    Step(
+        "make quickstart-seeds JOB=quickstart_paper_rule",
+        r"\| round_01",
+        {"JOB=quickstart_paper_rule": "JOB=small"},
+        more="SEEDS='0 1'",
+    ),
+    Step(
+        "python -m sirt_ray.quickstart.pretrain --out DIR",
+        more="--steps-scale 0.001",
+        makes="DIR/teacher/model.safetensors",
+    ),
+    Step("sirt report runs/quickstart --open", "runs/quickstart/report.html"),
+    Step("sirt report runs/quickstart --format text", r"round_02\D+73\.0"),
+    Step(
+        "sirt report runs/a-seed0 runs/a-seed1 --format markdown --out a.md",
+        instead={"runs/a-seed0": "runs/small-seed0", "runs/a-seed1": "runs/small-seed1"},
+        makes="a.md",
+    ),
+    Step(
+        "sirt compare runs/a runs/b --open",
+        r"\.html",
+        {"runs/a": "runs/small-seed0", "runs/b": "runs/small-seed1"},
+    ),
+    Step("sirt watch runs/quickstart", "round_02"),
+    Step("sirt export runs/quickstart OUT --data", makes="OUT/model.safetensors"),
+    Step(
+        "sirt push runs/quickstart OWNER/NAME --private", "me/student", {"OWNER/NAME": "me/student"}
+    ),
+    Step("sirt doctor", "this machine can run jobs"),
+    Step("sirt completion bash", "complete "),
+    Step("sirt run mine.yaml --dry-run", "demonstrations"),
+    Step(
+        "sirt run mine.yaml",
+        "The report is runs/mine/report.html",
+        more=f"{SMALL} --set refine.rounds=1",
+    ),
+    Step(
+        "sirt run mine.yaml --set refine.rounds=5",
+        "round_02",
+        {"refine.rounds=5": "refine.rounds=2"},
+        more=SMALL,
+    ),
+    Step("sirt plan mine.yaml", "learning_rate"),
+    Step("sirt plan mine.yaml --cluster 4x48GB", "GB|GiB"),
+    Step("sirt plan jobs/own_task.yaml", "own_task.py"),
+    Step("sirt run jobs/own_task.yaml --allow-code", "The report is runs/own_task/report.html"),
+    Step("sirt plan jobs/study_quickstart.yaml", "27 cells"),
+    Step("sirt run jobs/study_quickstart.yaml", "rft", more=f"{SMALL} {TWO_METHODS}"),
+    Step("sirt report runs/study_quickstart", "study_quickstart"),
+    Step("sirt report runs/study_quickstart --format markdown", r"\| rft \|"),
+    Step("sirt grade --benchmark gsm8k responses.jsonl --out graded.jsonl", RIGHT),
+    Step("sirt evaluate runs/quickstart", r"73\.0"),
+    Step(
+        "sirt evaluate runs/mine --benchmarks mmlu,math",
+        "multiarith",
+        {"mmlu,math": "multiarith,gsm8k"},
+    ),
+    Step(
+        "sirt evaluate /models/small --benchmarks gsm8k --root /path/to/rows --num 200"
+        " --prompts cot",
+        "gsm8k",
+        MINE | {"200": "20"},
+    ),
+    Step(
+        "python -m sirt_ray.training sft --model /models/small --data answers.jsonl --out runs/sft",
+        instead=MINE,
+        makes="runs/sft/student/model.safetensors",
+    ),
+    Step(
+        "python -m sirt_ray.training dpo --model runs/sft/student --data pairs.jsonl --out runs/dpo"
+        " --set refine.beta=0.2",
+        makes="runs/dpo/student/model.safetensors",
+    ),
+    Step("sirt serve runs/quickstart", until=SERVED, more="--port {port}"),
+    Step("sirt serve /models/small --port 8080", "", MINE | {"8080": "{port}"}, until=SERVED),
+    Step(
+        "sirt serve runs/mine --host 0.0.0.0",
+        "",
+        {"0.0.0.0": "127.0.0.1"},
+        more="--port {port}",
+        until=SERVED,
+    ),
+)
+
+CLUSTER_STEPS = (
+    Step(
+        "sirt run mine.yaml --address auto",
+        "The report is runs/apart/report.html",
+        more=f"{SMALL} --set refine.rounds=1 --set name=apart",
+    ),
+    Step(
+        "sirt serve runs/mine --address auto --set max_replicas=4 --set max_model_len=2048",
+        "",
+        {"max_replicas=4": "max_replicas=1", "max_model_len=2048": "max_model_len=256"},
+        more="--port {port}",
+        until=SERVED,
+    ),
+    Step(
+        "sirt submit jobs/mine.yaml --address http://HEAD:8265 --set output=/shared/runs",
+        "report",
+        ON_CLUSTER | {"/shared/runs": "{clone}/shared"},
+        more=f"{SMALL} --set refine.rounds=1",
+    ),
+    Step("sirt status --address http://HEAD:8265", "mine", ON_CLUSTER),
+    Step("sirt logs mine --address http://HEAD:8265 --follow", "round_01", ON_CLUSTER),
+    Step("sirt stop mine --address http://HEAD:8265", "mine", ON_CLUSTER),
+)
+"""On a Ray that `ray start` has started."""
+
+ELSEWHERE = {
+    "make setup": "by every other one",
+    "make test": "is what runs the tests",
+    "make study": "is `sirt run jobs/study_quickstart.yaml`",
+    "make test-gpu": "needs a GPU",
+    "make bench-gpu": "needs a GPU",
+    "make test-cluster": "half an hour, by hand",
+    "make test-faults": "half an hour, by hand",
+    "make bench-grading": "measures, by hand",
+    "make bench-training": "measures, by hand",
+    "make bench-sampling": "measures, by hand",
+    "make bench-control-plane": "measures, by hand",
+}
+"""Commands that nobody runs for the sake of a test, and why."""
+
+
+def commands() -> set[str]:
+    return {step.command for step in STEPS + CLUSTER_STEPS} | set(ELSEWHERE)
+
+
+def replaced(text: str, instead: Mapping[str, str]) -> str:
+    for word, ours in instead.items():
+        text = text.replace(word, ours)
+    return text
+
+
+def prepare(clone: Path) -> None:
+    """The files that the README's commands take as the reader's own."""
+    readme = (clone / "README.md").read_text()
+    job = readme.partition("```yaml\nname: mine\n")[2].partition("```")[0]
+    for folder in (clone, clone / "jobs"):
+        (folder / "mine.yaml").write_text(f"name: mine\n{replaced(job, MINE)}")
+    small = yaml.safe_load((clone / "jobs/quickstart.yaml").read_text())
+    small["data"] |= {"num_train": 60, "num_validation": 0, "num_test": 20}
+    small["refine"]["rounds"] = 1
+    (clone / "jobs/small.yaml").write_text(yaml.safe_dump(small))
+    rows(clone / "rows")
+    jsonl(clone / "responses.jsonl", [{"response": "So it is 18.", "reference": "18"}])
+    solved = [tasks.problem("word_problems", "train", number, 0) for number in range(32)]
+    asked = [(f"{item.text}\nAnswer:", item.cot_completion) for item in solved]
+    jsonl(clone / "answers.jsonl", [{"prompt": q, "completion": a} for q, a in asked])
+    pairs = [{"prompt": q, "chosen": a, "rejected": " No."} for q, a in asked]
+    jsonl(clone / "pairs.jsonl", pairs)
+
+
+def rows(root: Path) -> None:
+    """Rows in the columns of the benchmarks that the README's job names."""
+    for split in ("train", "test"):
+        worded: list[dict[str, Any]] = tasks.rows("word_problems", split, 120)
+        jsonl(root / f"gsm8k/{split}.jsonl", worded)
+        numbers = [
+            {"question": row["question"], "final_ans": row["answer"].rpartition("#### ")[2]}
+            for row in tasks.rows("word_problems_ood", split, 40)
+        ]
+        jsonl(root / f"multiarith/{split}.jsonl", numbers)
+        lettered = tasks.rows("letter_choices", split, 40)
+        jsonl(root / f"commonsense_qa/{split}.jsonl", lettered)
+
+
+def jsonl(path: Path, found: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in found))
