@@ -31,8 +31,11 @@ class Step:
     """A file that is there afterwards."""
 
 
-MINE = {"/path/to/rows": "rows", "/models/large": "quickstart:teacher"}
-MINE |= {"/models/small": "quickstart:student"}
+MINE = {
+    "/path/to/rows": "rows",
+    "/models/large": "sirt_ray/quickstart/teacher",
+    "/models/small": "sirt_ray/quickstart/student",
+}
 """The reader's own folders in the README's job file and commands."""
 SMALL = "--set data.num_train=60 --set data.num_test=20 --set data.num_validation=0"
 TWO_METHODS = "--set only=[{method:[instruction_tuning,rft],seed:0}] --set evaluation.teacher=false"
