@@ -33,8 +33,8 @@ class Step:
 
 MINE = {
     "/path/to/rows": "rows",
-    "/models/large": "sirt_ray/quickstart/teacher",
-    "/models/small": "sirt_ray/quickstart/student",
+    "/models/large": "sirt_ray/quickstart/assets/teacher",
+    "/models/small": "sirt_ray/quickstart/assets/student",
 }
 """The reader's own folders in the README's job file and commands."""
 SMALL = "--set data.num_train=60 --set data.num_test=20 --set data.num_validation=0"
