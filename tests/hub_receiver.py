@@ -103,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
             if given.get("private") or given.get("visibility") == "private":
                 hub.private.add(name)
             return {"url": f"{hub.address}/{name}", "name": name}
+        if path.count("/") < 4:
+            raise _RefusedError(404)
         _, _, user, repository, what, *rest = path.split("/")
         name = f"{user}/{repository}"
         if name not in hub.repositories:

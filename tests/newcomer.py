@@ -194,8 +194,9 @@ def prepare(clone: Path) -> None:
     """The files that the README's commands take as the reader's own."""
     readme = (clone / "README.md").read_text()
     job = readme.partition("```yaml\nname: mine\n")[2].partition("```")[0]
-    for folder in (clone, clone / "jobs"):
-        (folder / "mine.yaml").write_text(f"name: mine\n{replaced(job, MINE)}")
+    (clone / "mine.yaml").write_text(f"name: mine\n{replaced(job, MINE)}")
+    seen_by_all_nodes = {word: str(clone / ours) for word, ours in MINE.items()}
+    (clone / "jobs/mine.yaml").write_text(f"name: mine\n{replaced(job, seen_by_all_nodes)}")
     small = yaml.safe_load((clone / "jobs/quickstart.yaml").read_text())
     small["data"] |= {"num_train": 60, "num_validation": 0, "num_test": 20}
     small["refine"]["rounds"] = 1

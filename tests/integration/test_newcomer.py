@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +89,8 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     # Sockets lie there, whose paths must be short; and `auto` finds no other Ray of this machine.
     ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     environment |= {"RAY_TMPDIR": ray, "SIRT_API_KEY": "the newcomer's own", "BROWSER": "true"}
-    places = {name: str(free_port()) for name in ("port", "dashboard")} | {"clone": str(clone)}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the newcomer's own" * 2}
+    places = {"port": str(free_port()), "clone": str(clone)}
     newcomer.prepare(clone)
     try:
         with receiver({TOKEN: "me"}) as hub:
@@ -100,16 +101,17 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
 
 
 @contextmanager
-def ray_started(somebody: Newcomer) -> Iterator[None]:
+def ray_started(somebody: Newcomer) -> Iterator[Newcomer]:
     """`ray start --head`, as on a machine of one's own."""
-    line = f"ray start --head --block --num-cpus 4 --port {free_port()} --node-ip-address 127.0.0.1"
-    line += f" --dashboard-host 127.0.0.1 --dashboard-port {somebody.places['dashboard']}"
+    port = free_port()
+    line = "ray start --head --block --num-cpus 4 --port 0 --node-ip-address 127.0.0.1"
+    line += f" --dashboard-host 127.0.0.1 --dashboard-port {port}"
     output = somebody.clone / "head"
     with output.open("w") as file:
         head = somebody.started(shlex.split(line), file.fileno())
     try:
         somebody._wait_for(head, output, "Ray runtime started")
-        yield
+        yield replace(somebody, places={**somebody.places, "dashboard": str(port)})
     finally:
         head.terminate()
         head.wait(60)
@@ -118,6 +120,6 @@ def ray_started(somebody: Newcomer) -> Iterator[None]:
 def test_a_newcomer_gets_what_the_readme_promises(somebody: Newcomer) -> None:
     for step in newcomer.STEPS:
         somebody.types(step)
-    with ray_started(somebody):
+    with ray_started(somebody) as on_cluster:
         for step in newcomer.CLUSTER_STEPS:
-            somebody.types(step)
+            on_cluster.types(step)
