@@ -104,8 +104,8 @@ def explained(address: str | None) -> Generator[None]:
     except AuthenticationError as error:
         raise ResourceError(
             f"{where} does not let us in: {str(error).splitlines()[0]}. Set RAY_AUTH_MODE=token,"
-            " and the cluster's token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names,"
-            " or in ~/.ray/auth_token, where Ray itself puts it"
+            " and the cluster's token in RAY_AUTH_TOKEN, in a file named by RAY_AUTH_TOKEN_PATH, or"
+            " in ~/.ray/auth_token, where Ray itself puts it"
         ) from error
     except OSError as error:
         raise ResourceError(

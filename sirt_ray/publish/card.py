@@ -149,8 +149,8 @@ def _text(student: Student, rank: int | None, with_data: bool) -> str:
         parts.append(
             "`data/` has the demonstrations and pairs as Parquet, and their entries for"
             " LLaMA-Factory in `data/dataset_info.json`. The prompts are rendered already: in"
-            " LLaMA-Factory, give `template: empty`. That puts no end-of-sequence token behind an answer,"
-            " so append it to the responses there (TRL does so by itself)."
+            " LLaMA-Factory, give `template: empty`. That puts no end-of-sequence token behind an"
+            " answer, so append it to the responses there (TRL does so by itself)."
         )
     return "\n\n".join([*parts, _reproduce(student)]) + "\n"
 
