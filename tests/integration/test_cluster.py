@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from sirt_ray.training.workfolder import read_lines
-from tests.integration.test_pipeline import content, events
 from tests.nodes import Nodes
+from tests.run_folders import content, events
 from tests.sleeping import wait_until
 from tests.small_run import JOBS
 

@@ -16,7 +16,6 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import trl
-from safetensors.torch import load_file
 from small_run import SMALL, command, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,6 +25,7 @@ from sirt_ray.publish.students import find_student
 from sirt_ray.training import health
 from sirt_ray.training.workfolder import read_lines
 from tests.event_files import curves
+from tests.run_folders import content, events
 
 STAGES = (
     "questions",
@@ -43,25 +43,6 @@ STAGES = (
 SAMPLING = "round_01/samples"
 
 pytestmark = pytest.mark.ray
-
-
-def events(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def content(run_dir: Path) -> dict[str, Any]:
-    """What a run has made, without times."""
-    made: dict[str, Any] = {"scores": json.loads((run_dir / "scores.json").read_text())}
-    for path in sorted(run_dir.rglob("*")):
-        name = str(path.relative_to(run_dir))
-        if path.suffix == ".parquet":
-            made[name] = pq.read_table(path).to_pylist()
-        elif path.suffix == ".safetensors":
-            made[name] = {key: value.tolist() for key, value in load_file(path).items()}
-        elif path.name == "record.json":
-            made[name] = json.loads(path.read_text())["inputs"]
-    return made
 
 
 def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:

@@ -1,34 +1,29 @@
-"""What is sent to a cluster, what is refused before, and how a broken connection is mended.
+"""What is sent to a cluster, and what is refused before.
 
 The fake stands for Ray's dashboard, which we don't own.
 """
 
-import asyncio
 import os
 from argparse import Namespace
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-import aiohttp
 import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
+from submissions import RUN, details, submission
 
 from sirt_ray import storage, submit_command
 from sirt_ray.cli import main
 from sirt_ray.errors import ResourceError, StageError
-from sirt_ray.on_ray import following
 from sirt_ray.on_ray.belongings import apps, run_id
-from sirt_ray.on_ray.following import follow
 from sirt_ray.on_ray.jobs import Cluster, pack
-from sirt_ray.on_ray.submissions import Submission, SubmittedRun, explained, submission_id
+from sirt_ray.on_ray.submissions import Submission, explained
 from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
 from sirt_ray.training.workfolder import WorkFolder
 
-RUN = SubmittedRun("mine", "/shared/runs/mine", "9d0c", (run_id("/shared/runs/mine"),))
 JOB = """\
 name: mine
 output: {output}
@@ -36,24 +31,6 @@ data: {{train: [word_problems], evaluate: [word_problems], num_train: 4, root: {
 teacher: {{model: {teacher}}}
 student: {{model: "quickstart:student"}}
 """
-
-
-def details(number: int, status: JobStatus, **fields: object) -> JobDetails:
-    return JobDetails(
-        type="SUBMISSION",
-        submission_id=submission_id(RUN, number),
-        status=status,
-        entrypoint="",
-        metadata=RUN.metadata,
-        start_time=1000 * number,
-        **fields,
-    )
-
-
-def submission(status: JobStatus, number: int = 1, **fields: object) -> Submission:
-    found = Submission.read(details(number, status, **fields))
-    assert found is not None
-    return found
 
 
 def test_runs_of_one_name_in_two_folders_are_two() -> None:
@@ -142,66 +119,6 @@ def test_the_last_stage_of_a_log_is_found_and_what_is_behind_it(tmp_path: Path) 
     console.print("the scores")
     assert last_stage(out.getvalue()) == "round_01/pairs"
     assert after_last_stage(out.getvalue()) == "the scores\n"
-
-
-class FakeDashboard:
-    """Shows a log in one connection after the other; all but the last break."""
-
-    address = "http://head:8265"
-
-    def __init__(self, *connections: Sequence[str], lost: int = 0) -> None:
-        self.connections = list(connections)
-        self.lost = lost
-        self.asked = 0
-
-    def submission(self, submission_id: str) -> Submission:
-        self.asked += 1
-        if self.asked <= self.lost:
-            raise ResourceError("nobody answers")
-        return submission(JobStatus.RUNNING if self.connections else JobStatus.SUCCEEDED)
-
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        for text in self.connections.pop(0):
-            yield text
-        if self.connections:
-            raise aiohttp.ClientError("cut")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_POLL_SECONDS", 0.0)
-
-
-@pytest.mark.parametrize("lost", [0, 2])
-def test_a_broken_connection_repeats_nothing_and_loses_nothing(lost: int) -> None:
-    log = FakeDashboard(["one\ntw"], [], ["one\n", "two\nthr"], ["one\ntwo\nthree\n"], lost=lost)
-    assert "".join(follow(log, "id", lambda text: None)) == "one\ntwo\nthree\n"
-
-
-def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_LOST_SECONDS", 0.0)
-    log = FakeDashboard(*[["one"]] * 10, lost=10)
-    with pytest.raises(ResourceError, match="nobody answers"):
-        list(follow(log, "id", lambda text: None))
-
-
-class InterruptedDashboard(FakeDashboard):
-    """Somebody presses Ctrl-C while nothing comes."""
-
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        yield "one"
-        asyncio.get_running_loop().call_soon(self._press)
-        await asyncio.Event().wait()
-
-    def _press(self) -> None:
-        raise KeyboardInterrupt
-
-
-def test_following_ends_with_ctrl_c() -> None:
-    lines = follow(InterruptedDashboard([]), "id", lambda text: None)
-    assert next(lines) == "one"
-    with pytest.raises(KeyboardInterrupt):
-        next(lines)
 
 
 class FakeClient:

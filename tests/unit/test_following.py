@@ -1,0 +1,77 @@
+"""How a run's log is followed over connections that break.
+
+The fake stands for Ray's dashboard, which we don't own.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+import pytest
+from ray.job_submission import JobStatus
+from submissions import submission
+
+from sirt_ray.errors import ResourceError
+from sirt_ray.on_ray import following
+from sirt_ray.on_ray.following import follow
+from sirt_ray.on_ray.submissions import Submission
+
+
+class FakeDashboard:
+    """Shows a log in one connection after the other; all but the last break."""
+
+    address = "http://head:8265"
+
+    def __init__(self, *connections: Sequence[str], lost: int = 0) -> None:
+        self.connections = list(connections)
+        self.lost = lost
+        self.asked = 0
+
+    def submission(self, submission_id: str) -> Submission:
+        self.asked += 1
+        if self.asked <= self.lost:
+            raise ResourceError("nobody answers")
+        return submission(JobStatus.RUNNING if self.connections else JobStatus.SUCCEEDED)
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        for text in self.connections.pop(0):
+            yield text
+        if self.connections:
+            raise aiohttp.ClientError("cut")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_POLL_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_broken_connection_repeats_nothing_and_loses_nothing(lost: int) -> None:
+    log = FakeDashboard(["one\ntw"], [], ["one\n", "two\nthr"], ["one\ntwo\nthree\n"], lost=lost)
+    assert "".join(follow(log, "id", lambda text: None)) == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_LOST_SECONDS", 0.0)
+    log = FakeDashboard(*[["one"]] * 10, lost=10)
+    with pytest.raises(ResourceError, match="nobody answers"):
+        list(follow(log, "id", lambda text: None))
+
+
+class InterruptedDashboard(FakeDashboard):
+    """Somebody presses Ctrl-C while nothing comes."""
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        yield "one"
+        asyncio.get_running_loop().call_soon(self._press)
+        await asyncio.Event().wait()
+
+    def _press(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_following_ends_with_ctrl_c() -> None:
+    lines = follow(InterruptedDashboard([]), "id", lambda text: None)
+    assert next(lines) == "one"
+    with pytest.raises(KeyboardInterrupt):
+        next(lines)
