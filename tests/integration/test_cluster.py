@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 BLOCK = 12
 CHECKPOINT = 4
 NOTICE_SECONDS = 20
+GONE = ("is made again", "cannot reach")
+"""What is said, every half minute, of a cluster that answers no more."""
 SETTINGS = {
     "data.num_train": 40,
     "data.num_validation": 16,
@@ -242,7 +244,7 @@ def test_a_node_is_lost_while_it_trains(
 def test_two_runs_at_once_do_not_disturb_each_other(
     nodes: Nodes, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Of one name, in two folders. One of them is stopped while the other goes on."""
+    """Of one name, in two folders."""
     outputs = [tmp_path / name for name in ("one", "other")]
     runs = [nodes.sirt(*submission(output)) for output in outputs]
     for run, output in zip(runs, outputs, strict=True):
@@ -281,7 +283,9 @@ def test_a_run_goes_on_in_a_cluster_that_is_made_again(
             if lost:
                 wait_until(lambda: bool(list(partial.glob("part-*.parquet"))), 300, "a block")
                 cluster.lose_head()
-                done(run, 1)
+                assert run.stdout and any(gone in line for line in run.stdout for gone in GONE)
+                run.send_signal(signal.SIGINT)
+                assert "goes on" in done(run, 130)
             else:
                 done(run)
                 assert_finished(cluster, run_dir)
