@@ -177,17 +177,20 @@ def test_a_run_that_was_killed_is_continued_on_other_machines_without_its_disk(
     assert set(json.loads(bucket.read("scores.json"))) == {"baseline", "round_00", "round_01"}
     assert "The refined student is s3://bucket/runs/quickstart/round_0" in done.stdout
 
-    report = subprocess.run(
-        [sys.executable, "-m", "sirt_ray", "report", "s3://bucket/runs/quickstart"],
-        env=machine(endpoint, tmp_path / "desk"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert report.returncode == 0, report.stderr
-    assert "round_01" in report.stdout
+    at = "s3://bucket/runs/quickstart"
+    for line in (["report", at, "--format", "text"], ["watch", at], ["export", at, "OUT"]):
+        looked = subprocess.run(
+            [sys.executable, "-m", "sirt_ray", *line],
+            env=machine(endpoint, tmp_path / "desk"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert looked.returncode == 0, looked.stderr
+        assert "round_0" in looked.stdout
+    assert (tmp_path / "OUT/model.safetensors").exists()
 
     for name in bucket.files():
         assert not any(secret.encode() in bucket.read(name) for secret in (KEY, SECRET)), name
