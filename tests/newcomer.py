@@ -67,7 +67,7 @@ STEPS = (
         makes="DIR/teacher/model.safetensors",
     ),
     Step("sirt report runs/quickstart --open", "runs/quickstart/report.html"),
-    Step("sirt report runs/quickstart --format text", r"round_02\D+73\.0"),
+    Step("sirt report runs/quickstart --format text", "Report of quickstart"),
     Step(
         "sirt report runs/a-seed0 runs/a-seed1 --format markdown --out a.md",
         instead={"runs/a-seed0": "runs/small-seed0", "runs/a-seed1": "runs/small-seed1"},
