@@ -18,7 +18,7 @@ import pytest
 
 from sirt_ray.training.workfolder import read_lines
 from tests.nodes import Nodes
-from tests.run_folders import content, events
+from tests.run_folders import content
 from tests.sleeping import wait_until
 from tests.small_run import JOBS
 
@@ -259,8 +259,7 @@ def test_a_killed_driver_leaves_nothing_to_its_next_one(
     """The node of the driver is lost; its engines are not. `sirt submit` submits it again."""
     run_dir = run_up_to("round_01/samples", undisturbed, tmp_path)
     run = nodes.sirt(*submission(tmp_path))
-    begun = {"event": "started", "artifact": "round_01/student"}
-    wait_until(lambda: any(begun.items() <= e.items() for e in events(run_dir)), 400, "the DPO")
+    wait_until(lambda: bool(nodes.hosts("ServeReplica")), 400, "the start of an engine")
     nodes.kill("driver")
     nodes.add("driver", num_cpus=1, resources={"driver": 1})
     assert "submitting it again" in done(run)
