@@ -38,7 +38,7 @@ MINE = {
 }
 """The reader's own folders in the README's job file and commands."""
 SMALL = "--set data.num_train=60 --set data.num_test=20 --set data.num_validation=0"
-TWO_METHODS = "--set only=[{method:[instruction_tuning,rft],seed:0}] --set evaluation.teacher=false"
+TWO_METHODS = "--set 'only=[{method: [instruction_tuning, rft], seed: 0}]'"
 ON_CLUSTER = {"HEAD:8265": "127.0.0.1:{dashboard}"}
 LAST_ROUND = r"round_02 │ 73\.0 ± 2\.6 │ 50\.0 ± 2\.9 │ 35\.3 ± 2\.8 │ 25\.3 ± 2\.5"
 """As the README shows it."""
@@ -91,8 +91,12 @@ STEPS = (
         {"refine.rounds=5": "refine.rounds=2"},
         more=SMALL,
     ),
-    Step("sirt plan mine.yaml", "learning_rate"),
-    Step("sirt plan mine.yaml --cluster 4x48GB", "GB|GiB"),
+    Step("sirt plan mine.yaml", "learning_rate", more=f"{SMALL} --set refine.rounds=2"),
+    Step(
+        "sirt plan mine.yaml --cluster 4x48GB",
+        "GPU-hours",
+        more=f"{SMALL} --set refine.rounds=2",
+    ),
     Step("sirt plan jobs/own_task.yaml", "own_task.py"),
     Step("sirt run jobs/own_task.yaml --allow-code", "The report is runs/own_task/report.html"),
     Step("sirt plan jobs/study_quickstart.yaml", "27 cells"),

@@ -94,7 +94,7 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     environment["PATH"] = f"{clone / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
     # Sockets lie there, whose paths must be short; and `auto` finds no other Ray of this machine.
     ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    environment |= {"RAY_TMPDIR": ray, "SIRT_API_KEY": "the newcomer's own", "BROWSER": "true"}
+    environment |= {"RAY_TMPDIR": ray, "SIRT_API_KEY": "the-newcomers-own", "BROWSER": "true"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the newcomer's own" * 2}
     places = {"port": str(free_port()), "clone": str(clone)}
     newcomer.prepare(clone)
