@@ -17,7 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from signal import SIGINT, pthread_kill
+from signal import SIGTERM, pthread_kill
 
 from sirt_ray import storage
 from sirt_ray.errors import ArtifactError, StorageError
@@ -155,10 +155,11 @@ def _beat(file: Path, mine: Lease, over: threading.Event, lost: threading.Event)
 
 
 def _interrupt() -> None:
-    """As Ctrl-C does: whatever the main thread waits for ends."""
+    """Whatever the main thread waits for ends, as by a stop from outside. It is not Ctrl-C, which a
+    driver that was started in the background ignores."""
     main = threading.main_thread().ident
     assert main is not None
-    pthread_kill(main, SIGINT)
+    pthread_kill(main, SIGTERM)
 
 
 def _read(file: Path) -> Lease | None:

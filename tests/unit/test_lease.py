@@ -1,7 +1,9 @@
 """One driver for one run in object storage."""
 
 import json
+import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 from stored_runs import Node, run_dir, write
@@ -54,6 +56,19 @@ class TestOneDriver:
             with locked(run_dir(bucket)):
                 assert time.monotonic() - began < 0.5
 
+    @pytest.fixture
+    def in_the_background(self) -> Iterator[None]:
+        """As by `nohup sirt run ... &`: Ctrl-C is ignored, and SIGTERM is what the command does."""
+        handlers = {
+            signal.SIGINT: signal.SIG_IGN,
+            signal.SIGTERM: signal.default_int_handler,
+        }
+        before = {number: signal.signal(number, do) for number, do in handlers.items()}
+        yield
+        for number, did in before.items():
+            signal.signal(number, did)
+
+    @pytest.mark.usefixtures("in_the_background")
     def test_a_driver_that_was_taken_for_dead_stops(self, node: Node, bucket: str) -> None:
         with (
             node("one"),

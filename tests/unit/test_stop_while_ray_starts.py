@@ -27,6 +27,8 @@ def test_one_that_python_ignores_ends_the_start(
         Forking()
 
     monkeypatch.setattr(cluster.ray, "init", init)
+    # Tests that are started in the background ignore Ctrl-C, and it would not be heard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), connected(None, ResourcesConfig(), tmp_path):
         pytest.fail("the start went on")
