@@ -17,7 +17,7 @@ from sirt_ray.lease import held
 class TestOneDriver:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, seconds in (("BEAT", 0.1), ("DEAD_AFTER", 0.6), ("SETTLED", 0.05)):
+        for name, seconds in (("BEAT", 0.1), ("SETTLED", 0.05)):
             monkeypatch.setattr(f"sirt_ray.lease._{name}_SECONDS", seconds)
 
     def test_a_second_driver_elsewhere_is_told_who_is_at_work(
@@ -41,7 +41,10 @@ class TestOneDriver:
         write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
         storage.push(file)
 
-    def test_a_killed_driver_holds_for_seconds(self, node: Node, bucket: str) -> None:
+    def test_a_killed_driver_holds_for_seconds(
+        self, node: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sirt_ray.lease._DEAD_AFTER_SECONDS", 0.6)
         with node("one"):
             self.lease(bucket)
             began = time.monotonic()
@@ -54,7 +57,7 @@ class TestOneDriver:
             self.lease(bucket, seconds=time.time() - 3600)
             began = time.monotonic()
             with locked(run_dir(bucket)):
-                assert time.monotonic() - began < 0.5
+                assert time.monotonic() - began < 15.0
 
     @pytest.fixture
     def in_the_background(self) -> Iterator[None]:
@@ -76,4 +79,4 @@ class TestOneDriver:
             locked(run_dir(bucket)),
         ):
             self.lease(bucket)
-            time.sleep(10)
+            time.sleep(30)
