@@ -49,7 +49,8 @@ def held(root: Path) -> Generator[None]:
     """Hold the run folder while the block runs.
 
     Waits up to 20 s for a driver that was killed elsewhere. Raises ArtifactError where one is at
-    work, and in the end where another one has taken the folder over meanwhile.
+    work, and in the end where another one has taken the folder over meanwhile: the main thread gets
+    SIGTERM then, of which our commands make KeyboardInterrupt.
     """
     file = root / _FILE
     mine = _take(file)

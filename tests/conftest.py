@@ -11,7 +11,7 @@ gc.disable()  # while modules are imported: there is nothing to collect in them
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: to look for garbage in it takes a sixth of the time."""
+    """What is imported stays, and is so much that every search for garbage in it takes long."""
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -1,4 +1,4 @@
-"""The README's commands as somebody types them who has nothing but a clone, in the README's order.
+"""The README's commands as somebody types them who has nothing but a clone.
 
 Names that stand for the reader's own things get one, and what would take hours is made small.
 """
@@ -168,8 +168,8 @@ ELSEWHERE = {
     "make study": "is `sirt run jobs/study_quickstart.yaml`",
     "make test-gpu": "needs a GPU",
     "make bench-gpu": "needs a GPU",
-    "make test-cluster": "half an hour, by hand",
-    "make test-faults": "half an hour, by hand",
+    "make test-cluster": "long, by hand",
+    "make test-faults": "long, by hand",
     "make bench-grading": "measures, by hand",
     "make bench-training": "measures, by hand",
     "make bench-sampling": "measures, by hand",

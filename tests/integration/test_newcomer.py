@@ -3,6 +3,7 @@ GPU nor hours is typed, from the set-up to the report and a cluster."""
 
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -45,8 +46,9 @@ class Newcomer:
         with output.open("w") as file:
             process = self.started(shlex.split(line), file.fileno())
             try:
-                if step.until and self._says(process, output, step.until):
-                    process.send_signal(signal.SIGINT)
+                if step.until:
+                    said = self._says(process, output, step.until)
+                    process.send_signal(signal.SIGINT if said else signal.SIGKILL)
                 code = process.wait(1500)
             finally:
                 if process.poll() is None:
@@ -95,7 +97,7 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     # Sockets lie there, whose paths must be short; and `auto` finds no other Ray of this machine.
     ray = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     environment |= {"RAY_TMPDIR": ray, "SIRT_API_KEY": "the-newcomers-own", "BROWSER": "true"}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the newcomer's own" * 2}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     places = {"port": str(free_port()), "clone": str(clone)}
     newcomer.prepare(clone)
     try:
