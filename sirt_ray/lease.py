@@ -29,6 +29,7 @@ _LONG_AGO_SECONDS = 600.0
 """More than clocks differ by: a beat so old is nobody's."""
 _SETTLED_SECONDS = 1.0
 """Within that, a driver that wrote at the same time has been overwritten or has overwritten."""
+_READ_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +165,15 @@ def _interrupt() -> None:
 
 
 def _read(file: Path) -> Lease | None:
-    content = storage.read(file)
-    try:
-        return None if content is None else Lease(**json.loads(content))
-    except (ValueError, TypeError):
-        return None  # Of another version: it says nothing that we can wait for.
+    for _ in range(_READ_TRIES):
+        content = storage.read(file)
+        try:
+            return None if content is None else Lease(**json.loads(content))
+        except (ValueError, TypeError):
+            # Size and content are asked for one after the other: where its holder has written a
+            # longer one in between, the end is missing.
+            continue
+    return None  # Of another version: it says nothing that we can wait for.
 
 
 def _write(file: Path, lease: Lease) -> None:

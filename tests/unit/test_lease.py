@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from stored_runs import Node, run_dir, write
@@ -40,6 +41,22 @@ class TestOneDriver:
         file = run_dir(bucket) / ".driver.json"
         write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
         storage.push(file)
+
+    def test_one_whose_lease_was_read_while_it_grew_is_at_work(
+        self, node: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What pyarrow gives of an object that is written between its size and its content."""
+        whole = storage.read
+        torn = iter((True,))
+
+        def read(path: Path) -> bytes | None:
+            content = whole(path)
+            return content[:-1] if content and next(torn, False) else content
+
+        with node("one"), held(run_dir(bucket)):
+            monkeypatch.setattr("sirt_ray.lease.storage.read", read)
+            with pytest.raises(ArtifactError, match="another driver"), held(run_dir(bucket)):
+                pytest.fail("two drivers")
 
     def test_a_killed_driver_holds_for_seconds(
         self, node: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
