@@ -112,6 +112,9 @@ class Nodes:
         return command
 
     def stop(self) -> None:
+        """Raises AssertionError where an engine outlives its node by more than a moment."""
+        from tests.sleeping import wait_until
+
         for command in self._commands:
             command.kill()
         assert self._process.stdin is not None
@@ -122,6 +125,15 @@ class Nodes:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
             shutil.rmtree(self._temporary, ignore_errors=True)
+        wait_until(lambda: not self._engines(), 30, "the end of the engines' own processes")
+
+    def _engines(self) -> list[str]:
+        """vLLM's processes in the session that all nodes of this cluster were started in."""
+        import psutil
+
+        names = {process.pid: process.name() for process in psutil.process_iter(["name"])}
+        session = self._process.pid
+        return [name for pid, name in names.items() if "VLLM" in name and _session(pid) == session]
 
     def _ask(self, do: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None
@@ -134,6 +146,12 @@ class Nodes:
         line = self._process.stdout.readline()
         assert line, "the cluster's process ended"
         return json.loads(line)
+
+
+def _session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
 
 
 def plain_environment() -> dict[str, str]:

@@ -3,10 +3,14 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 _REASON_CHARACTERS = 600
+_reapers: list["subprocess.Popen[bytes]"] = []
+"""Of this process: a pipe that nobody refers to any more would be closed."""
 _IMPORT_ATTEMPTS = 8
 """More than Ray has built-in connectors: each one can be lost to another replica once."""
 _ERROR_LINE = re.compile(r"\b(?:[A-Za-z_.]*(?:Error|Exception)): .+")
@@ -32,6 +36,7 @@ async def start_llm_server(config: Any) -> Any:
     """A running `LLMServer`."""
     from ray.serve.llm import LLMServer
 
+    _end_children_with_this_process()
     # vLLM fetches what it needs by itself; Ray's own step would cost a process on each node.
     callback = config.get_or_create_callback()
     assert callback is not None
@@ -42,6 +47,22 @@ async def start_llm_server(config: Any) -> Any:
     server.engine = engine(config)
     await server.engine.start()
     return server
+
+
+def _end_children_with_this_process() -> None:
+    """However this process ends, end what it has started, stopped processes too.
+
+    A node's raylet does so as long as it lives. Where Ray's head is lost, raylets and replicas both
+    give up after a minute, and vLLM's own process, which watches nobody, could go on for good and
+    keep its GPU. Ray has a reaper for processes of its own: it reads from a pipe that ends with us,
+    and then ends our process group.
+    """
+    from ray._private import ray_process_reaper
+
+    if os.getpgrp() != os.getpid():
+        os.setpgrp()
+    command = [sys.executable, ray_process_reaper.__file__]
+    _reapers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
 
 
 def engine_client(server: Any) -> Any:

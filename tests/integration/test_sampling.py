@@ -266,3 +266,19 @@ def test_weights_change_on_the_running_engine(
         assert server.version == name
         assert [greedy(server, prompt) for prompt in prompts] == expected[name]
     assert server.handle.facts.remote().result(timeout_s=60).process_ids == processes
+
+
+def test_an_engine_ends_with_its_replica_also_where_the_node_does_not_see_to_it(
+    server: ModelServer,
+) -> None:
+    """As where Ray's head is lost, and the raylet leaves before the replica does."""
+    engine = psutil.Process(engine_process(server))
+    replica = psutil.Process(server.handle.facts.remote().result(timeout_s=60).process_ids[0])
+    raylet = replica.parent()
+    assert raylet and raylet.name() == "raylet"
+    raylet.suspend()
+    try:
+        replica.kill()
+        wait_until(lambda: not engine.is_running(), 30, "the end of the engine")
+    finally:
+        raylet.resume()
