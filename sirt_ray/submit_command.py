@@ -199,7 +199,11 @@ def _ask_to_stop(cluster: "Cluster", submission: "Submission", console: Console)
             return
     except KeyboardInterrupt:
         pass
-    console.print(f"\n{submission.id} goes on.", highlight=False)
+    console.print(
+        f"\n{submission.id} is not stopped: it goes on as long as its cluster does.",
+        soft_wrap=True,
+        highlight=False,
+    )
     _say_commands(console, cluster, submission.run)
 
 

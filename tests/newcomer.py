@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from sirt_ray.quickstart import tasks
@@ -162,6 +163,13 @@ CLUSTER_STEPS = (
 )
 """On a Ray that `ray start` has started."""
 
+EXPORTED = Step(
+    "sirt evaluate OUT --benchmarks word_problems,letter_choices_ood --num 40 --out exported",
+    more="--set sampling.max_tokens=96 --set engine.max_model_len=256",
+    makes="exported/scores.json",
+)
+"""Of what `sirt export` made of the quickstart, after its evaluation."""
+
 ELSEWHERE = {
     "make setup": "by every other one",
     "make test": "is what runs the tests",
@@ -180,6 +188,13 @@ ELSEWHERE = {
 
 def commands() -> set[str]:
     return {step.command for step in STEPS + CLUSTER_STEPS} | set(ELSEWHERE)
+
+
+def answers(evaluation: Path) -> dict[tuple[str, str], str]:
+    """What a model wrote to each question, with the trigger and without it."""
+    parts = [pq.read_table(part).to_pylist() for part in evaluation.glob("*.parquet")]
+    rows = [row for part in parts for row in part]
+    return {(row["question_id"], row["prompt_kind"]): row["completion"] for row in rows}
 
 
 def replaced(text: str, instead: Mapping[str, str]) -> str:

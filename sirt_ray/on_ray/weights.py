@@ -1,7 +1,7 @@
 """Where a policy's weights lie on this node.
 
     folder  ->  itself
-    name on the hub, s3://, gs://, abfs://, hdfs://  ->  a copy on this node, fetched once
+    name on the hub, s3://, gs://  ->  a copy on this node, fetched once
 
 Object storage is reached as `storage.py` says. What others have put there has no mark of ours: it
 is known by its listing, names, sizes and times.

@@ -127,6 +127,10 @@ def ray_started(somebody: Newcomer) -> Iterator[Newcomer]:
 
 def test_a_newcomer_gets_what_the_readme_promises(somebody: Newcomer) -> None:
     wrong = [somebody.types(step) for step in newcomer.STEPS]
+    wrong.append(somebody.types(newcomer.EXPORTED))
     with ray_started(somebody) as on_cluster:
         wrong += [on_cluster.types(step) for step in newcomer.CLUSTER_STEPS]
     assert not any(wrong), "\n\n".join(filter(None, wrong))
+    exported = newcomer.answers(somebody.clone / "exported/evaluation")
+    of_run = newcomer.answers(somebody.clone / "runs/quickstart/round_02/evaluation")
+    assert len(exported) == 160 and exported.items() <= of_run.items()
