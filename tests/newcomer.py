@@ -95,7 +95,7 @@ STEPS = (
     Step("sirt plan mine.yaml", "learning_rate", more=f"{SMALL} --set refine.rounds=2"),
     Step(
         "sirt plan mine.yaml --cluster 4x48GB",
-        "GPU-hours",
+        "trainer: 1 GPU of node 1",
         more=f"{SMALL} --set refine.rounds=2",
     ),
     Step("sirt plan jobs/own_task.yaml", "own_task.py"),
