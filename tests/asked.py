@@ -1,18 +1,29 @@
 """What the tests of sampling share: what is asked, how it is graded, and what real engines are
 compared with. The models have random weights."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sirt_ray import tables
 from sirt_ray.config import SamplingConfig
+from sirt_ray.core.interfaces import Counts
 from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
+from sirt_ray.on_ray.prompting import Prompter, TokenPrompter
+from sirt_ray.on_ray.sampler import sample
 from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.resources import ResourcesConfig
 from sirt_ray.types import Judgement, Question
+from tests.bars import Bars
+from tests.sleeping import wait_until
 
 MAX_TOKENS = 24
+BLOCK = 8
+"""Questions of one, where `Sampling` asks them."""
 PLAN = SamplingPlan(
     (("cot", 8), ("plain", 1)), SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
 )
@@ -47,3 +58,53 @@ def greedy_reference(checkpoint: Path, prompt: tuple[int, ...]) -> tuple[int, ..
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     ids = model.generate(torch.tensor([prompt]), max_new_tokens=MAX_TOKENS, do_sample=False)
     return tuple(ids[0, len(prompt) :].tolist())
+
+
+class Sampling:
+    """A server and what is asked of it."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        plan: SamplingPlan,
+        prompter: Prompter,
+        questions: list[Question],
+        grade: Grade,
+    ) -> None:
+        self.server, self.plan, self.prompter = server, plan, prompter
+        self.questions, self.grade = questions, grade
+
+    @classmethod
+    def of(cls, server: ModelServer, model: Path) -> "Sampling":
+        """Enough for a real engine to need some seconds."""
+        plan = SamplingPlan((("cot", 4),), SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
+        prompter = TokenPrompter(AutoTokenizer.from_pretrained(model))
+        return cls(server, plan, prompter, [question(row) for row in range(48)], grader())
+
+    def into(self, out: Path, questions: list[Question] | None = None) -> Counts:
+        return sample(
+            questions or self.questions,
+            self.plan,
+            self.server,
+            self.prompter,
+            out,
+            ResourcesConfig(block_size=BLOCK),
+            Bars(),
+            "samples",
+            self.grade,
+        )
+
+    def disturbed(self, out: Path, after: float, fault: Callable[[], None]) -> Counts:
+        """Sample, and call `fault` when this share of the parts is there."""
+        parts = int(after * len(self.questions) / BLOCK)
+
+        def wait_and_strike() -> None:
+            wait_until(lambda: len(tables.files(out)) >= parts, 100, f"part {parts}")
+            fault()
+
+        strike = threading.Thread(target=wait_and_strike)
+        strike.start()
+        try:
+            return self.into(out)
+        finally:
+            strike.join()

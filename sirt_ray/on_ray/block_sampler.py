@@ -124,15 +124,16 @@ class BlockSampler:
         self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
         self._emitter = Emitter(job.place)
 
-    async def sample(self, first: int, count: int) -> dict[str, Any]:
-        """Sample the questions, write the part, and return its counts."""
+    async def sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
+        """Sample the questions, write the part, and return its counts. `lost`: how often that was
+        begun before."""
         with at(self._job.place):
-            return await self._sample(first, count)
+            return await self._sample(first, count, lost)
 
-    async def _sample(self, first: int, count: int) -> dict[str, Any]:
+    async def _sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
         questions = self._questions.read(first, count)
         chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]
-        made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
+        made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0), retries=lost)
         graded: list[Graded] = []
         dropped: list[dict[str, str]] = []
         for outcomes, used in await asyncio.gather(*map(self._chunk, chunks)):

@@ -4,8 +4,10 @@ A fresh process spends seconds of a CPU on importing what sampling needs, as lon
 takes for hundreds of questions. These do so while the engines load, and serve every stage.
 """
 
+import logging
 import math
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from sirt_ray.errors import SirtError, StageError
+from sirt_ray.logs import tell
 from sirt_ray.on_ray.block_sampler import BlockJob, BlockSampler
 from sirt_ray.resources import EngineConfig
 
@@ -38,7 +41,6 @@ class Samplers:
         actor: Any = ray.remote(_SamplingActor).options(
             num_cpus=0,
             max_restarts=-1,
-            max_task_retries=_DEATHS,
             max_concurrency=1000,
             scheduling_strategy="SPREAD",
         )
@@ -47,23 +49,36 @@ class Samplers:
     def run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
         """Sample the blocks; each one's counts as soon as its part is written.
 
-        Waits for any block. Raises what an actor met; the blocks under way are given up then.
+        Waits for any block, and for an actor that is lost to be started again, on another node
+        maybe. Raises what an actor met; the blocks under way are given up then.
         """
         sent = (uuid.uuid4().hex, [ray.put(job)])
         waiting = list(reversed(blocks))
         most = self._blocks_per_actor(blocks, job)
-        at_work: dict[Any, int] = {}
+        at_work: dict[Any, tuple[int, range]] = {}
+        lost: Counter[range] = Counter()
         try:
             while waiting or at_work:
                 for number, actor in enumerate(self.actors):
-                    for _ in range(most - sum(n == number for n in at_work.values())):
+                    for _ in range(most - sum(n == number for n, _ in at_work.values())):
                         if waiting:
                             block = waiting.pop()
-                            at_work[actor.sample.remote(sent, block.start, len(block))] = number
+                            call = actor.sample.remote(sent, block.start, len(block), lost[block])
+                            at_work[call] = number, block
                 done, _ = ray.wait(list(at_work))
                 for reference in done:
-                    del at_work[reference]
-                    yield _got(reference)
+                    number, block = at_work.pop(reference)
+                    try:
+                        made = _got(reference)
+                    except RayActorError as error:
+                        lost[block] += 1
+                        _bear(error, block, lost[block])
+                        at_work[self.actors[number].is_back.remote()] = number, block
+                        continue
+                    if made is None:
+                        waiting.append(block)
+                    else:
+                        yield made
         finally:
             for reference in at_work:
                 ray.cancel(reference)
@@ -87,8 +102,16 @@ class _SamplingActor:
         self._job = ""
         self._sampler: BlockSampler | None = None
 
-    async def sample(self, job: tuple[str, list[Any]], first: int, count: int) -> dict[str, Any]:
-        """`job`: its name and where it lies; it is fetched once for all its blocks."""
+    @ray.method(max_task_retries=-1)
+    async def is_back(self) -> None:
+        """Answered by an actor that lives. Until then Ray asks again: calls of a lost node's actors
+        fail at once, and the node is missed only after half a minute."""
+
+    async def sample(
+        self, job: tuple[str, list[Any]], first: int, count: int, lost: int
+    ) -> dict[str, Any]:
+        """`job`: its name and where it lies; it is fetched once for all its blocks. `lost`: how
+        often a process has been lost that had this block."""
         name, (reference,) = job
         if name != self._job:
             fetched = await reference
@@ -96,7 +119,7 @@ class _SamplingActor:
                 self._job, self._sampler = name, BlockSampler(fetched)
         assert self._sampler is not None
         try:
-            return await self._sampler.sample(first, count)
+            return await self._sampler.sample(first, count, lost)
         except SirtError as error:
             # Of one that a replica raised already, a second journey would lose the cause.
             raise StageError(str(getattr(error, "cause", error))) from None
@@ -109,9 +132,16 @@ def _got(reference: Any) -> dict[str, Any]:
         if isinstance(error.cause, StageError):
             raise error.cause from None
         raise
-    except RayActorError as error:
+
+
+def _bear(error: RayActorError, block: range, times: int) -> None:
+    """Say that the block's process is lost. Raises StageError where it is so too often."""
+    reason = str(error).strip().splitlines()[0]
+    if times > _DEATHS:
         raise StageError(
-            f"The process that samples a block ended {_DEATHS + 1} times while it had it:"
-            f" {str(error).strip().splitlines()[0]}. Memory may have run out: lower"
-            " resources.block_size. The same command continues behind what is finished"
+            f"The process that samples a block ended {times} times while it had it: {reason}."
+            " Memory may have run out: lower resources.block_size. The same command continues"
+            " behind what is finished"
         ) from None
+    message = f"the process that samples {len(block)} questions is lost; they are asked again when"
+    tell(logging.WARNING, f"{message} it is back: {reason}", "sampler_lost", first=block.start)

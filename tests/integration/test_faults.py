@@ -10,30 +10,26 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import ray
-from transformers import AutoTokenizer
 
 from sirt_ray import tables
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config import SamplingConfig
-from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
-from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
-from sirt_ray.on_ray.sampler import sample
+from sirt_ray.on_ray.block_sampler import SamplingPlan
+from sirt_ray.on_ray.prompting import TextPrompter
 from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.resources import EngineConfig
 from sirt_ray.types import Question
 from tests import sleeping
-from tests.asked import engine_process, grader, question
-from tests.bars import Bars
+from tests.asked import BLOCK, Sampling, engine_process
 from tests.sleeping import SleepingEngine, apple_questions, wait_until
 from tests.tiny import save_talker
 
@@ -41,57 +37,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 
-BLOCK = 8
-
-
-class Sampling:
-    """A server and what is asked of it."""
-
-    def __init__(
-        self,
-        server: ModelServer,
-        plan: SamplingPlan,
-        prompter: Prompter,
-        questions: list[Question],
-        grade: Grade,
-    ) -> None:
-        self.server, self.plan, self.prompter = server, plan, prompter
-        self.questions, self.grade = questions, grade
-
-    @classmethod
-    def of(cls, server: ModelServer, model: Path) -> "Sampling":
-        """Enough for a real engine to need some seconds."""
-        plan = SamplingPlan((("cot", 4),), SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
-        prompter = TokenPrompter(AutoTokenizer.from_pretrained(model))
-        return cls(server, plan, prompter, [question(row) for row in range(48)], grader())
-
-    def into(self, out: Path, questions: list[Question] | None = None) -> Counts:
-        return sample(
-            questions or self.questions,
-            self.plan,
-            self.server,
-            self.prompter,
-            out,
-            ResourcesConfig(block_size=BLOCK),
-            Bars(),
-            "samples",
-            self.grade,
-        )
-
-    def disturbed(self, out: Path, after: float, fault: Callable[[], None]) -> Counts:
-        """Sample, and call `fault` when this share of the parts is there."""
-        parts = int(after * len(self.questions) / BLOCK)
-
-        def wait_and_strike() -> None:
-            wait_until(lambda: len(tables.files(out)) >= parts, 100, f"part {parts}")
-            fault()
-
-        strike = threading.Thread(target=wait_and_strike)
-        strike.start()
-        try:
-            return self.into(out)
-        finally:
-            strike.join()
+SILENT_SECONDS = 8
+"""Less than after what Ray gives a node up."""
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +98,29 @@ def test_a_killed_sampling_actor_costs_nothing_but_time(
     (actor,) = asleep.server.samplers.actors
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: ray.kill(actor, no_restart=False))
     assert tables.read(tmp_path / "out") == undisturbed
+    assert counts["retries"] > 0
+    assert counts["dropped"] == {}
+
+
+def test_a_sampling_actor_is_waited_for_while_its_node_is_silent(
+    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+) -> None:
+    """A node that is lost is missed only after a while, in which calls of its actors fail."""
+    (actor,) = [
+        one for one in psutil.process_iter(["name"]) if one.name().startswith("ray::_SamplingActor")
+    ]
+    raylet = actor.parent()
+    assert raylet and raylet.name() == "raylet"
+
+    def silence() -> None:
+        raylet.suspend()
+        actor.kill()
+        time.sleep(SILENT_SECONDS)
+        raylet.resume()
+
+    counts = asleep.disturbed(tmp_path / "out", 0.3, silence)
+    assert tables.read(tmp_path / "out") == undisturbed
+    assert counts["retries"] > 0
     assert counts["dropped"] == {}
 
 
