@@ -133,7 +133,8 @@ class BlockSampler:
     async def _sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
         questions = self._questions.read(first, count)
         chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]
-        made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0), retries=lost)
+        made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
+        made["retries"] = lost * len(chunks)
         graded: list[Graded] = []
         dropped: list[dict[str, str]] = []
         for outcomes, used in await asyncio.gather(*map(self._chunk, chunks)):
