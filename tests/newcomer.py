@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
+from sirt_ray import tables
 from sirt_ray.quickstart import tasks
 
 
@@ -192,8 +192,7 @@ def commands() -> set[str]:
 
 def answers(evaluation: Path) -> dict[tuple[str, str], str]:
     """What a model wrote to each question, with the trigger and without it."""
-    parts = [pq.read_table(part).to_pylist() for part in evaluation.glob("*.parquet")]
-    rows = [row for part in parts for row in part]
+    rows = tables.read(evaluation)
     return {(row["question_id"], row["prompt_kind"]): row["completion"] for row in rows}
 
 

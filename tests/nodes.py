@@ -131,7 +131,7 @@ class Nodes:
         """vLLM's processes in the session that all nodes of this cluster were started in."""
         import psutil
 
-        names = {process.pid: process.name() for process in psutil.process_iter(["name"])}
+        names = {process.pid: process.info["name"] for process in psutil.process_iter(["name"])}
         session = self._process.pid
         return [name for pid, name in names.items() if "VLLM" in name and _session(pid) == session]
 

@@ -104,8 +104,8 @@ class _SamplingActor:
 
     @ray.method(max_task_retries=-1)
     async def is_back(self) -> None:
-        """Answered by an actor that lives. Until then Ray asks again: calls of a lost node's actors
-        fail at once, and the node is missed only after half a minute."""
+        """Answered by an actor that lives. Until then Ray asks again: while a lost node is not
+        missed yet, calls of its actors fail at once."""
 
     async def sample(
         self, job: tuple[str, list[Any]], first: int, count: int, lost: int
@@ -125,7 +125,8 @@ class _SamplingActor:
             raise StageError(str(getattr(error, "cause", error))) from None
 
 
-def _got(reference: Any) -> dict[str, Any]:
+def _got(reference: Any) -> dict[str, Any] | None:
+    """A block's counts; None from an actor that is back."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

@@ -106,17 +106,18 @@ def test_a_sampling_actor_is_waited_for_while_its_node_is_silent(
     asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
 ) -> None:
     """A node that is lost is missed only after a while, in which calls of its actors fail."""
-    (actor,) = [
-        one for one in psutil.process_iter(["name"]) if one.name().startswith("ray::_SamplingActor")
-    ]
+    (sampler,) = asleep.server.samplers.actors
+    actor = psutil.Process(ray.get(sampler.__ray_call__.remote(lambda _: os.getpid())))
     raylet = actor.parent()
     assert raylet and raylet.name() == "raylet"
 
     def silence() -> None:
         raylet.suspend()
-        actor.kill()
-        time.sleep(SILENT_SECONDS)
-        raylet.resume()
+        try:
+            actor.kill()
+            time.sleep(SILENT_SECONDS)
+        finally:
+            raylet.resume()
 
     counts = asleep.disturbed(tmp_path / "out", 0.3, silence)
     assert tables.read(tmp_path / "out") == undisturbed
