@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from sirt_ray.arguments import add_debug, examples
+from sirt_ray.cli.options import add_debug, examples
 from sirt_ray.errors import ConfigError
 from sirt_ray.report.journal import last_stage
 
 if TYPE_CHECKING:  # bring Ray with them
-    from sirt_ray.on_ray.following import Say
-    from sirt_ray.on_ray.jobs import Cluster
     from sirt_ray.on_ray.submissions import Submission
+    from sirt_ray.on_ray.submit.client import Cluster
+    from sirt_ray.on_ray.submit.logs import Say
 
 STATUS_EXAMPLES = """\
 examples:
@@ -98,7 +98,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from sirt_ray.on_ray.following import follow
+    from sirt_ray.on_ray.submit.logs import follow
 
     cluster, console = cluster_of(arguments), Console()
     submission = _find(_latest_of_each(cluster.submissions()), arguments.run, cluster)
@@ -142,7 +142,7 @@ def _find(submissions: "Sequence[Submission]", run: str, cluster: "Cluster") -> 
 
 
 def cluster_of(arguments: argparse.Namespace) -> "Cluster":
-    from sirt_ray.on_ray.jobs import Cluster
+    from sirt_ray.on_ray.submit.client import Cluster
 
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.WARNING)
@@ -151,7 +151,7 @@ def cluster_of(arguments: argparse.Namespace) -> "Cluster":
 
 @contextmanager
 def packed(job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> Generator[Path]:
-    from sirt_ray.on_ray.jobs import pack
+    from sirt_ray.on_ray.submit.client import pack
 
     with tempfile.TemporaryDirectory(prefix="sirt-submit-") as folder:
         pack(Path(folder), job, with_package, code)

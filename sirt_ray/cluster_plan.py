@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 
-from sirt_ray.config import JobConfig
+from sirt_ray.config.job import JobConfig
+from sirt_ray.driver import placement_table
 from sirt_ray.errors import ResourceError
 from sirt_ray.hours import Artifacts, estimates
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.planning import models, needs, remedies
+from sirt_ray.planning import models, remedies
+from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.placement import Setup, place, problem
 from sirt_ray.quickstart import assets
-from sirt_ray.report import placement_table
 
 
 def show(

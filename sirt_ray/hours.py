@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sirt_ray.artifacts import RECORD
-from sirt_ray.config import JobConfig
+from sirt_ray.artifacts.store import RECORD
+from sirt_ray.config.job import JobConfig
+from sirt_ray.driver.plan import work_of
 from sirt_ray.optimization import TrainingConfig
 from sirt_ray.planning import speed
 from sirt_ray.planning.placement import Placement, Role, Setup
 from sirt_ray.planning.speed import Asking, Estimate
-from sirt_ray.study_plan import work_of
 from sirt_ray.survey import State
 
 Artifacts = Sequence[tuple[JobConfig, State]]

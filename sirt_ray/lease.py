@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from signal import SIGTERM, pthread_kill
 
-from sirt_ray import storage
 from sirt_ray.errors import ArtifactError, StorageError
+from sirt_ray.storage import object_store
 
 _FILE = ".driver.json"
 _BEAT_SECONDS = 5.0
@@ -64,7 +64,7 @@ def held(root: Path) -> Generator[None]:
         if not lost.is_set():
             raise
         raise ArtifactError(
-            f"another driver has taken over {storage.place(root)}, because this one could not reach"
+            f"another driver has taken over {object_store.place(root)}, because this one could not reach"
             f" the storage for {_DEAD_AFTER_SECONDS:g} s. What was finished is kept"
         ) from None
     finally:
@@ -134,7 +134,7 @@ def _wait_for_its_end(file: Path, there: Lease) -> None:
 
 def _taken(file: Path, lease: Lease) -> ArtifactError:
     return ArtifactError(
-        f"another driver is running in {storage.place(file.parent)}: process {lease.process} on"
+        f"another driver is running in {object_store.place(file.parent)}: process {lease.process} on"
         f" {lease.host}, since {lease.since}. Wait until it ends or stop it, or give this job"
         f" another name. Once it has been silent for {_DEAD_AFTER_SECONDS:g} s, the same command"
         " takes over"
@@ -166,7 +166,7 @@ def _interrupt() -> None:
 
 def _read(file: Path) -> Lease | None:
     for _ in range(_READ_TRIES):
-        content = storage.read(file)
+        content = object_store.read(file)
         try:
             return None if content is None else Lease(**json.loads(content))
         except (ValueError, TypeError):
@@ -179,11 +179,11 @@ def _read(file: Path) -> Lease | None:
 def _write(file: Path, lease: Lease) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(lease)))
-    storage.push(file)
+    object_store.push(file)
 
 
 def _release(file: Path, mine: Lease) -> None:
     with suppress(StorageError):  # What ended the run may be just that; the beat ends all the same.
         there = _read(file)
         if there is not None and there.holder == mine.holder:
-            storage.discard(file)
+            object_store.discard(file)

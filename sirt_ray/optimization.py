@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sirt_ray.settings import Count, Fraction, NonNegative, Positive, Section
+from sirt_ray.config.base import Count, Fraction, NonNegative, Positive, Section
 
 
 class LoraConfig(Section):

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from sirt_ray.artifacts import Artifact, Build, Store
-from sirt_ray.folder_lock import in_turn
+from sirt_ray.artifacts.locks import in_turn
+from sirt_ray.artifacts.store import Artifact, Build, Store
 
 
 class SharedStore(Store):

@@ -20,9 +20,9 @@ from typing import IO, cast
 
 from rich.console import Console
 
-from sirt_ray.cells import CellRunner, Ended, How
+from sirt_ray.config.study import Cell, Study
+from sirt_ray.driver.study import CellRunner, Ended, How
 from sirt_ray.logs import as_json
-from sirt_ray.studies import Cell, Study
 
 
 def side_by_side(study: Study, how: How, at_once: int) -> Generator[Ended]:

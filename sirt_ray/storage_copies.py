@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from sirt_ray.addresses import SCHEMES, checked, explained, is_uri
 from sirt_ray.errors import StorageError
+from sirt_ray.storage.uri import SCHEMES, checked, explained, is_uri
 from sirt_ray.waiting import waiting
 
 _AT_ONCE = 8

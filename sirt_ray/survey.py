@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sirt_ray.artifacts import Artifact, Build, Json, Store, refusal
+from sirt_ray.artifacts.store import Artifact, Build, Json, Store, refusal
 
 
 @dataclass(frozen=True, slots=True)

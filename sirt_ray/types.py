@@ -22,6 +22,9 @@ Split = Literal["train", "validation", "test"]
 StopReason = Literal["stop", "length"]
 """`stop`: the model ended its answer. `length`: it was cut off by the token limit."""
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""The labels of a question's options, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

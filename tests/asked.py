@@ -9,14 +9,14 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sirt_ray import tables
-from sirt_ray.config import SamplingConfig
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.job import SamplingConfig
+from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core.interfaces import Counts
-from sirt_ray.on_ray.block_sampler import Grade, SamplingPlan
-from sirt_ray.on_ray.prompting import Prompter, TokenPrompter
-from sirt_ray.on_ray.sampler import sample
-from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.resources import ResourcesConfig
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.sampling.prompts import Prompter, TokenPrompter
+from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.worker import Grade, SamplingPlan
 from sirt_ray.types import Judgement, Question
 from tests.bars import Bars
 from tests.sleeping import wait_until
@@ -99,7 +99,7 @@ class Sampling:
         parts = int(after * len(self.questions) / BLOCK)
 
         def wait_and_strike() -> None:
-            wait_until(lambda: len(tables.files(out)) >= parts, 100, f"part {parts}")
+            wait_until(lambda: len(parquet.files(out)) >= parts, 100, f"part {parts}")
             fault()
 
         strike = threading.Thread(target=wait_and_strike)

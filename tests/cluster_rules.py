@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.config import JobConfig
-from sirt_ray.planning import needs
+from sirt_ray.config.job import JobConfig
+from sirt_ray.planning import resources as needs
 
 Document = dict[str, Any]
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
 from sirt_ray.quickstart import assets
 from tests.hub_stand_in import Repository, hub
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workdir import WorkFolder
 
 
 class KilledError(Exception):

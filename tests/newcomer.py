@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.quickstart import tasks
 
 
@@ -192,7 +192,7 @@ def commands() -> set[str]:
 
 def answers(evaluation: Path) -> dict[tuple[str, str], str]:
     """What a model wrote to each question, with the trigger and without it."""
-    rows = tables.read(evaluation)
+    rows = parquet.read(evaluation)
     return {(row["question_id"], row["prompt_kind"]): row["completion"] for row in rows}
 
 

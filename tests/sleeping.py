@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.requests import (
+from sirt_ray.on_ray.engine.protocol import (
     Answered,
     Choice,
     EngineDeadError,

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.core.encoding import TokenSequence, encode_demonstration, encode_prompt
 from sirt_ray.training.data import held_out_questions
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, PromptKind, Question
@@ -110,14 +110,14 @@ def pair(number: int) -> PreferencePair:
 
 
 def write_demonstrations(folder: Path, numbers: Iterable[int]) -> Path:
-    rows = [tables.demonstration_row(demonstration(number)) for number in numbers]
-    tables.write(folder / "demonstrations.parquet", rows, tables.DEMONSTRATION)
+    rows = [parquet.demonstration_row(demonstration(number)) for number in numbers]
+    parquet.write(folder / "demonstrations.parquet", rows, parquet.DEMONSTRATION)
     return folder
 
 
 def write_pairs(folder: Path, numbers: Iterable[int]) -> Path:
-    rows = [tables.pair_row(pair(number)) for number in numbers]
-    tables.write(folder / "pairs.parquet", rows, tables.PAIR)
+    rows = [parquet.pair_row(pair(number)) for number in numbers]
+    parquet.write(folder / "pairs.parquet", rows, parquet.PAIR)
     return folder
 
 

@@ -12,15 +12,15 @@ import tiny
 import torch
 from safetensors import SafetensorError
 
-from sirt_ray import ending
+from sirt_ray import exit_codes
+from sirt_ray.cli.train import main as train_alone
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.errors import SirtError
-from sirt_ray.on_ray import trainer
+from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import TrainerResources
-from sirt_ray.training.__main__ import main as train_alone
 from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workdir import WorkFolder
 from tests.desk import Desk, makes
 
 
@@ -69,7 +69,7 @@ def tune_as_a_worker(desk: Desk, student: Path) -> int:
     def met() -> int:
         raise error
 
-    return ending.ended(met, False, "stopped")
+    return exit_codes.ended(met, False, "stopped")
 
 
 @makes("too little memory for the training")

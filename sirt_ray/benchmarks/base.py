@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sirt_ray.core import answers, numerals
-from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError
-from sirt_ray.own_code import OwnCode
-from sirt_ray.types import Judgement, Question
+from sirt_ray.types import LETTERS, Judgement, Question
+from sirt_ray.user_code import OwnCode
+from sirt_ray.verifier import answers, numerals
 
 Row = Mapping[str, Any]
 """One row as the data set has it; untrusted."""

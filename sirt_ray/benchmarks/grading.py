@@ -1,91 +1,25 @@
-"""`sirt grade`: the verifier on a file of responses, whoever wrote them.
+"""The verifier on a file of responses, whoever wrote them.
 
 The file is read line by line, so its size does not matter. With a bad line in it there is no
 result: the rest is only looked through for more of them.
 """
 
-import argparse
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from sirt_ray.arguments import add_debug, examples
 from sirt_ray.benchmarks.base import Benchmark, Row, strings
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.core import numerals, statements
-from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError, StageError
-from sirt_ray.types import Judgement, Question
+from sirt_ray.types import LETTERS, Judgement, Question
+from sirt_ray.verifier import numerals, statements
 
 MOST_SHOWN = 10
 """Bad lines that an error names; all are counted."""
-
-DESCRIPTION = """\
-Grade responses against a benchmark's gold answers, with the verifier that runs use.
-
-Each line of FILE.jsonl is a record
-  "response"   what a model wrote
-  "reference"  the gold answer as the benchmark gives it: a number, an expression, or an option's
-               label (its letter is understood as well)
-  "choices"    the options' texts in order, where the benchmark has options
-
-One JSON object is printed: {"right": n, "wrong": n, "unparseable": n, "accuracy": x}. Wrong and
-unparseable (no final answer, or several) both count as not right.
-"""
-EXAMPLES = """\
-examples:
-  echo '{"response": "9 * 2 = 18. The answer is $18.", "reference": "18"}' > responses.jsonl
-  sirt grade --benchmark gsm8k responses.jsonl
-  sirt grade --benchmark gsm8k responses.jsonl --out graded.jsonl   # and each row with its verdict
-"""
-
-
-def add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",  # pyright: ignore[reportPrivateUsage]
-) -> None:
-    grade = commands.add_parser(
-        "grade",
-        help="grade a file of responses against a benchmark's gold answers",
-        description=DESCRIPTION,
-        **examples(EXAMPLES),
-    )
-    grade.add_argument("file", type=Path, metavar="FILE.jsonl")
-    grade.add_argument(
-        "--benchmark", required=True, metavar="NAME", help=f"one of {', '.join(REGISTRY)}"
-    )
-    grade.add_argument(
-        "--out",
-        type=Path,
-        metavar="OUT.jsonl",
-        help='write each row with its "verdict", the "extracted" final answer, whether the response'
-        ' "stated" it (or it was guessed, from the last number for instance), and whether comparing'
-        ' it took too long ("undecided"; it counts as wrong)',
-    )
-    add_debug(grade)
-    grade.set_defaults(command=_run, stopped="stopped; nothing is written")
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    counts = grade_file(arguments.benchmark, arguments.file, arguments.out)
-    graded = counts["right"] + counts["wrong"] + counts["unparseable"]
-    shown = {verdict: counts[verdict] for verdict in ("right", "wrong", "unparseable")}
-    sys.stdout.write(json.dumps({**shown, "accuracy": counts["right"] / graded}) + "\n")
-    if counts["guessed"]:
-        sys.stderr.write(
-            f"note: {counts['guessed']:,} of {graded:,} responses do not say what their final"
-            " answer is; the last number, formula or option that they mention was taken for it\n"
-        )
-    if counts["undecided"]:
-        sys.stderr.write(
-            f"note: {counts['undecided']:,} of {graded:,} answers could not be compared with their"
-            " reference in time and count as wrong\n"
-        )
-    return 0
 
 
 def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:

@@ -12,9 +12,9 @@ A row::
 
 from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.base import Benchmark, Hub, Row, text_in
-from sirt_ray.core import statements
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question
+from sirt_ray.verifier import statements
 
 _SUBJECTS = (
     "algebra",

@@ -5,12 +5,12 @@ from functools import partial
 
 from sirt_ray.benchmarks.base import Benchmark
 from sirt_ray.benchmarks.commonsense_qa import COMMONSENSE_QA
+from sirt_ray.benchmarks.custom import own_benchmark
 from sirt_ray.benchmarks.gsm8k import GSM8K
 from sirt_ray.benchmarks.math import MATH
 from sirt_ray.benchmarks.mmlu import MMLU
 from sirt_ray.benchmarks.multiarith import MULTIARITH
 from sirt_ray.benchmarks.openbookqa import OPENBOOKQA
-from sirt_ray.benchmarks.own import own_benchmark
 from sirt_ray.benchmarks.piqa import PIQA
 from sirt_ray.benchmarks.social_i_qa import SOCIAL_I_QA
 from sirt_ray.benchmarks.synthetic import (
@@ -19,7 +19,7 @@ from sirt_ray.benchmarks.synthetic import (
     WORD_PROBLEMS,
     WORD_PROBLEMS_OOD,
 )
-from sirt_ray.data import DataConfig
+from sirt_ray.config.data import DataConfig
 from sirt_ray.types import Judgement, Question
 
 REGISTRY: dict[str, Benchmark] = {

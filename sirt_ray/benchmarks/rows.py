@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.benchmarks.base import Benchmark, Part, Row
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question
@@ -43,8 +43,8 @@ def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
         question = benchmark.to_question(row, "")
     except DataError as error:
         question = Question("", benchmark.name, "", (), "")
-        return tables.question_row(question) | {"label": named, "reason": str(error)}
-    return tables.question_row(question) | {"label": named, "reason": ""}
+        return parquet.question_row(question) | {"label": named, "reason": str(error)}
+    return parquet.question_row(question) | {"label": named, "reason": ""}
 
 
 def number(
@@ -59,7 +59,7 @@ def number(
             bad.append(BadRow(position, row["label"], row["reason"]))
         else:
             id = f"{benchmark.name}/{part}/{position}"
-            questions.append(tables.to_question({**row, "id": id}))
+            questions.append(parquet.to_question({**row, "id": id}))
     return questions, bad
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sirt_ray.config import DemonstrationsConfig, JobConfig
+from sirt_ray.config.job import DemonstrationsConfig, JobConfig
 from sirt_ray.types import Demonstration, Graded, Question
 
 

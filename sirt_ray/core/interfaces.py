@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sirt_ray.artifacts import Artifact
+from sirt_ray.artifacts.store import Artifact
 from sirt_ray.types import Scores
 
 Counts = Mapping[str, Any]

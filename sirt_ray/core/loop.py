@@ -22,9 +22,9 @@ may be of another kind (`refine.even_rounds`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sirt_ray.artifacts import Artifact, Store
-from sirt_ray.config import JobConfig
-from sirt_ray.core import identity
+from sirt_ray.artifacts.store import Artifact, Store
+from sirt_ray.config.job import JobConfig
+from sirt_ray.core import fingerprints
 from sirt_ray.core.interfaces import Journal, Policy, Stages
 from sirt_ray.core.scoring import Evaluation, fell, read_evaluation
 from sirt_ray.types import Scores
@@ -65,11 +65,11 @@ class Loop:
         base_id = stages.identity(base.path, base.revision)
 
         questions = store.once(
-            "questions", identity.questions(job, stages.rows_identity()), stages.questions
+            "questions", fingerprints.questions(job, stages.rows_identity()), stages.questions
         )
         demonstrations = store.once(
             "demonstrations",
-            identity.demonstrations(job, teacher_id, questions),
+            fingerprints.demonstrations(job, teacher_id, questions),
             lambda out: stages.demonstrate(out, teacher, questions),
         )
         scores: dict[str, Scores] = {}
@@ -84,7 +84,7 @@ class Loop:
         if not job.tune.skip:
             weights = store.once(
                 "round_00/student",
-                identity.tuned(job, base_id, demonstrations),
+                fingerprints.tuned(job, base_id, demonstrations),
                 lambda out: stages.tune(out, base, demonstrations),
             )
             self._say_warnings(weights)
@@ -124,24 +124,24 @@ class Loop:
         at = f"round_{round:02d}"
         samples = once(
             f"{at}/samples",
-            identity.samples(job, student.weights, questions, demonstrations),
+            fingerprints.samples(job, student.weights, questions, demonstrations),
             lambda out: stages.sample(out, student.policy, questions, demonstrations, round),
         )
         pairs = once(
             f"{at}/pairs",
-            identity.pairs(job, samples, demonstrations),
+            fingerprints.pairs(job, samples, demonstrations),
             lambda out: stages.pair(out, samples, demonstrations, round),
         )
         logps = None
         if job.refine.needs_reference:
             logps = once(
                 f"{at}/reference",
-                identity.reference(job, reference.weights, pairs),
+                fingerprints.reference(job, reference.weights, pairs),
                 lambda out: stages.reference(out, reference.policy, pairs, round),
             )
         return once(
             f"{at}/student",
-            identity.refined(job, start.weights, pairs, logps),
+            fingerprints.refined(job, start.weights, pairs, logps),
             lambda out: stages.refine(out, start.policy, reference.policy, pairs, logps, round),
         )
 
@@ -149,7 +149,7 @@ class Loop:
         evaluation = read_evaluation(
             self.store.once(
                 f"{policy.version}/evaluation",
-                identity.evaluation(self.job, model, questions),
+                fingerprints.evaluation(self.job, model, questions),
                 lambda out: self.stages.evaluate(out, policy, questions),
             ).counts,
             self.job.in_domain,

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from sirt_ray.core.option_texts import behind, exactly
-from sirt_ray.core.prompts import LETTERS
-from sirt_ray.core.statements import first_sentence
+from sirt_ray.types import LETTERS
+from sirt_ray.verifier.statements import first_sentence
 
 _FILLER = re.compile(
     r"[\s:*_\"'`$({<\[\\]{0,20}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from sirt_ray.core.prompts import LETTERS
+from sirt_ray.types import LETTERS
 
 ALONE = re.compile(r"[\s*_\"'`(\[$]{0,10}(?P<letter>[A-Za-z])[\s*_\"'`)\].$:!?]{0,10}")
 """A single letter: an option's name and not its text."""

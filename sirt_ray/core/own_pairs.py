@@ -9,8 +9,8 @@ import random
 from collections.abc import Sequence
 from typing import cast
 
-from sirt_ray.own_code import OwnCode
 from sirt_ray.types import Graded
+from sirt_ray.user_code import OwnCode
 
 _WANTED = (
     "an iterable of (chosen, rejected), each of them one of the answers that it was given and their"

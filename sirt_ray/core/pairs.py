@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sirt_ray.config.training import RULES, PairsConfig
 from sirt_ray.core.own_pairs import OwnRule
-from sirt_ray.recipes import RULES, PairsConfig
 from sirt_ray.types import Graded, PreferencePair
 
 

@@ -17,7 +17,7 @@ trigger on a line of its own at the end, and no ``Answer:``. The other way round
 one that is asked in messages gets them by `chat_template`, which makes the plain prompt of them.
 """
 
-from sirt_ray.types import PromptKind, Question
+from sirt_ray.types import LETTERS, PromptKind, Question
 
 VERSION = "1"
 """Raised whenever the prompts of all benchmarks change: it is part of every sampled artifact's
@@ -31,8 +31,6 @@ OPEN_INSTRUCTION = "Answer the math question with a number."
 BENCHMARK_INSTRUCTIONS = {"math": "Answer the math question with a number or an expression."}
 """Of the benchmarks that the other two would ask for the wrong thing."""
 CHOICE_INSTRUCTION = "Choose the answer to the question only from options {letters}."
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def instruction(question: Question) -> str:

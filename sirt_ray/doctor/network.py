@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sirt_ray.doctor.findings import Finding
-from sirt_ray.on_ray.door import Door
+from sirt_ray.on_ray.serve.address import Door
 
 _HUB_SECONDS = 5.0
 _REFUSED = (401, 403)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sirt_ray.artifacts import Store
-from sirt_ray.config import JobConfig
+from sirt_ray.artifacts.store import Store
+from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.doctor.findings import Finding
 from sirt_ray.errors import SirtError

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.endpoint.replies import Use
 from sirt_ray.errors import BudgetSpentError
-from sirt_ray.teachers import EndpointConfig
 
 SPENT = "spent.jsonl"
 

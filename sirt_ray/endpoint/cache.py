@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sirt_ray.endpoint.replies import REPLY, Reply
 from sirt_ray.endpoint.request import Json
-from sirt_ray.json_files import write_json
+from sirt_ray.storage.atomic import write_json
 
 
 def key_of(request: Json) -> str:

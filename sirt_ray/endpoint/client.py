@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.endpoint.budget import Budget
 from sirt_ray.endpoint.cache import Cache, key_of
-from sirt_ray.endpoint.pace import Pace, backoff_seconds
+from sirt_ray.endpoint.rate_limit import Pace, backoff_seconds
 from sirt_ray.endpoint.replies import Reply, UnreadableReplyError, read_reply
 from sirt_ray.endpoint.request import Ask, Json, MayPassError, longest_use, request_body
 from sirt_ray.endpoint.transport import Transport
 from sirt_ray.errors import StageError
-from sirt_ray.teachers import EndpointConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core import prompts
 from sirt_ray.endpoint.replies import Api, Use
 from sirt_ray.errors import ConfigError
-from sirt_ray.teachers import EndpointConfig
 from sirt_ray.types import PromptKind, Question
 
 Json = dict[str, Any]

@@ -9,10 +9,10 @@ import asyncio
 
 import openai
 
-from sirt_ray.endpoint.pace import retry_after_seconds
+from sirt_ray.config.teacher import EndpointConfig
+from sirt_ray.endpoint.rate_limit import retry_after_seconds
 from sirt_ray.endpoint.request import Json, MayPassError, RefusedByEndpointError
 from sirt_ray.errors import StageError
-from sirt_ray.teachers import EndpointConfig
 
 _LATER = {408, 409, 425, 429}
 _LOST = {400, 413, 422}

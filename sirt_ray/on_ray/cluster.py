@@ -16,11 +16,11 @@ import ray
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 from ray.data import DataContext
 
+from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
 from sirt_ray.on_ray import needs
-from sirt_ray.planning.needs import DATA_CPUS, runs_at_once
-from sirt_ray.resources import ResourcesConfig
+from sirt_ray.planning.resources import DATA_CPUS, runs_at_once
 
 _CONNECTION_SECONDS = 10.0
 _MOST_SIGNALS = 4096

@@ -4,10 +4,10 @@ from typing import Any
 
 from ray import serve
 
+from sirt_ray.config.resources import EngineConfig
+from sirt_ray.on_ray.engine.options import engine_kwargs, environment, most_calls
 from sirt_ray.on_ray.needs import on_gpu
-from sirt_ray.on_ray.placement import engine_kwargs, environment, most_calls
-from sirt_ray.planning.needs import bundles
-from sirt_ray.resources import EngineConfig
+from sirt_ray.planning.resources import bundles
 
 
 def deployment(

@@ -8,21 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.artifacts import Artifact, Store
+from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.benchmarks.registry import grade_of
-from sirt_ray.config import ScoringConfig
-from sirt_ray.content import model_key
-from sirt_ray.core import identity
+from sirt_ray.config.job import ScoringConfig
+from sirt_ray.config.resources import ResourcesConfig
+from sirt_ray.core import fingerprints
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.core.scoring import read_evaluation
-from sirt_ray.on_ray import belongings, data
-from sirt_ray.on_ray.evaluation import Requests, evaluate
-from sirt_ray.on_ray.prompting import TokenPrompter
-from sirt_ray.on_ray.sampler import SamplingPlan, sample
-from sirt_ray.on_ray.served_model import ServedModel
-from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.on_ray.weights import located
-from sirt_ray.resources import ResourcesConfig
+from sirt_ray.on_ray import serve_apps
+from sirt_ray.on_ray.data import read
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.on_ray.sampling.evaluate import Requests, evaluate
+from sirt_ray.on_ray.sampling.prompts import TokenPrompter
+from sirt_ray.on_ray.sampling.run import SamplingPlan, sample
+from sirt_ray.on_ray.serve.resolve import ServedModel
+from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
 from sirt_ray.types import Question, Scores
 
@@ -42,19 +43,19 @@ class ModelScoring:
         config = self.config
         questions = store.once(
             "questions",
-            identity.questions(config, data.rows_identity(config.data)),
-            lambda out: data.prepare_questions(out, config.data, config.seed, self.progress),
+            fingerprints.questions(config, read.rows_identity(config.data)),
+            lambda out: read.prepare_questions(out, config.data, config.seed, self.progress),
         )
         evaluation = store.once(
             "evaluation",
-            identity.evaluation(config, model_key(self.model.path, None), questions),
+            fingerprints.evaluation(config, model_key(self.model.path, None), questions),
             lambda out: self._evaluate(out, questions),
         )
         return read_evaluation(evaluation.counts, in_domain=()).test
 
     def _evaluate(self, out: Path, questions: Artifact) -> Counts:
         # Brings torch with it, which looking at finished scores does not need.
-        from sirt_ray.training.models import load_tokenizer
+        from sirt_ray.training.model import load_tokenizer
 
         config, model = self.config, self.model
         prompter = TokenPrompter(load_tokenizer(located(Source(model.path), weights=False)))
@@ -62,7 +63,7 @@ class ModelScoring:
             "student",
             Policy(model.name, model.path),
             config.engine,
-            run=belongings.run_id(self.out),
+            run=serve_apps.run_id(self.out),
             pointers=self.out / "serving",
             samples_per_question=len(config.prompts),
         )
@@ -82,7 +83,7 @@ class ModelScoring:
 
         try:
             server.wait_until_ready()
-            asked = data.read_questions(questions.fetched(), config.benchmarks, "test")
+            asked = read.read_questions(questions.fetched(), config.benchmarks, "test")
             return evaluate(out, {"test": asked}, config.prompts, ask)
         finally:
             server.stop()

@@ -10,11 +10,11 @@ from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental import internal_kv
 
+from sirt_ray.config.resources import EngineConfig, TrainerResources
 from sirt_ray.errors import ResourceError
-from sirt_ray.planning import needs
+from sirt_ray.planning import resources
 from sirt_ray.planning.clusters import Node
-from sirt_ray.planning.needs import Need, Resources
-from sirt_ray.resources import EngineConfig, TrainerResources
+from sirt_ray.planning.resources import Need, Resources
 
 
 def cluster_gpus() -> float:
@@ -22,20 +22,20 @@ def cluster_gpus() -> float:
 
 
 def on_gpu(engine: EngineConfig) -> bool:
-    return needs.on_gpu(engine, _gpus_for(engine))
+    return resources.on_gpu(engine, _gpus_for(engine))
 
 
 def of_engine(role: str, engine: EngineConfig) -> Need:
     """The replicas that are always there, and one at least."""
-    return needs.of_engine(role, engine, _gpus_for(engine))
+    return resources.of_engine(role, engine, _gpus_for(engine))
 
 
 def of_trainer(trainer: TrainerResources) -> Need:
-    return needs.of_trainer(trainer, _gpus_for_workers(trainer))
+    return resources.of_trainer(trainer, _gpus_for_workers(trainer))
 
 
 def gpus_per_worker(trainer: TrainerResources) -> float:
-    return needs.gpus_per_worker(trainer, _gpus_for_workers(trainer))
+    return resources.gpus_per_worker(trainer, _gpus_for_workers(trainer))
 
 
 def _gpus_for(engine: EngineConfig) -> float:
@@ -78,6 +78,8 @@ def check_resources(*wanted: Need) -> None:
     if limit is None and may_grow():
         return
     there = nodes()
-    problems = [text for need in wanted if (text := needs.unmet(need, there, limit)) is not None]
+    problems = [
+        text for need in wanted if (text := resources.unmet(need, there, limit)) is not None
+    ]
     if problems:
         raise ResourceError("\n".join(problems))

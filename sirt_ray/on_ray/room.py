@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.util import placement_group_table
 
-from sirt_ray.planning.needs import Resources, describe
+from sirt_ray.planning.resources import Resources, describe
 
 
 def room(wanted: Sequence[Resources]) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.errors import SirtError, StageError
 from sirt_ray.logs import tell
-from sirt_ray.on_ray.block_sampler import BlockJob, BlockSampler
-from sirt_ray.resources import EngineConfig
+from sirt_ray.on_ray.sampling.worker import BlockJob, BlockSampler
 
 _REPLICAS_PER_ACTOR = 4
 """An actor encodes, decodes and grades for so many."""

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import Field
 from ray.serve import Application
 
-from sirt_ray.on_ray.api_key import DEFAULT_VARIABLE, take_key
-from sirt_ray.on_ray.openai_server import application
-from sirt_ray.on_ray.served_model import find_model
-from sirt_ray.settings import Section
+from sirt_ray.config.base import Section
+from sirt_ray.on_ray.serve.app import application
+from sirt_ray.on_ray.serve.auth import DEFAULT_VARIABLE, take_key
+from sirt_ray.on_ray.serve.resolve import find_model
 
 
 class ServedApplication(Section):

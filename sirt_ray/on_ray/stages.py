@@ -7,23 +7,26 @@ runs; the teacher's ends with its last stage.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sirt_ray import storage, tables
-from sirt_ray.artifacts import Artifact
-from sirt_ray.benchmarks import answered
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import Artifact
+from sirt_ray.benchmarks import answer_file
 from sirt_ray.benchmarks.registry import grade_of
-from sirt_ray.config import JobConfig, SamplingConfig
-from sirt_ray.content import model_key
+from sirt_ray.config.job import JobConfig, SamplingConfig
+from sirt_ray.config.teacher import DemonstrationFileConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray import data, pairing, trainer
-from sirt_ray.on_ray.engines import Engines, Role
-from sirt_ray.on_ray.evaluation import Requests, evaluate
-from sirt_ray.on_ray.prompting import Prompter, TextPrompter, TokenPrompter
-from sirt_ray.on_ray.sampler import SamplingPlan, sample
-from sirt_ray.on_ray.weights import located
+from sirt_ray.on_ray.data import read
+from sirt_ray.on_ray.engine.pool import Engines, Role
+from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.on_ray.sampling import pairs as pairing
+from sirt_ray.on_ray.sampling.evaluate import Requests, evaluate
+from sirt_ray.on_ray.sampling.prompts import Prompter, TextPrompter, TokenPrompter
+from sirt_ray.on_ray.sampling.run import SamplingPlan, sample
+from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
-from sirt_ray.teachers import DemonstrationFileConfig
+from sirt_ray.storage import object_store
+from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
 from sirt_ray.types import Graded, Question, Split
 
@@ -63,16 +66,16 @@ class RayStages:
         if teacher.endpoint is not None:
             return teacher.endpoint.identity
         if teacher.demonstrations is not None:
-            return answered.identity(teacher.demonstrations)
+            return answer_file.identity(teacher.demonstrations)
         return self.identity(teacher.source, teacher.revision)
 
     def rows_identity(self) -> Mapping[str, str]:
-        return data.rows_identity(self._job.data)
+        return read.rows_identity(self._job.data)
 
     # Stage 1
 
     def questions(self, out: Path) -> Counts:
-        return data.prepare_questions(out, self._job.data, self._job.seed, self._progress)
+        return read.prepare_questions(out, self._job.data, self._job.seed, self._progress)
 
     def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
         if self._job.teacher.demonstrations is not None:
@@ -89,19 +92,19 @@ class RayStages:
             self._job.teacher.sampling,
             "demonstrations",
         )
-        graded = map(tables.to_graded, tables.rows(out / "completions"))
+        graded = map(parquet.to_graded, parquet.rows(out / "completions"))
         return {**self._keep(out, asked, graded), "sampling": sampled}
 
     def _demonstrate_from_file(
         self, out: Path, config: DemonstrationFileConfig, questions: Artifact
     ) -> Counts:
         asked, held_out = (self._questions(questions, split) for split in ("train", "validation"))
-        found = answered.read_answers(config, asked, held_out, grade_of(self._job.data))
+        found = answer_file.read_answers(config, asked, held_out, grade_of(self._job.data))
         # In the place and the columns of a teacher's completions: all of them, kept or not.
-        tables.write(
+        parquet.write(
             out / "completions" / "part-000000.parquet",
-            map(tables.graded_row, found.graded),
-            tables.GRADED,
+            map(parquet.graded_row, found.graded),
+            parquet.GRADED,
             found.counts,
         )
         return {**self._keep(out, asked, found.graded), "file": found.counts}
@@ -118,17 +121,17 @@ class RayStages:
                 f" texts in {out / 'completions'}. A larger teacher.sampling.max_tokens helps"
                 " against truncated ones, demonstrations.keep: all keeps the wrong ones"
             )
-        tables.write(
+        parquet.write(
             out / "demonstrations.parquet",
-            map(tables.demonstration_row, kept),
-            tables.DEMONSTRATION,
+            map(parquet.demonstration_row, kept),
+            parquet.DEMONSTRATION,
             fates,
         )
         return fates
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
-        stored = map(tables.to_demonstration, tables.rows(demonstrations.fetched()))
+        stored = map(parquet.to_demonstration, parquet.rows(demonstrations.fetched()))
         kept = demonstrating.to_tune_on(stored, job)
         if not kept:
             raise StageError(
@@ -136,8 +139,8 @@ class RayStages:
                 f" at what the teacher wrote in {demonstrations.path}"
             )
         used = out / ".work" / "demonstrations.parquet"
-        tables.write(used, map(tables.demonstration_row, kept), tables.DEMONSTRATION)
-        storage.push(used)
+        parquet.write(used, map(parquet.demonstration_row, kept), parquet.DEMONSTRATION)
+        object_store.push(used)
         self._engines.make_room_for_training()
         return trainer.tune(
             out,
@@ -159,7 +162,7 @@ class RayStages:
         refine = job.refine
         asked, fates = demonstrating.refinement_questions(
             self._questions(questions, "train"),
-            map(tables.to_demonstration, tables.rows(demonstrations.fetched())),
+            map(parquet.to_demonstration, parquet.rows(demonstrations.fetched())),
             job,
         )
         requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))
@@ -240,7 +243,7 @@ class RayStages:
     def _questions(self, questions: Artifact, split: Split) -> list[Question]:
         """The split's questions of every benchmark that has it, in the job's order."""
         names = self._job.data.evaluate if split == "test" else self._job.data.train
-        return data.read_questions(questions.fetched(), names, split)
+        return read.read_questions(questions.fetched(), names, split)
 
     def _sample(
         self,
@@ -270,7 +273,7 @@ class RayStages:
         if role == "teacher" and endpoint is not None:
             return TextPrompter(endpoint.api)
         # Brings torch with it, which planning a run does not need.
-        from sirt_ray.training.models import load_tokenizer
+        from sirt_ray.training.model import load_tokenizer
 
         return TokenPrompter(load_tokenizer(located(_source(policy), weights=False)))
 

@@ -9,7 +9,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 
 from sirt_ray.errors import ResourceError, StageError
-from sirt_ray.on_ray import belongings
+from sirt_ray.on_ray import serve_apps
 
 _NODE_LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 
@@ -32,7 +32,7 @@ class SubmittedRun:
 
     @property
     def id(self) -> str:
-        return belongings.run_id(self.folder)
+        return serve_apps.run_id(self.folder)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -7,11 +7,11 @@ is follows from how our own engines and trainer work; sources stand with the for
 import math
 from dataclasses import dataclass, fields
 
+from sirt_ray.config.resources import EngineConfig, TrainerResources
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.optimization import LoraConfig, TrainingConfig
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.models import ModelShape
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.resources import EngineConfig, TrainerResources
 
 VLLM_SHARE = 0.92
 """Of a GPU's memory that vLLM uses: its `gpu_memory_utilization` by default (0.29)."""

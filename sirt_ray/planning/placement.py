@@ -17,14 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.planning import memory, needs
+from sirt_ray.planning import memory
+from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.memory import Memory
 from sirt_ray.planning.models import ModelShape
-from sirt_ray.planning.needs import Need
-from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.planning.resources import Need
 
 Role = Literal["teacher", "student", "trainer"]
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from sirt_ray.config.resources import EngineConfig, TrainerResources
 from sirt_ray.optimization import LoraConfig, TrainingConfig
-from sirt_ray.planning import needs
+from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster, of_size
 from sirt_ray.planning.gpus import GPUS
 from sirt_ray.planning.placement import Role, Setup, problem
-from sirt_ray.resources import EngineConfig, TrainerResources
 
 _PROMPT_ROOM = 512
 """Tokens that an engine must take beside the longest completion."""

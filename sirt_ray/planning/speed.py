@@ -7,13 +7,13 @@ its peak is assumed, see `ASSUMED`.
 
 from dataclasses import dataclass
 
+from sirt_ray.config.resources import EngineConfig, TrainerResources
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.optimization import TrainingConfig
 from sirt_ray.planning import memory
 from sirt_ray.planning.gpus import Gpu
 from sirt_ray.planning.memory import Memory
 from sirt_ray.planning.models import ModelShape
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.resources import EngineConfig, TrainerResources
 
 TRAINING_MFU = 0.35
 """Of a GPU's peak that training uses."""

@@ -11,17 +11,17 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from sirt_ray import own_code
-from sirt_ray.addresses import is_uri
+from sirt_ray import user_code
 from sirt_ray.benchmarks.base import Benchmark, Hub
 from sirt_ray.benchmarks.registry import benchmarks_of
-from sirt_ray.config import JobConfig
+from sirt_ray.config.job import JobConfig
 from sirt_ray.core import prompts
 from sirt_ray.publish.students import Student
 from sirt_ray.quickstart import assets
 from sirt_ray.report.document import Column, Document, Grid, markdown
 from sirt_ray.report.summary import summary
 from sirt_ray.report.table import PROMPTS
+from sirt_ray.storage.uri import is_uri
 from sirt_ray.types import PromptKind, Question, Scores
 
 UNLICENSED = "other"
@@ -44,7 +44,7 @@ _ENDPOINT = "https://fill.in/v1"
 def public_job(job: JobConfig) -> str:
     """The job as YAML that `sirt run` takes, without what only means something on this machine. The
     code that it names is kept beside it, as in a run's folder."""
-    stated = job.with_code(own_code.kept).model_dump(mode="json", exclude=dict(_PRIVATE))
+    stated = job.with_code(user_code.kept).model_dump(mode="json", exclude=dict(_PRIVATE))
     teacher = stated["teacher"]
     if teacher["endpoint"] is not None:
         teacher["endpoint"]["url"] = _ENDPOINT
@@ -233,7 +233,7 @@ def _code(job: JobConfig) -> str:
     if not job.code:
         return ""
     return (
-        f" `{own_code.KEPT}/` has the functions that it names, which are executed with"
+        f" `{user_code.KEPT}/` has the functions that it names, which are executed with"
         " `--allow-code` alone."
     )
 

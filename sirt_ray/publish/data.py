@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sirt_ray import storage
-from sirt_ray.artifacts import RECORD
+from sirt_ray.artifacts.store import RECORD
 from sirt_ray.errors import DataError
-from sirt_ray.json_files import write_json
 from sirt_ray.report.runs import RunRecord
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import write_json
 
 INFO = "dataset_info.json"
 DEMONSTRATIONS = "demonstrations"
@@ -27,7 +27,7 @@ def write_data(run: RunRecord, folder: Path) -> None:
     DataError where that is nothing."""
     named = {
         DEMONSTRATIONS if name == DEMONSTRATIONS else f"pairs_{name.removesuffix('/pairs')}": (
-            storage.fetch(run.path / name, RECORD) / f"{name.rpartition('/')[2]}.parquet"
+            object_store.fetch(run.path / name, RECORD) / f"{name.rpartition('/')[2]}.parquet"
         )
         for name in run.counts
         if name == DEMONSTRATIONS or name.endswith("/pairs")

@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from sirt_ray import own_code
-from sirt_ray.artifacts import RECORD
+from sirt_ray import user_code
+from sirt_ray.artifacts.store import RECORD
+from sirt_ray.driver.checks import check_model
 from sirt_ray.errors import DataError, ModelError, StageError
-from sirt_ray.on_ray.checks import check_model
 from sirt_ray.publish import adapters, card, data
 from sirt_ray.publish.students import Student
 from sirt_ray.training.export import ADAPTER
-from sirt_ray.training.workfolder import RESULT
+from sirt_ray.training.workdir import RESULT
 
 _OURS = {RECORD, RESULT, "metrics.jsonl", ADAPTER}
 """In a student's folder, and no part of the model."""
@@ -32,7 +32,7 @@ def export_student(student: Student, out: Path, merge: bool, with_data: bool, li
         is_adapter = (student.folder / ADAPTER).is_dir() and not merge
         rank = _copy_adapter(student, folder) if is_adapter else _copy_model(student, folder)
         (folder / JOB).write_text(card.public_job(student.run.job))
-        own_code.keep(student.run.job.code, folder)
+        user_code.keep(student.run.job.code, folder)
         text = card.model_card(student, rank=rank, license=license, with_data=with_data)
         (folder / "README.md").write_text(text)
         if with_data:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.addresses import is_uri, masked
 from sirt_ray.errors import InputError, ModelError, ResourceError
 from sirt_ray.logs import without_secrets
 from sirt_ray.publish.adapters import CONFIG
+from sirt_ray.storage.uri import is_uri, masked
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import storage
-from sirt_ray.artifacts import RECORD
+from sirt_ray.artifacts.store import RECORD
 from sirt_ray.errors import DataError, ModelError
-from sirt_ray.json_files import read_json
 from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import read_json
 from sirt_ray.training.export import ADAPTER
 
 
@@ -22,7 +22,7 @@ class Student:
     @property
     def folder(self) -> Path:
         """A complete Hugging Face model; after LoRA, with the adapter beside it."""
-        return storage.fetch(self.run.path / self.version / "student", RECORD)
+        return object_store.fetch(self.run.path / self.version / "student", RECORD)
 
     @property
     def lineage(self) -> tuple[Path, ...]:
@@ -30,7 +30,7 @@ class Student:
         own at the end. The first one was trained from the job's base."""
         folders = [self.folder]
         while (start := _trained_from(folders[-1])) is not None:
-            folders.append(storage.fetch(self.run.path / start, RECORD))
+            folders.append(object_store.fetch(self.run.path / start, RECORD))
         return tuple(reversed(folders))
 
     @property
@@ -59,7 +59,7 @@ def find_student(run_dir: Path, version: str | None = None) -> Student:
     ]
     if version is not None and version not in trained:
         raise ModelError(
-            f"{storage.place(run_dir)} has no student {version}. Its students are"
+            f"{object_store.place(run_dir)} has no student {version}. Its students are"
             f" {', '.join(trained)}"
         )
     fit = [name for name in trained if _unfit(run, name) is None]
@@ -67,7 +67,7 @@ def find_student(run_dir: Path, version: str | None = None) -> Student:
     reason = _unfit(run, asked)
     if reason is not None:
         instead = f", or give --stage {fit[-1]}" if fit else ""
-        raise ModelError(f"{asked} of {storage.place(run_dir)} {reason}{instead}")
+        raise ModelError(f"{asked} of {object_store.place(run_dir)} {reason}{instead}")
     return Student(run, asked)
 
 
@@ -103,7 +103,7 @@ def _record(folder: Path) -> dict[str, Any]:
         why = "there is none"
     if found is None:
         raise DataError(
-            f"the record of {storage.place(folder)} cannot be read ({why}). Move the folder away"
+            f"the record of {object_store.place(folder)} cannot be read ({why}). Move the folder away"
             " and let `sirt run` build it again"
         )
     return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sirt_ray.core import prompts
 from sirt_ray.quickstart import tasks
 from sirt_ray.quickstart.wording import IN_DOMAIN, NAMES, OUT_OF_DOMAIN, Wording
-from sirt_ray.types import PromptKind
+from sirt_ray.types import LETTERS, PromptKind
 
 Document = tuple[str, str]
 
@@ -82,7 +82,7 @@ def one_step(rng: random.Random) -> Document:
 
 def _choices(texts: Sequence[str]) -> str:
     """Options as `core.prompts` shows them."""
-    lines = [f"{letter}) {text}" for letter, text in zip(prompts.LETTERS, texts, strict=False)]
+    lines = [f"{letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
     return "\n".join(["\nChoices:", *lines, ""])
 
 

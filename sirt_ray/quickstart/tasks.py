@@ -16,10 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sirt_ray.core.prompts import LETTERS
 from sirt_ray.errors import DataError
 from sirt_ray.quickstart.wording import IN_DOMAIN, NAMES, OUT_OF_DOMAIN, Wording
-from sirt_ray.types import Question, Split
+from sirt_ray.types import LETTERS, Question, Split
 
 LARGEST_RESULT = 99
 """No step of a word problem leaves 1 .. 99: two digits are what a tiny model can add."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.core.chain_of_thought import has_chain_of_thought
 from sirt_ray.core.statistics import majority, pass_at_k
 from sirt_ray.types import PromptKind
@@ -39,7 +39,7 @@ class Answers:
 def asked_in(questions: Path, benchmarks: Sequence[str]) -> dict[str, list[str]]:
     """Benchmark -> ids of its test questions, from the artifact `questions`."""
     return {
-        name: [row["id"] for row in tables.rows(questions / name / "test.parquet", ["id"])]
+        name: [row["id"] for row in parquet.rows(questions / name / "test.parquet", ["id"])]
         for name in benchmarks
     }
 
@@ -51,7 +51,7 @@ def read_answers(
     lie in the same files, are left out."""
     wanted = {question for ids in asked.values() for question in ids}
     found: defaultdict[Task, list[dict[str, Any]]] = defaultdict(list)
-    for row in tables.rows(evaluation, [*_SHOWN, *_TEXT]):
+    for row in parquet.rows(evaluation, [*_SHOWN, *_TEXT]):
         if row["question_id"] in wanted:
             found[row["benchmark"], row["prompt_kind"]].append(_judged(row))
     return {
@@ -66,7 +66,7 @@ def read_right(
     """Of a stage's answers to the test questions `asked`, only: question id -> right?"""
     found = {
         (row["prompt_kind"], row["question_id"])
-        for row in tables.rows(evaluation, _SHOWN)
+        for row in parquet.rows(evaluation, _SHOWN)
         if row["verdict"] == "right"
     }
     return {
@@ -120,7 +120,7 @@ def read_samples(samples: Path) -> dict[Task, Sampled]:
     """The figures of a round's samples."""
     found: defaultdict[Task, defaultdict[str, list[tuple[str | None, bool]]]]
     found = defaultdict(lambda: defaultdict(list))
-    for row in tables.rows(samples, [*_SHOWN, "extracted"]):
+    for row in parquet.rows(samples, [*_SHOWN, "extracted"]):
         of_task = found[row["benchmark"], row["prompt_kind"]]
         of_task[row["question_id"]].append((row["extracted"], row["verdict"] == "right"))
     return {task: _sampled(list(questions.values())) for task, questions in found.items()}

@@ -8,7 +8,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from sirt_ray import json_files, storage
 from sirt_ray.errors import DataError
 from sirt_ray.report.compare import Side, compare, read_sides
 from sirt_ray.report.document import Document, markdown, print_text
@@ -16,6 +15,7 @@ from sirt_ray.report.findings import find
 from sirt_ray.report.runs import read_runs
 from sirt_ray.report.studies import is_study, read_study
 from sirt_ray.report.study_report import study_report
+from sirt_ray.storage import atomic, object_store
 
 Printed = Literal["markdown", "text"]
 
@@ -94,9 +94,9 @@ def write_text(out: Path, text: str) -> None:
     Raises DataError where that cannot be.
     """
     try:
-        json_files.write_text(out, text)
-        storage.push(out)
+        atomic.write_text(out, text)
+        object_store.push(out)
     except OSError as error:
         raise DataError(
-            f"cannot write the report to {storage.place(out)}: {error}. Give another --out"
+            f"cannot write the report to {object_store.place(out)}: {error}. Give another --out"
         ) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import storage
+from sirt_ray.config.base import leaves_of
 from sirt_ray.errors import DataError
 from sirt_ray.report.comparison import (
     Comparison,
@@ -24,7 +24,7 @@ from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.funnel import funnel
 from sirt_ray.report.runs import RunRecord, read_run, same_test_questions, stated
 from sirt_ray.report.study_report import reader, role_of, untrained
-from sirt_ray.settings import leaves_of
+from sirt_ray.storage import object_store
 
 _ONLY_SEED = 0
 """Stands for the seeds of runs that have one each, and not the same."""
@@ -65,7 +65,7 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
         )
     for place, folder in zip(places, folders, strict=True):
         if places.count(place) > 1:
-            raise DataError(f"{storage.place(folder)} is given twice. Give each run once")
+            raise DataError(f"{object_store.place(folder)} is given twice. Give each run once")
     sides: list[Side] = []
     for run in map(read_run, folders):
         for side in sides:
@@ -104,7 +104,7 @@ def _labels(sides: Sequence[Side]) -> list[str]:
     labels = [side.label for side in sides]
     if len(set(labels)) == len(labels):
         return labels
-    return [storage.place(side.runs[0].path) for side in sides]
+    return [object_store.place(side.runs[0].path) for side in sides]
 
 
 def _comparison(
@@ -170,7 +170,7 @@ def _paragraphs(
             f" kept {kept}."
         )
     found += [
-        f"{storage.place(run.path)} is not finished: {', '.join(run.missing)}. What it has is"
+        f"{object_store.place(run.path)} is not finished: {', '.join(run.missing)}. What it has is"
         " compared."
         for run in runs
         if run.missing

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sirt_ray import storage
-from sirt_ray.artifacts import RECORD
+from sirt_ray.artifacts.store import RECORD
 from sirt_ray.report.answers import Answers, Sampled, asked_in, read_answers, read_samples
 from sirt_ray.report.document import Document, Grid
 from sirt_ray.report.evidence import (
@@ -19,6 +18,7 @@ from sirt_ray.report.evidence import (
 )
 from sirt_ray.report.funnel import contamination, funnel
 from sirt_ray.report.runs import RunRecord, same_test_questions
+from sirt_ray.storage import object_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,12 @@ def _answers(run: RunRecord) -> Labelled[Answers]:
     """Stage -> its answers to the test questions."""
     if not run.scores:
         return {}
-    asked = asked_in(storage.fetch(run.path / "questions", RECORD), run.job.data.evaluate)
+    asked = asked_in(object_store.fetch(run.path / "questions", RECORD), run.job.data.evaluate)
     prompts = run.job.evaluation.prompts
     return {
-        stage: read_answers(storage.fetch(run.path / stage / "evaluation", RECORD), asked, prompts)
+        stage: read_answers(
+            object_store.fetch(run.path / stage / "evaluation", RECORD), asked, prompts
+        )
         for stage in run.scores
     }
 
@@ -102,7 +104,7 @@ def _answers(run: RunRecord) -> Labelled[Answers]:
 def _samples(run: RunRecord) -> Labelled[Sampled]:
     """Round -> its samples."""
     return {
-        name.removesuffix("/samples"): read_samples(storage.fetch(run.path / name, RECORD))
+        name.removesuffix("/samples"): read_samples(object_store.fetch(run.path / name, RECORD))
         for name in run.counts
         if name.endswith("/samples")
     }
@@ -118,7 +120,7 @@ def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
         f" {', '.join(job.in_domain)}. Out-domain: {', '.join(far) or 'none'}."
     ]
     found += [
-        f"{storage.place(run.path)} is not finished: {', '.join(run.missing)} {_are(run.missing)}"
+        f"{object_store.place(run.path)} is not finished: {', '.join(run.missing)} {_are(run.missing)}"
         " missing. `sirt run` with the same job goes on with it."
         for run in runs
         if run.missing

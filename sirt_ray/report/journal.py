@@ -13,12 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from sirt_ray import logs, storage
+from sirt_ray import logs
 from sirt_ray.core.scoring import scores_to_json
 from sirt_ray.errors import StorageError
-from sirt_ray.json_files import write_json
 from sirt_ray.place import at_artifact
 from sirt_ray.report.summary import summary
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import write_json
 from sirt_ray.types import Scores
 
 LOG_FILE = "logs/driver.jsonl"
@@ -60,9 +61,9 @@ class RunJournal(logging.Handler):
         self.also: list[logging.Handler] = []
         self._scores: dict[str, Any] = {}
         self._events, self._log = root / "events.jsonl", root / LOG_FILE
-        storage.pull(self._events)
-        storage.pull(self._log)
-        scores = storage.read(root / "scores.json")
+        object_store.pull(self._events)
+        object_store.pull(self._log)
+        scores = object_store.read(root / "scores.json")
         if scores is not None:
             self._scores = json.loads(scores)
 
@@ -147,12 +148,12 @@ class RunJournal(logging.Handler):
                 **told["fields"],
             }
             _append(self._events, json.dumps(event, default=str))
-            storage.push(self._events)
-            storage.push(self._log)
+            object_store.push(self._events)
+            object_store.push(self._log)
 
     def _write_scores(self) -> None:
         write_json(self._root / "scores.json", self._scores)
-        storage.push(self._root / "scores.json")
+        object_store.push(self._root / "scores.json")
 
 
 def _append(path: Path, line: str) -> None:

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sirt_ray import jobfile, own_code, storage
-from sirt_ray.artifacts import Artifact, Build, differences
+from sirt_ray import user_code
+from sirt_ray.artifacts.store import Artifact, Build, differences
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.config import JobConfig
+from sirt_ray.config import load
+from sirt_ray.config.job import JobConfig
+from sirt_ray.config.study import STATES
 from sirt_ray.core.interfaces import Counts, Stages
 from sirt_ray.core.loop import Loop
 from sirt_ray.errors import DataError
 from sirt_ray.report.journal import SILENT
-from sirt_ray.studies import STATES
+from sirt_ray.storage import object_store
 from sirt_ray.survey import Survey
 from sirt_ray.types import Scores
 
@@ -48,15 +50,15 @@ def read_run(run_dir: Path) -> RunRecord:
     """Read the records of a run. Raises DataError where `run_dir` is no run's folder or a record is
     broken, ConfigError where its job cannot be read."""
     config = run_dir / "config.yaml"
-    storage.pull(config)
-    storage.pull(run_dir / own_code.KEPT)
+    object_store.pull(config)
+    object_store.pull(run_dir / user_code.KEPT)
     if not config.is_file():
         raise DataError(
-            f"{storage.place(run_dir)} is the folder of no run and of no study: there is no"
+            f"{object_store.place(run_dir)} is the folder of no run and of no study: there is no"
             f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such"
             " as runs/quickstart"
         )
-    job = jobfile.load(config, (), REGISTRY)
+    job = load.load(config, (), REGISTRY)
     records = _Records(run_dir)
     outcome = Loop(job, cast(Stages, _NothingToDo()), records, SILENT).run()
     scores = {
@@ -116,7 +118,7 @@ def stated(job: JobConfig) -> dict[str, Any]:
         **dict.fromkeys(("name", "output", "seed", "resources", "tracking"), True),
         "data": {"root"},
     }
-    same_code = job.with_code(own_code.identity)
+    same_code = job.with_code(user_code.identity)
     stated = same_code.model_dump(mode="json", exclude={**apart, "teacher": {"endpoint"}})
     endpoint = job.teacher.endpoint
     return stated | {"endpoint": None if endpoint is None else endpoint.identity}

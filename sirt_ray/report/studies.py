@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from sirt_ray.config.study import STATES
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.report.runs import RunRecord, read_run
-from sirt_ray.studies import STATES
 
 State = Literal["finished", "unfinished", "failed", "not begun", "unreadable", "of another grid"]
 

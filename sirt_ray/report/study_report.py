@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from sirt_ray.config import JobConfig
+from sirt_ray.config.job import JobConfig
 from sirt_ray.report.answers import asked_in, read_right
 from sirt_ray.report.claims import orderings
 from sirt_ray.report.comparison import (

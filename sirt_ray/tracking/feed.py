@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import storage, tables
-from sirt_ray.artifacts import RECORD
-from sirt_ray.json_files import read_json, write_json
-from sirt_ray.settings import leaves_of
-from sirt_ray.tracking.tracker import RUN, Examples, Tracker
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import RECORD
+from sirt_ray.config.base import leaves_of
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import read_json, write_json
+from sirt_ray.tracking.base import RUN, Examples, Tracker
 
 _METRICS = "metrics.jsonl"
 _FILES = ("config.yaml", "scores.json", "report.html")
@@ -91,7 +92,7 @@ class Feed:
     def _share(self) -> None:
         """For who continues the run on another machine."""
         self._sent.save()
-        storage.push(self._sent.path)
+        object_store.push(self._sent.path)
 
     @property
     def _tracker(self) -> Tracker:
@@ -154,16 +155,16 @@ def _round(name: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    content = storage.read(path)
+    content = object_store.read(path)
     if content is not None:
         yield from map(json.loads, content.splitlines())
 
 
 def _examples(folder: Path, kind: str) -> Examples:
-    if kind not in _EXAMPLES or not tables.files(storage.fetch(folder, RECORD)):
+    if kind not in _EXAMPLES or not parquet.files(object_store.fetch(folder, RECORD)):
         return []
     rows: list[Mapping[str, str]] = []
-    for row in tables.rows(folder, _EXAMPLES[kind]):
+    for row in parquet.rows(folder, _EXAMPLES[kind]):
         rows.append({name: _text(row[name]) for name in _EXAMPLES[kind]})
         if len(rows) == _NUM_EXAMPLES:
             break

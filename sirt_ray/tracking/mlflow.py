@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.tracking.tracker import RUN, Examples, Figures, Origin
+from sirt_ray.tracking.base import RUN, Examples, Figures, Origin
 
 _URI = "MLFLOW_TRACKING_URI"
 _EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from sirt_ray.config import TrackerName
+from sirt_ray.config.job import TrackerName
 from sirt_ray.errors import ConfigError
+from sirt_ray.tracking.base import Origin, Tracker
 from sirt_ray.tracking.mlflow import MlflowTracker
 from sirt_ray.tracking.tensorboard import TensorboardTracker
-from sirt_ray.tracking.tracker import Origin, Tracker
 from sirt_ray.tracking.wandb import WandbTracker
 
 TRACKERS: dict[TrackerName, Callable[[Origin], Tracker]] = {

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sirt_ray import storage
-from sirt_ray.tracking.tracker import RUN, Examples, Figures, Origin
+from sirt_ray.storage import object_store
+from sirt_ray.tracking.base import RUN, Examples, Figures, Origin
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -48,14 +48,14 @@ class TensorboardTracker:
         for writer in self._writers.values():
             writer.flush()
         if time.monotonic() - self._pushed > _PUSH_EVERY_SECONDS:
-            storage.push(self._folder)
+            object_store.push(self._folder)
             self._pushed = time.monotonic()
 
     def close(self, failed: bool) -> None:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
-        storage.push(self._folder)
+        object_store.push(self._folder)
 
     def _text(self, place: str, name: str, text: str, step: int) -> None:
         from tensorboardX import summary

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.tracking.tracker import RUN, Examples, Figures, Origin
+from sirt_ray.tracking.base import RUN, Examples, Figures, Origin
 
 _LOGIN_SECONDS = 1
 """Nobody sits before a run to type a key."""

@@ -9,16 +9,16 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from sirt_ray import storage
-from sirt_ray.json_files import write_json
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import write_json
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.workfolder import STATE, State, WorkFolder, storing
+from sirt_ray.training.workdir import STATE, State, WorkFolder, storing
 
 
 def save(engine: Engine, work: WorkFolder, state: State) -> None:
     """One whole checkpoint; older ones go when it stands."""
     whole = work.checkpoint(state.step)
-    in_storage = storage.stored(whole)
+    in_storage = object_store.stored(whole)
     partial = whole if in_storage else whole.with_suffix(".partial")
     if engine.rank == 0:
         work.check_claim()
@@ -30,15 +30,15 @@ def save(engine: Engine, work: WorkFolder, state: State) -> None:
         engine.save(partial)
     engine.wait()
     if _has_own_disk(engine, whole) and engine.rank > 0:
-        storage.push(whole)
-        storage.forget(work.checkpoints)
+        object_store.push(whole)
+        object_store.forget(work.checkpoints)
     engine.wait()
     if engine.rank == 0:
         with storing(partial):
             write_json(partial / STATE, asdict(state))
         if in_storage:
-            storage.push(work.metrics)
-            storage.publish(whole, STATE)
+            object_store.push(work.metrics)
+            object_store.publish(whole, STATE)
         else:
             shutil.rmtree(whole, ignore_errors=True)
             partial.replace(whole)
@@ -50,14 +50,14 @@ def _has_own_disk(engine: Engine, path: Path) -> bool:
     """Whether the worker makes and uploads folders for those that see the same disk: rank 0 on a
     disk that all see, the first of each node where each has its own."""
     first_of_node = int(os.environ.get("LOCAL_RANK", engine.rank)) == 0
-    return first_of_node if storage.stored(path) else engine.rank == 0
+    return first_of_node if object_store.stored(path) else engine.rank == 0
 
 
 def resume(engine: Engine, work: WorkFolder) -> State:
     """Load the newest checkpoint into the engine; a fresh state where there is none."""
     newest = work.latest()
     if newest is not None:
-        storage.fetch(newest, STATE)
+        object_store.fetch(newest, STATE)
     state = State() if newest is None else work.state(newest)
     if newest is not None:
         engine.load(newest)
@@ -65,7 +65,7 @@ def resume(engine: Engine, work: WorkFolder) -> State:
         work.truncate(state.step)
     engine.wait()
     if engine.rank > 0 and _has_own_disk(engine, work.path):
-        storage.forget(work.checkpoints)
+        object_store.forget(work.checkpoints)
     return state
 
 
@@ -83,5 +83,5 @@ def save_weights(engine: Engine, work: WorkFolder, step: int) -> None:
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
         partial.replace(path)
-        storage.push(path)
+        object_store.push(path)
     engine.wait()

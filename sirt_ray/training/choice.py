@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.training.workfolder import State
+from sirt_ray.training.workdir import State
 
 _DIGITS = 9
 """Of an accuracy. It is a sum of shares, whose last bits depend on their order."""

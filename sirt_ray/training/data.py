@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.encoding import (
     Tokenizer,
     TokenSequence,
@@ -20,7 +21,6 @@ from sirt_ray.core.encoding import (
     encode_pair,
 )
 from sirt_ray.errors import DataError
-from sirt_ray.recipes import RefineConfig, TuneConfig
 
 REFERENCE_COLUMNS: tuple[str, ...] = (
     "chosen_logp",
@@ -49,12 +49,12 @@ def tuning_data(
     """Demonstrations as sequences. Raises DataError where none is left to train on."""
     left_out: Counter[str] = Counter()
     examples: list[TrainingExample] = []
-    for row in tables.rows(demonstrations):
+    for row in parquet.rows(demonstrations):
         if row["question"] is None:  # In anybody's words: see given.py.
             sequence = TokenSequence(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
             examples.append(TrainingExample(row["question_id"], (sequence,)))
             continue
-        demonstration = tables.to_demonstration(row)
+        demonstration = parquet.to_demonstration(row)
         try:
             sequence = encode_demonstration(demonstration, config.prompt, tokenizer)
         except DataError:  # One teacher's text is not worth the training; it is counted.
@@ -68,11 +68,11 @@ def tuning_data(
 def stored_reference(reference: Path, key: str) -> list[ReferenceLogps | None] | None:
     """The stored log-probabilities of every pair, None for one that was too long; None where they
     were computed for other weights or other pairs than those that `key` stands for."""
-    if tables.counts(_single_file(reference)).get("key") != key:
+    if parquet.counts(_single_file(reference)).get("key") != key:
         return None
     return [
         None if row["chosen_logp"] is None else tuple(row[c] for c in REFERENCE_COLUMNS if c in row)
-        for row in tables.rows(reference)
+        for row in parquet.rows(reference)
     ]
 
 
@@ -110,7 +110,7 @@ def pair_examples(pairs: Path, mismatched: bool = False) -> list[TrainingExample
     next question (of the first, for the last) after the pair's own prompt. Raises DataError where
     there is only one question.
     """
-    examples = [encode_pair(tables.to_pair(row)) for row in tables.rows(pairs)]
+    examples = [encode_pair(parquet.to_pair(row)) for row in parquet.rows(pairs)]
     return _with_mismatched(examples) if mismatched else examples
 
 
@@ -226,7 +226,7 @@ def _split(
 
 
 def _single_file(path: Path) -> Path:
-    return tables.files(path)[0]
+    return parquet.files(path)[0]
 
 
 def describe(data: TrainingData) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from sirt_ray.config.resources import TrainerResources
 from sirt_ray.errors import ArtifactError
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.resources import TrainerResources
 from sirt_ray.training import zero
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.masters import Masters

@@ -7,12 +7,12 @@ full training and LoRA end in the same way, whatever ZeRO stage they were traine
 import shutil
 from typing import Any
 
-from sirt_ray import storage
 from sirt_ray.errors import ArtifactError
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.training.models import add_lora, load_model, load_tokenizer
+from sirt_ray.storage import object_store
+from sirt_ray.training.model import add_lora, load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workfolder import WorkFolder, storing
+from sirt_ray.training.workdir import WorkFolder, storing
 
 ADAPTER = "adapter"
 """Folder beside the merged model with the PEFT adapter, its base named."""
@@ -26,8 +26,8 @@ def export(source: Source, config: TrainingConfig, work: WorkFolder, step: int) 
     folder = work.export
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    storage.pull(work.weights(step))
-    storage.pull(work.metrics)
+    object_store.pull(work.weights(step))
+    object_store.pull(work.metrics)
     trained = load_file(work.weights(step))
     model = load_model(source, config)
     if config.lora is not None:

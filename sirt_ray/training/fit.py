@@ -17,22 +17,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sirt_ray.config.resources import TrainerResources
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.resources import TrainerResources
 from sirt_ray.training import checkpoint, choice, health
 from sirt_ray.training.batching import BatchPlan, Part, micro_batches
 from sirt_ray.training.data import TrainingData
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.health import Line
 from sirt_ray.training.memory import peak_memory_gib
+from sirt_ray.training.metrics import Forwarded, ModelSize, device_peak, forwarded
 from sirt_ray.training.packing import grouped, micro_batch
 from sirt_ray.training.schedule import learning_rate
 from sirt_ray.training.scoring import Score, score
-from sirt_ray.training.throughput import Forwarded, ModelSize, device_peak, forwarded
-from sirt_ray.training.workfolder import State, WorkFolder, read_lines
+from sirt_ray.training.workdir import State, WorkFolder, read_lines
 
 _VALIDATED = ("loss", "accuracy", "margin", "kl")
 """What is told of an evaluation, where the objective measures it."""

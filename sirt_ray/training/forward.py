@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sirt_ray.training import attention
-from sirt_ray.training.models import Model
+from sirt_ray.training.model import Model
 from sirt_ray.training.packing import MicroBatch
 
 _CHUNK_BYTES = 128 * 2**20

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import KtoBatch, KtoSettings, Metrics, kto_divergence, kto_loss
 from sirt_ray.errors import StageError
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.training.dpo import MISFIT, tolerance
 from sirt_ray.training.health import Line
+from sirt_ray.training.objectives import MISFIT, tolerance
 from sirt_ray.training.scoring import Score
 
 

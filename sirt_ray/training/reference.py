@@ -12,7 +12,7 @@ from sirt_ray.training.data import ReferenceLogps
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.fit import Settings
 from sirt_ray.training.scoring import score
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workdir import WorkFolder
 
 
 def reference_logps(

@@ -11,19 +11,19 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.errors import ArtifactError
-from sirt_ray.recipes import RefineConfig
 from sirt_ray.training import choice, data, health
-from sirt_ray.training.abilities import probe
-from sirt_ray.training.dpo import Refinement
+from sirt_ray.training.capabilities import probe
 from sirt_ray.training.engine import DeepSpeedEngine, Engine, PlainEngine, Workers
 from sirt_ray.training.export import export
 from sirt_ray.training.fit import Fit, Objective, Settings
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.kto import UnpairedRefinement
-from sirt_ray.training.models import (
+from sirt_ray.training.metrics import model_size
+from sirt_ray.training.model import (
     Model,
     checkpoint_activations,
     load_model,
@@ -31,11 +31,11 @@ from sirt_ray.training.models import (
     prepare,
     weights_key,
 )
+from sirt_ray.training.objectives import Refinement
 from sirt_ray.training.reference import reference_logps
 from sirt_ray.training.sft import Tuning
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
-from sirt_ray.training.throughput import model_size
-from sirt_ray.training.workfolder import State, WorkFolder, last_line
+from sirt_ray.training.workdir import State, WorkFolder, last_line
 
 Counts = dict[str, Any]
 
@@ -205,7 +205,7 @@ def _reference(task: ReferenceTask, work: WorkFolder, device: torch.device) -> C
         missing = (None,) * len(columns)
         rows = [dict(zip(columns, pair or missing, strict=True)) for pair in logps]
         schema = pa.schema([(column, pa.float64()) for column in columns])
-        tables.write(work.export / REFERENCE_FILE, rows, schema, {**counts, "key": key})
+        parquet.write(work.export / REFERENCE_FILE, rows, schema, {**counts, "key": key})
     return counts
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import TrainerResources
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from sirt_ray.config.resources import TrainerResources
 from sirt_ray.optimization import TrainingConfig
-from sirt_ray.resources import TrainerResources
 
 _NEVER = 2**31
 """Steps between DeepSpeed's own progress lines."""

@@ -10,13 +10,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.config import SamplingConfig
+from sirt_ray.config.job import SamplingConfig
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.block_sampler import SamplingPlan, request_seed
-from sirt_ray.on_ray.placement import engine_kwargs, environment
+from sirt_ray.on_ray.engine.options import engine_kwargs, environment
+from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed
 from sirt_ray.quickstart import assets, tasks
-from sirt_ray.resources import EngineConfig, ResourcesConfig
 from sirt_ray.types import Question
 from tests.bars import Bars
 
@@ -125,8 +125,8 @@ class Ours:
     """The whole path of a run's stage: questions in, graded and written completions out."""
 
     def __init__(self, n: int, tokenizer: Any) -> None:
-        from sirt_ray.on_ray.prompting import TokenPrompter
-        from sirt_ray.on_ray.serving import ModelServer
+        from sirt_ray.on_ray.engine.server import ModelServer
+        from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 
         self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
         self._prompter = TokenPrompter(tokenizer)
@@ -143,7 +143,7 @@ class Ours:
 
     def run(self, work: Work) -> Rate:
         from sirt_ray.benchmarks.registry import grade
-        from sirt_ray.on_ray.sampler import sample
+        from sirt_ray.on_ray.sampling.run import sample
 
         self._runs += 1
         began = time.perf_counter()

@@ -25,14 +25,14 @@ import ray.cloudpickle
 from rich.console import Console
 
 from sirt_ray.benchmarks.registry import grade
-from sirt_ray.config import SamplingConfig
+from sirt_ray.config.job import SamplingConfig
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.core.interfaces import Policy, Progress
-from sirt_ray.on_ray.block_sampler import SamplingPlan
-from sirt_ray.on_ray.prompting import TextPrompter
-from sirt_ray.on_ray.sampler import sample
-from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.sampling.prompts import TextPrompter
+from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.report.progress import LogProgress
-from sirt_ray.resources import EngineConfig, ResourcesConfig
 from tests import sleeping
 from tests.bars import Bars
 

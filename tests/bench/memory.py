@@ -74,21 +74,21 @@ def _save(folder: Path, setting: Setting) -> None:
 def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
     import torch
 
+    from sirt_ray.config.resources import TrainerResources
+    from sirt_ray.config.training import RefineConfig
     from sirt_ray.core.encoding import TrainingExample
     from sirt_ray.planning import memory
     from sirt_ray.planning.models import shape_of
-    from sirt_ray.recipes import RefineConfig
-    from sirt_ray.resources import TrainerResources
-    from sirt_ray.training.abilities import probe
+    from sirt_ray.training.capabilities import probe
     from sirt_ray.training.data import TrainingData
-    from sirt_ray.training.dpo import Refinement
     from sirt_ray.training.engine import DeepSpeedEngine
     from sirt_ray.training.fit import Fit, Settings
     from sirt_ray.training.forward import CompletionLogps
-    from sirt_ray.training.models import checkpoint_activations, load_model, prepare
+    from sirt_ray.training.model import checkpoint_activations, load_model, prepare
+    from sirt_ray.training.objectives import Refinement
     from sirt_ray.training.reference import reference_logps
     from sirt_ray.training.tasks import Source
-    from sirt_ray.training.workfolder import WorkFolder, read_lines
+    from sirt_ray.training.workdir import WorkFolder, read_lines
 
     _group_of_one()
     config = RefineConfig.model_validate(

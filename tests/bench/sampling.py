@@ -28,10 +28,10 @@ from typing import Any
 import psutil
 import ray
 
+from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.on_ray.cluster import connected
 from sirt_ray.quickstart import assets
-from sirt_ray.resources import ResourcesConfig
-from sirt_ray.training.models import load_tokenizer
+from sirt_ray.training.model import load_tokenizer
 from sirt_ray.training.tasks import Source
 from tests.bench.contenders import ENGINE, MODEL, Offline, Ours, Rate, Work
 from tests.bench.scripts import Http, N1Requests

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from sirt_ray.on_ray.prompting import completion_texts
-from sirt_ray.on_ray.requests import SampleRequest
-from sirt_ray.resources import EngineConfig
+from sirt_ray.config.resources import EngineConfig
+from sirt_ray.on_ray.engine.protocol import SampleRequest
+from sirt_ray.on_ray.sampling.prompts import completion_texts
 from sirt_ray.types import Question
 from tests.bench.contenders import ENGINE, MODEL, SAMPLING, Rate, Work
 from tests.ports import free_port

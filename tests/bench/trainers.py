@@ -24,18 +24,18 @@ from tests.bench.workload import (
 def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     import torch
 
-    from sirt_ray.recipes import RefineConfig, TuneConfig
-    from sirt_ray.resources import TrainerResources
+    from sirt_ray.config.resources import TrainerResources
+    from sirt_ray.config.training import RefineConfig, TuneConfig
     from sirt_ray.training import attention
-    from sirt_ray.training.abilities import probe
+    from sirt_ray.training.capabilities import probe
     from sirt_ray.training.data import TrainingData
-    from sirt_ray.training.dpo import Refinement
     from sirt_ray.training.engine import PlainEngine
     from sirt_ray.training.fit import Fit, Settings
     from sirt_ray.training.forward import CompletionLogps
+    from sirt_ray.training.objectives import Refinement
     from sirt_ray.training.reference import reference_logps
     from sirt_ray.training.sft import Tuning
-    from sirt_ray.training.workfolder import WorkFolder
+    from sirt_ray.training.workdir import WorkFolder
 
     resources = TrainerResources(
         max_tokens_per_micro_batch=setting.ours_at_once, checkpoint_every_steps=10**6

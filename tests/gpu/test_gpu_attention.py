@@ -9,7 +9,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
-from sirt_ray.training.abilities import probe
+from sirt_ray.training.capabilities import probe
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.packing import grouped, micro_batch
 

@@ -10,17 +10,17 @@ import torch
 from dying import KilledAt, KilledError
 from transformers import AutoModelForCausalLM
 
+from sirt_ray.cli.train import main
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.optimization import LoraConfig
-from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import TrainerResources
 from sirt_ray.training import run as training
-from sirt_ray.training.__main__ import main
-from sirt_ray.training.abilities import probe
-from sirt_ray.training.models import add_lora, load_model
+from sirt_ray.training.capabilities import probe
+from sirt_ray.training.metrics import model_size
+from sirt_ray.training.model import add_lora, load_model
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.throughput import model_size
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 from tests.gpu.kinds import KINDS
 
 NEAR = 0.02

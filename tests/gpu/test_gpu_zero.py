@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import TrainerResources
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 from tests.gpu.kinds import KINDS
 
 pytest.importorskip("deepspeed")

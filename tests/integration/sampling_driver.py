@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.engine.server import ModelServer
 from tests.integration.test_faults import ENGINE, Sampling
 
 

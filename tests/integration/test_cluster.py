@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 from tests.nodes import Nodes
 from tests.run_folders import content
 from tests.sleeping import wait_until

@@ -12,14 +12,14 @@ import pytest
 import ray.data
 from ray.data import DataContext
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.benchmarks.base import Hub
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.benchmarks.selection import text_key
-from sirt_ray.data import DataConfig
+from sirt_ray.config.data import DataConfig
 from sirt_ray.errors import DataError
-from sirt_ray.on_ray import data as on_ray_data
-from sirt_ray.on_ray.data import check_rows_available, prepare_questions, rows_identity
+from sirt_ray.on_ray.data import read as on_ray_data
+from sirt_ray.on_ray.data.read import check_rows_available, prepare_questions, rows_identity
 from sirt_ray.types import Question
 from tests.bars import Bars
 
@@ -31,7 +31,7 @@ def config(**settings: Any) -> DataConfig:
 
 
 def questions(out: Path, name: str, split: str) -> list[Question]:
-    return [tables.to_question(row) for row in tables.read(out / name / f"{split}.parquet")]
+    return [parquet.to_question(row) for row in parquet.read(out / name / f"{split}.parquet")]
 
 
 def gsm_rows(count: int, first: int = 0) -> list[dict[str, str]]:
@@ -69,8 +69,8 @@ def test_rows_of_several_blocks_and_files_keep_their_order(tmp_path: Path) -> No
     assert [done for done, _ in progress.shown] == [1, 2]
     assert counts["gsm8k"]["training_rows"]["rows"] == 600
     file = tmp_path / "out" / "gsm8k" / "train.parquet"
-    assert tables.counts(file) == counts["gsm8k"]["train"]
-    assert pq.read_schema(file).remove_metadata() == tables.QUESTION
+    assert parquet.counts(file) == counts["gsm8k"]["train"]
+    assert pq.read_schema(file).remove_metadata() == parquet.QUESTION
     json.dumps(counts)
 
 

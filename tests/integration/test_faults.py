@@ -18,15 +18,15 @@ import psutil
 import pytest
 import ray
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.benchmarks.registry import grade
-from sirt_ray.config import SamplingConfig
+from sirt_ray.config.job import SamplingConfig
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.block_sampler import SamplingPlan
-from sirt_ray.on_ray.prompting import TextPrompter
-from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.resources import EngineConfig
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.sampling.prompts import TextPrompter
+from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.types import Question
 from tests import sleeping
 from tests.asked import BLOCK, Sampling, engine_process
@@ -67,10 +67,10 @@ def asleep(ray_cluster: None, hangs: Path) -> Iterator[Sampling]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(asleep: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[tables.Row]:
+def undisturbed(asleep: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[parquet.Row]:
     out = tmp_path_factory.mktemp("undisturbed") / "samples"
     assert asleep.into(out)["retries"] == 0
-    return tables.read(out)
+    return parquet.read(out)
 
 
 def replicas(server: ModelServer) -> list[int]:
@@ -83,27 +83,27 @@ def replicas(server: ModelServer) -> list[int]:
 
 
 def test_a_killed_replica_costs_nothing_but_time(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     victim = replicas(asleep.server)[0]
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: os.kill(victim, signal.SIGKILL))
-    assert tables.read(tmp_path / "out") == undisturbed
+    assert parquet.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
     assert counts["dropped"] == {}
 
 
 def test_a_killed_sampling_actor_costs_nothing_but_time(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     (actor,) = asleep.server.samplers.actors
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: ray.kill(actor, no_restart=False))
-    assert tables.read(tmp_path / "out") == undisturbed
+    assert parquet.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
     assert counts["dropped"] == {}
 
 
 def test_a_sampling_actor_is_waited_for_while_its_node_is_silent(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     """A node that is lost is missed only after a while, in which calls of its actors fail."""
     (sampler,) = asleep.server.samplers.actors
@@ -120,13 +120,13 @@ def test_a_sampling_actor_is_waited_for_while_its_node_is_silent(
             raylet.resume()
 
     counts = asleep.disturbed(tmp_path / "out", 0.3, silence)
-    assert tables.read(tmp_path / "out") == undisturbed
+    assert parquet.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
     assert counts["dropped"] == {}
 
 
 def test_a_replica_that_hangs_is_replaced(
-    asleep: Sampling, hangs: Path, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, hangs: Path, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     """The replica that takes the place of a killed one answers nothing, until the next does."""
     wait_until(lambda: len(replicas(asleep.server)) == 2, 60, "the start of a second replica")
@@ -137,13 +137,13 @@ def test_a_replica_that_hangs_is_replaced(
     hangs.unlink()
     (hanging,) = set(replicas(asleep.server)) - set(victims)
     counts = asleep.into(tmp_path / "out")
-    assert tables.read(tmp_path / "out") == undisturbed
+    assert parquet.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
     wait_until(lambda: not psutil.pid_exists(hanging), 90, "the end of the hanging replica")
 
 
 def test_questions_that_break_the_engine_are_given_up_and_said(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     bad = {
         "poison": Question("word_problems/train/p", "word_problems", "poison", (), "1"),
@@ -152,15 +152,15 @@ def test_questions_that_break_the_engine_are_given_up_and_said(
     questions = [*asleep.questions[:10], *bad.values(), *asleep.questions[10:]]
     counts = asleep.into(tmp_path / "out", questions)
     assert counts["dropped"] == {"engine_failed": 1, "refused_by_engine": 1}
-    assert tables.read(tmp_path / "out") == undisturbed
-    parts = [tables.counts(part) for part in tables.files(tmp_path / "out")]
+    assert parquet.read(tmp_path / "out") == undisturbed
+    parts = [parquet.counts(part) for part in parquet.files(tmp_path / "out")]
     said = {drop["id"]: drop["message"] for part in parts for drop in part["dropped"]}
     assert "swallowed poison" in said[bad["poison"].id]
     assert "not answered" in said[bad["forbidden"].id]
 
 
 def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
-    asleep: Sampling, undisturbed: list[tables.Row], tmp_path: Path
+    asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
 
@@ -170,11 +170,11 @@ def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
 
     with pytest.raises(StageError, match=r"part-0000088\.parquet .*No space left.*Free some"):
         asleep.disturbed(out, 0.1, fill)
-    finished = {part: part.stat().st_mtime_ns for part in tables.files(out)}
+    finished = {part: part.stat().st_mtime_ns for part in parquet.files(out)}
     assert finished
     asleep.into(out)
     assert {part: part.stat().st_mtime_ns for part in finished} == finished
-    assert tables.read(out) == undisturbed
+    assert parquet.read(out) == undisturbed
 
 
 def kill_engine(server: ModelServer) -> None:
@@ -216,29 +216,29 @@ def awake(
 
 
 @pytest.fixture(scope="module")
-def expected(awake: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[tables.Row]:
+def expected(awake: Sampling, tmp_path_factory: pytest.TempPathFactory) -> list[parquet.Row]:
     out = tmp_path_factory.mktemp("expected") / "samples"
     awake.into(out)
-    return tables.read(out)
+    return parquet.read(out)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_real_engines_are_lost_at_random_points(
-    awake: Sampling, expected: list[tables.Row], tmp_path: Path
+    awake: Sampling, expected: list[parquet.Row], tmp_path: Path
 ) -> None:
     moment = random.Random(0)
     for at, fault in enumerate([*FAULTS] * 5):
         out = tmp_path / str(at)
         awake.disturbed(out, moment.random(), lambda name=fault: FAULTS[name](awake.server))
-        assert tables.read(out) == expected, f"run {at}, fault {fault}"
+        assert parquet.read(out) == expected, f"run {at}, fault {fault}"
         awake.server.wait_until_ready()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_drivers_are_lost_at_random_points(
-    model: Path, expected: list[tables.Row], tmp_path: Path
+    model: Path, expected: list[parquet.Row], tmp_path: Path
 ) -> None:
     moment = random.Random(0)
     for at in range(5):
@@ -247,10 +247,10 @@ def test_drivers_are_lost_at_random_points(
         command = [sys.executable, "-m", "tests.integration.sampling_driver", str(model), str(out)]
         parts = moment.randrange(len(expected) // (4 * BLOCK))
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
-            wait_until(lambda: len(tables.files(out)) >= parts, 300, f"part {parts}")  # noqa: B023
+            wait_until(lambda: len(parquet.files(out)) >= parts, 300, f"part {parts}")  # noqa: B023
             time.sleep(moment.random())
             driver.kill()
-        finished = {part: part.stat().st_mtime_ns for part in tables.files(out)}
+        finished = {part: part.stat().st_mtime_ns for part in parquet.files(out)}
         subprocess.run(command, stderr=subprocess.DEVNULL, check=True, timeout=300)
         assert {part: part.stat().st_mtime_ns for part in finished} == finished
-        assert tables.read(out) == expected, f"run {at}"
+        assert parquet.read(out) == expected, f"run {at}"

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.encoding import encode_demonstration
 from sirt_ray.optimization import LoraConfig
-from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import TrainerResources
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 
 TUNE = TuneConfig(
     batch_size=6, epochs=10, max_steps=20, evaluate_every_steps=20, validation_fraction=0.1
@@ -115,7 +115,7 @@ def test_an_adapter_from_zero_3_is_what_was_merged(students: dict[str, list[Path
 
 @pytest.mark.timeout(240)
 def test_offloaded_parameters_give_the_same_reference(students: dict[str, list[Path]]) -> None:
-    cut, alone = (tables.read(out / REFERENCE_FILE) for out in students["reference"])
+    cut, alone = (parquet.read(out / REFERENCE_FILE) for out in students["reference"])
     assert len(cut) == 6
     for one, two in zip(cut, alone, strict=True):
         assert one == pytest.approx(two, abs=1e-4)

@@ -2,9 +2,9 @@
 
 import ray
 
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.on_ray import live_cluster, needs
 from sirt_ray.planning.placement import Setup, place, problem
-from sirt_ray.resources import EngineConfig, ResourcesConfig
 
 
 def test_the_nodes_that_are_there_are_planned_on(ray_cluster: None) -> None:

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sirt_ray import own_code, tables
-from sirt_ray.data import DataConfig
+from sirt_ray import user_code
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.data import DataConfig
 from sirt_ray.errors import DataError
-from sirt_ray.on_ray.data import prepare_questions
+from sirt_ray.on_ray.data.read import prepare_questions
 from sirt_ray.types import Question
 from tests.bars import Bars
 
@@ -22,11 +23,11 @@ def config(**settings: Any) -> DataConfig:
 
 
 def questions(out: Path, name: str, split: str) -> list[Question]:
-    return [tables.to_question(row) for row in tables.read(out / name / f"{split}.parquet")]
+    return [parquet.to_question(row) for row in parquet.read(out / name / f"{split}.parquet")]
 
 
 def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(own_code.ALLOW, "1")
+    monkeypatch.setenv(user_code.ALLOW, "1")
     (tmp_path / "own.py").write_text(
         "def sums(split):\n"
         "    for n in range(40):\n"

@@ -23,7 +23,7 @@ from sirt_ray.publish.card import UNLICENSED
 from sirt_ray.publish.folder import export_student
 from sirt_ray.publish.students import find_student
 from sirt_ray.training import health
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 from tests.event_files import curves
 from tests.run_folders import content, events
 

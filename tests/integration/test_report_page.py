@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.report.page.pages import run_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -174,11 +174,11 @@ def test_a_keyboard_reaches_the_report_first(opened: Opened) -> None:
 
 def test_what_models_write_stays_text(browser: Any, undisturbed: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(undisturbed, tmp_path / "hostile")
-    for file in tables.files(run_dir / "round_01/evaluation"):
-        rows = tables.read(file)
+    for file in parquet.files(run_dir / "round_01/evaluation"):
+        rows = parquet.read(file)
         for place, row in enumerate(rows):
             row["completion"] = row["extracted"] = HOSTILE[place // 2 % 2]
-        tables.write(file, rows, tables.GRADED)
+        parquet.write(file, rows, parquet.GRADED)
     (tmp_path / "page.html").write_text(run_page(run_dir))
     found = Opened(browser, tmp_path / "page.html")
     assert found.asked == [] and found.said == []

@@ -15,15 +15,15 @@ import pytest
 from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.errors import ArtifactError, StageError
-from sirt_ray.on_ray.prompting import TokenPrompter
-from sirt_ray.on_ray.requests import SampleRequest
-from sirt_ray.on_ray.sampler import sample
-from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.resources import EngineConfig, ResourcesConfig
+from sirt_ray.on_ray.engine.protocol import SampleRequest
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.sampling.prompts import TokenPrompter
+from sirt_ray.on_ray.sampling.run import sample
 from sirt_ray.types import Question
 from tests.asked import (
     MAX_TOKENS,
@@ -101,7 +101,7 @@ class TestRows:
     def test_every_question_kind_and_index_is_there_once(
         self, whole: tuple[Path, Counts, Bars]
     ) -> None:
-        rows = tables.read(whole[0])
+        rows = parquet.read(whole[0])
         keys = [(row["question_id"], row["prompt_kind"], row["sample_index"]) for row in rows]
         asked = [(kind, index) for kind, n in PLAN.requests for index in range(n)]
         assert keys == [(q.id, kind, index) for q in QUESTIONS for kind, index in asked]
@@ -113,7 +113,7 @@ class TestRows:
         tokenizer = AutoTokenizer.from_pretrained(checkpoints["one"])
         by_id = {q.id: q for q in QUESTIONS}
         reasons = set()
-        for row in tables.read(whole[0]):
+        for row in parquet.read(whole[0]):
             prompt, prompt_ids = encode_prompt(
                 by_id[row["question_id"]], row["prompt_kind"], tokenizer
             )
@@ -129,12 +129,12 @@ class TestRows:
         assert reasons == {"stop", "length"}
 
     def test_completions_of_one_request_differ(self, whole: tuple[Path, Counts, Bars]) -> None:
-        rows = tables.read(whole[0])[:8]
+        rows = parquet.read(whole[0])[:8]
         assert len({tuple(row["completion_ids"]) for row in rows}) == 8
 
     def test_counts_are_those_of_the_rows(self, whole: tuple[Path, Counts, Bars]) -> None:
         out, counts, bars = whole
-        rows = tables.read(out)
+        rows = parquet.read(out)
         assert counts["questions"] == len(QUESTIONS)
         assert counts["completions"] == len(rows) == 90
         for verdict in ("right", "wrong", "unparseable"):
@@ -173,7 +173,7 @@ class TestResume:
 
         assert (kept.read_bytes(), kept.stat().st_mtime_ns) == before
         assert len(list(out.glob("*.parquet"))) == 7
-        assert tables.read(out) == tables.read(whole[0])
+        assert parquet.read(out) == parquet.read(whole[0])
         assert without_usage(counts) == without_usage(whole[1])
 
     def test_nothing_is_left_to_do(
@@ -225,14 +225,14 @@ def test_an_engine_that_is_killed_costs_nothing_but_time(
     out = tmp_path / "samples"
 
     def strike() -> None:
-        wait_until(lambda: bool(tables.files(out)), 60, "the first part")
+        wait_until(lambda: bool(parquet.files(out)), 60, "the first part")
         os.kill(engine, signal.SIGKILL)
 
     striking = threading.Thread(target=strike)
     striking.start()
     sampled(server, out, checkpoints["one"], questions, block_size=1)
     striking.join()
-    assert tables.read(out) == tables.read(tmp_path / "undisturbed")
+    assert parquet.read(out) == parquet.read(tmp_path / "undisturbed")
 
     def replaced() -> bool:
         with contextlib.suppress(RayError, StopIteration, psutil.Error):

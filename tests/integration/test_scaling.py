@@ -13,17 +13,17 @@ import pytest
 import ray
 from transformers import AutoTokenizer
 
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray import needs
+from sirt_ray.on_ray.engine.protocol import SampleRequest
+from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import METRICS
-from sirt_ray.on_ray.prompting import TokenPrompter
-from sirt_ray.on_ray.requests import SampleRequest
-from sirt_ray.on_ray.sampler import sample
-from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.sampling.prompts import TokenPrompter
+from sirt_ray.on_ray.sampling.run import sample
 from sirt_ray.on_ray.stage_metrics import StageMetrics
 from sirt_ray.place import Place, at
-from sirt_ray.resources import EngineConfig, ResourcesConfig, TrainerResources
 from tests.asked import (
     PLAN,
     QUESTIONS,

@@ -17,8 +17,8 @@ import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError, Omit, OpenAI
 from transformers import AutoTokenizer
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import load
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.quickstart import assets
@@ -49,7 +49,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (broken / "config.json").write_text("{}")
     event = {"event": "rolled_back", "version": "round_01", "kept": "round_00"}
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
-    (folder / "config.yaml").write_text(jobfile.dump(jobfile.load(JOB, (), REGISTRY)))
+    (folder / "config.yaml").write_text(load.dump(load.load(JOB, (), REGISTRY)))
     return folder
 
 

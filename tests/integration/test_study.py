@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from sirt_ray.cells import How
-from sirt_ray.resources import ResourcesConfig
+from sirt_ray.config.resources import ResourcesConfig
+from sirt_ray.config.study import Cell, Study
+from sirt_ray.driver.study import How
 from sirt_ray.side_by_side import side_by_side
-from sirt_ray.studies import Cell, Study
 
 STUDY = Path(__file__).parents[2] / "jobs" / "study_quickstart.yaml"
 SMALL = {

@@ -16,14 +16,14 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.errors import ArtifactError, DataError
-from sirt_ray.on_ray import trainer
-from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import TrainerResources
+from sirt_ray.on_ray.training import trainer
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
-from sirt_ray.training.workfolder import last_line, read_lines
+from sirt_ray.training.workdir import last_line, read_lines
 from tests.bars import Bars
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -238,7 +238,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
     run(task, CPU)
     assert_same_training(room / "refined_alone", out)
     for one, two in zip(
-        tables.read(room / "reference"), tables.read(room / "reference_alone"), strict=True
+        parquet.read(room / "reference"), parquet.read(room / "reference_alone"), strict=True
     ):
         assert one == pytest.approx(two, abs=1e-4)
     assert read_lines(out / "metrics.jsonl")[-1]["margin"] > 0.1

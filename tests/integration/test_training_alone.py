@@ -10,8 +10,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from sirt_ray.training.__main__ import main
-from sirt_ray.training.workfolder import last_line
+from sirt_ray.cli.train import main
+from sirt_ray.training.workdir import last_line
 
 WITHOUT = """
 import sys

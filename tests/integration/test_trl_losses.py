@@ -17,11 +17,11 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.resources import TrainerResources
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training.workdir import read_lines
 
 CPU = torch.device("cpu")
 RESOURCES = TrainerResources()

@@ -8,13 +8,14 @@ import pytest
 import ray
 from ray.util import placement_group, remove_placement_group
 
+from sirt_ray.config.resources import EngineConfig, TrainerResources
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import Said, heard_by
-from sirt_ray.on_ray import serving, trainer, training_watch
-from sirt_ray.on_ray.serving import ModelServer
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import EngineConfig, TrainerResources
+from sirt_ray.on_ray.engine import server as serving
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.training import monitor, trainer
 from sirt_ray.training.tasks import Source
 from sirt_ray.waiting import waiting
 from tests.bars import Bars
@@ -45,7 +46,7 @@ def engine(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What is said of waits, twice a second and not after half a minute."""
     monkeypatch.setattr("sirt_ray.waiting._LONGEST_PAUSE_SECONDS", 0.5)
-    for module in (serving, training_watch):
+    for module in (serving, monitor):
         monkeypatch.setattr(module, "waiting", partial(waiting, first_s=0.5))
     said: list[str] = []
     with heard_by(Said(said.append)):

@@ -12,12 +12,12 @@ import torch
 from tiny import save_talker
 from transformers import AutoModelForCausalLM
 
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
-from sirt_ray.on_ray.requests import SampleRequest
-from sirt_ray.on_ray.serving import ModelServer
+from sirt_ray.on_ray.engine.protocol import SampleRequest
+from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.publish.adapters import combine
-from sirt_ray.resources import EngineConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

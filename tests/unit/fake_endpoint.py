@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
+from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.endpoint_engine import EndpointEngine
-from sirt_ray.on_ray.requests import Answered, SampleRequest
-from sirt_ray.teachers import EndpointConfig
+from sirt_ray.on_ray.engine.api import EndpointEngine
+from sirt_ray.on_ray.engine.protocol import Answered, SampleRequest
 
 Json = dict[str, Any]
 

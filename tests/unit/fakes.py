@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts import Artifact
-from sirt_ray.config import JobConfig
+from sirt_ray.artifacts.store import Artifact
+from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.core.scoring import score_of, scores_to_json
 from sirt_ray.types import Completion, Graded, PromptKind, Scores, StopReason, Verdict

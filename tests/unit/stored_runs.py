@@ -4,14 +4,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sirt_ray import storage
+from sirt_ray.storage import object_store
 
 Node = Callable[[str], AbstractContextManager[None]]
 """Be another node, with a disk of its own, while the block runs."""
 
 
 def run_dir(bucket: str) -> Path:
-    return storage.local(f"s3://{bucket}/runs/mine")
+    return object_store.local(f"s3://{bucket}/runs/mine")
 
 
 def write(folder: Path, **contents: str) -> None:

@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
-from sirt_ray.on_ray.adapters import Adapter, adapter_of, check_adapter, same_weights
-from sirt_ray.on_ray.placement import engine_kwargs
-from sirt_ray.resources import EngineConfig
+from sirt_ray.on_ray.engine.lora import Adapter, adapter_of, check_adapter, same_weights
+from sirt_ray.on_ray.engine.options import engine_kwargs
 
 
 def save_config(folder: Path, **changed: Any) -> Policy:

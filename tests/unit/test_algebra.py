@@ -12,8 +12,8 @@ import pytest
 
 from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.core import answers
 from sirt_ray.types import Judgement, Question
+from sirt_ray.verifier import answers
 
 BOUND_S = 10.0
 """On the busiest machine, the worker's start counted; `make bench-grading` measures a row."""

@@ -9,12 +9,12 @@ import pytest
 import tiny
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.cli.train import main
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.errors import DataError
-from sirt_ray.training import given
-from sirt_ray.training.__main__ import main
-from sirt_ray.training.workfolder import read_lines
+from sirt_ray.training import external_data
+from sirt_ray.training.workdir import read_lines
 
 QUICK = ("--set", "resources.gpus_per_worker=0")
 TUNE = (*QUICK, "--set", "tune.learning_rate=3e-3", "--set", "tune.max_steps=6")
@@ -109,10 +109,10 @@ def test_settings_come_from_a_file_and_then_from_the_command_line(
 def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     rows = [{"prompt": "2+2=", "chosen": "4", "rejected": " 5"}] * 2
-    assert given.encode(lines(tmp_path / "p.jsonl", rows), "dpo", tokenizer, tmp_path) == {
+    assert external_data.encode(lines(tmp_path / "p.jsonl", rows), "dpo", tokenizer, tmp_path) == {
         "rows": 2
     }
-    one, two = (tables.to_pair(row) for row in tables.read(tmp_path / "dpo.parquet"))
+    one, two = (parquet.to_pair(row) for row in parquet.read(tmp_path / "dpo.parquet"))
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
@@ -122,16 +122,16 @@ def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     assert one.rejected is not None
     assert one.rejected.completion.completion_ids == (*ids(" 5"), tokenizer.eos_token_id)
     assert one.question_id == two.question_id
-    assert given.is_ours(tmp_path / "dpo.parquet", "dpo")
-    assert not given.is_ours(tmp_path / "dpo.parquet", "sft")
+    assert external_data.is_ours(tmp_path / "dpo.parquet", "dpo")
+    assert not external_data.is_ours(tmp_path / "dpo.parquet", "sft")
 
 
 def test_a_given_prompt_is_a_users_message_where_there_is_a_chat_template(tmp_path: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}<{{ messages[0]['content'] }}>"
     source = lines(tmp_path / "s.jsonl", [{"prompt": "2+2=", "completion": "4"}])
-    given.encode(source, "sft", tokenizer, tmp_path)
-    (row,) = tables.read(tmp_path / "sft.parquet")
+    external_data.encode(source, "sft", tokenizer, tmp_path)
+    (row,) = parquet.read(tmp_path / "sft.parquet")
     assert tokenizer.decode(row["prompt_ids"]) == "<s><2+2=>"
     assert encode_prompt(tiny.question(1), "plain", tokenizer)[0].startswith("<s><")
 
@@ -139,9 +139,13 @@ def test_a_given_prompt_is_a_users_message_where_there_is_a_chat_template(tmp_pa
 def test_all_rows_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": ""}, {"prompt": "a", "completion": "b"}, {"text": "c"}, 3]
     with pytest.raises(DataError) as caught:
-        given.encode(lines(tmp_path / "s.jsonl", rows), "sft", tiny.byte_tokenizer(), tmp_path)
+        external_data.encode(
+            lines(tmp_path / "s.jsonl", rows), "sft", tiny.byte_tokenizer(), tmp_path
+        )
     said = str(caught.value)
     assert "row 1: completion must be text" in said and "row 2" not in said
     assert "row 3: prompt and completion must be" in said and "row 4" in said
     with pytest.raises(DataError, match="there is no row in it"):
-        given.encode(lines(tmp_path / "e.jsonl", []), "sft", tiny.byte_tokenizer(), tmp_path)
+        external_data.encode(
+            lines(tmp_path / "e.jsonl", []), "sft", tiny.byte_tokenizer(), tmp_path
+        )

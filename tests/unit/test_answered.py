@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sirt_ray import tables
-from sirt_ray.benchmarks.answered import Answers, check, identity, read_answers
-from sirt_ray.config import DemonstrationsConfig
+from sirt_ray.artifacts import parquet
+from sirt_ray.benchmarks.answer_file import Answers, check, identity, read_answers
+from sirt_ray.config.job import DemonstrationsConfig
+from sirt_ray.config.teacher import DemonstrationFileConfig
 from sirt_ray.core import prompts
 from sirt_ray.core.demonstrations import keep_demonstrations
 from sirt_ray.errors import DataError
-from sirt_ray.teachers import DemonstrationFileConfig
 from sirt_ray.types import Demonstration, Question
 
 APPLES = Question("gsm8k/train/0", "gsm8k", "How many apples are 2 and 2?", (), "4")
@@ -146,7 +146,7 @@ def test_the_demonstrations_of_another_run_are_taken_as_they_are(tmp_path: Path)
     first = read(write(tmp_path / "answers.jsonl", rows))
     kept = [Demonstration(CANALS, item) for item in first.graded]
     path = tmp_path / "demonstrations.parquet"
-    tables.write(path, map(tables.demonstration_row, kept), tables.DEMONSTRATION)
+    parquet.write(path, map(parquet.demonstration_row, kept), parquet.DEMONSTRATION)
     assert read(path).graded == first.graded
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sirt_ray.core import answers, numerals
 from sirt_ray.types import Judgement
+from sirt_ray.verifier import answers, numerals
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
 BANKS = ("bank", "river bank", "library", "a mall")

@@ -3,8 +3,8 @@ and which expressions are the same without algebra."""
 
 import pytest
 
-from sirt_ray.core import answers
-from sirt_ray.core.statements import Found
+from sirt_ray.verifier import answers
+from sirt_ray.verifier.statements import Found
 
 EXPRESSIONS: dict[str, list[tuple[str, str, bool]]] = {
     "MATH (Hendrycks et al. 2021): the last box": [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sirt_ray.core import answers, expressions
+from sirt_ray.verifier import answers, expressions
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
 

@@ -10,8 +10,8 @@ import pytest
 
 from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.core import answers, expressions
 from sirt_ray.types import Question, Verdict
+from sirt_ray.verifier import answers, expressions
 from tests import responses
 
 BENCHMARKS = (

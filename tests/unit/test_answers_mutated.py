@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sirt_ray.core import answers, option_texts
+from sirt_ray.core import option_texts
+from sirt_ray.verifier import answers
 from tests import responses
 
 

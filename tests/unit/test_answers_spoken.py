@@ -6,8 +6,8 @@ guessed from the last thing that the text mentions.
 
 import pytest
 
-from sirt_ray.core import answers
-from sirt_ray.core.statements import Found
+from sirt_ray.verifier import answers
+from sirt_ray.verifier.statements import Found
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
 GOALS = (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.artifacts import Store, canonical, fingerprint
-from sirt_ray.content import content_key
+from sirt_ray.artifacts.locks import locked
+from sirt_ray.artifacts.store import Store, canonical, fingerprint
 from sirt_ray.errors import ArtifactError
-from sirt_ray.folder_lock import locked
+from sirt_ray.storage.hashing import content_key
 
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:

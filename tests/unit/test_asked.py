@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.on_ray.asked import AskedQuestions
+from sirt_ray.on_ray.sampling.questions import AskedQuestions
 from sirt_ray.types import Question
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.asking import Asked, Asker, Unanswered
-from sirt_ray.on_ray.requests import Answered, SampleReply, SampleRequest
+from sirt_ray.on_ray.engine.protocol import Answered, SampleReply, SampleRequest
+from sirt_ray.on_ray.sampling.retry import Asked, Asker, Unanswered
 
 Answer = Callable[[tuple[SampleRequest, ...]], None]
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sirt_ray.recipes import TuneConfig
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.training.choice import better, judged, out_of_patience
-from sirt_ray.training.workfolder import State
+from sirt_ray.training.workdir import State
 
 
 def after(losses: Iterable[float]) -> State:

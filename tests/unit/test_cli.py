@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
 from sirt_ray.quickstart import assets
 
 JOB = """\

@@ -15,8 +15,8 @@ from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import load
 
 CLUSTER = ROOT / "cluster"
 CLOUDS = sorted((CLUSTER / "ray_up").glob("*.yaml"))
@@ -47,7 +47,7 @@ class TestRayUp:
 
     def test_the_job_has_its_places(self, path: Path) -> None:
         nodes = self.prepared(path)["available_node_types"]
-        assert misfits(jobfile.load(JOB, [], REGISTRY), nodes) == []
+        assert misfits(load.load(JOB, [], REGISTRY), nodes) == []
         assert nodes["driver"]["min_workers"] == 1 and nodes["driver"]["resources"]["driver"] == 1
         assert sum(node.get("max_workers", 0) for node in nodes.values()) <= 8
 
@@ -145,7 +145,7 @@ class TestSlurm:
         named = "device=cpu" if not gpus else "device=gpu"
         options = [f"resources.{role}.{named}" for role in ("teacher", "student")]
         options += [] if gpus else ["resources.trainer.gpus_per_worker=0"]
-        assert misfits(jobfile.load(JOB, options, REGISTRY), types) == []
+        assert misfits(load.load(JOB, options, REGISTRY), types) == []
 
     def test_the_token_is_made_once_and_for_its_owner_alone(self, room: Path) -> None:
         self.started(room, "job.yaml", "/shared/runs")

@@ -13,8 +13,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import load
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 MANIFESTS = sorted(KUBERAY.glob("*/ray*.yaml"))
@@ -187,7 +187,7 @@ class TestPlaces:
         assert cluster_of(manifest("RayJob")) == cluster_of(manifest("RayCluster"))
 
     def test_all_parts_of_the_job_have_a_place(self) -> None:
-        job = jobfile.load(JOB, [], REGISTRY)
+        job = load.load(JOB, [], REGISTRY)
         assert misfits(job, autoscaled(manifest("RayCluster"))) == []
 
     @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ class TestPlaces:
         ],
     )
     def test_a_part_without_a_place_is_found(self, override: str, said: str) -> None:
-        job = jobfile.load(JOB, [override], REGISTRY)
+        job = load.load(JOB, [override], REGISTRY)
         assert misfits(job, autoscaled(manifest("RayCluster"))) == [f"{said} has no place"]
 
     def test_a_part_goes_to_its_own_nodes_and_nowhere_else(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fakes import job
 
 from sirt_ray import cluster_plan, hours
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.placement import place
 from sirt_ray.survey import State

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fakes import graded, job
 
-from sirt_ray.config import DemonstrationsConfig
+from sirt_ray.config.job import DemonstrationsConfig
 from sirt_ray.core.demonstrations import (
     first_per_benchmark,
     keep_demonstrations,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray import doctor_command
-from sirt_ray.cli import main
+from sirt_ray.cli import doctor
+from sirt_ray.cli.main import main
 from sirt_ray.doctor import findings, gpus, machine, network, packages
 from sirt_ray.doctor.findings import Finding
 
@@ -180,7 +180,7 @@ class TestMachine:
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """What the command is told of its machine."""
     made: list[Finding] = [Finding("python", "ok", "3.12.1")]
-    monkeypatch.setattr(doctor_command, "_findings", lambda quick, address: iter(made))
+    monkeypatch.setattr(doctor, "_findings", lambda quick, address: iter(made))
     return made
 
 

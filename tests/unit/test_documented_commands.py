@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray import cli, completion_command
-from sirt_ray.training import __main__ as training
+from sirt_ray.cli import completion, main
+from sirt_ray.cli import train as training
 from tests import newcomer
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def understood(command: str) -> None:
         assert set(named) <= _TARGETS, f"the Makefile has no {named}"
     elif words[0] == "sirt":
         if not {"...", "…"} & set(words) and len(words) > 2:
-            parse(cli._parser(), words[1:])
+            parse(main._parser(), words[1:])
         else:
             assert words[1] in subcommands()
     elif words[2] == "sirt_ray.training" and len(words) > 3:
@@ -99,7 +99,7 @@ def understood(command: str) -> None:
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (found,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
     return found.choices
 
 
@@ -141,7 +141,7 @@ def test_the_search_finds_them_and_a_wrong_one_is_refused() -> None:
 @pytest.mark.parametrize("name", list(subcommands()))
 def test_help_shows_examples_that_work(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([name, "--help"])
+        main.main([name, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out.partition("examples:\n")[2]
     examples = list(commands("".join(f"    {line.strip()}\n" for line in shown.splitlines())))
@@ -158,7 +158,7 @@ def test_the_cheap_ones_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "quickstart" in listed and "test" in listed
     responses = tmp_path / "responses.jsonl"
     responses.write_text('{"response": "9 * 2 = 18. The answer is $18.", "reference": "18"}\n')
-    assert cli.main(["grade", "--benchmark", "gsm8k", str(responses)]) == 0
+    assert main.main(["grade", "--benchmark", "gsm8k", str(responses)]) == 0
     told = capsys.readouterr().out.strip()
     assert told == '{"right": 1, "wrong": 0, "unparseable": 0, "accuracy": 1.0}'
     assert told in (ROOT / "README.md").read_text()
@@ -166,14 +166,14 @@ def test_the_cheap_ones_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_completion_offers_settings_that_exist() -> None:
     """Between data.benchmarks and the settings of a task is its name, which is the user's."""
-    offered = set(completion_command.settings())
+    offered = set(completion.settings())
     assert {"data.benchmarks", "refine.lora.rank", "teacher.endpoint.url"} < offered
     assert not [name for name in offered if name.startswith("data.benchmarks.")]
 
 
-@pytest.mark.parametrize("shell", completion_command.SHELLS)
+@pytest.mark.parametrize("shell", completion.SHELLS)
 def test_completion_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["completion", shell]) == 0
+    assert main.main(["completion", shell]) == 0
     code = capsys.readouterr().out
     assert "_ARGCOMPLETE" in code and "sirt" in code
     if shell == "bash":

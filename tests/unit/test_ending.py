@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayTaskError
 
-from sirt_ray import cli, ending
+from sirt_ray import exit_codes
+from sirt_ray.cli.main import main
 
 
 class TestErrorsThatNobodyHasThoughtOf:
@@ -17,8 +18,8 @@ class TestErrorsThatNobodyHasThoughtOf:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("MY_KEY", "sk-very-secret")
-        monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path))
-        assert ending.ended(self.broken, False, "stopped") == 1
+        monkeypatch.setattr(exit_codes.tempfile, "tempdir", str(tmp_path))
+        assert exit_codes.ended(self.broken, False, "stopped") == 1
         told = capsys.readouterr().err
         (trace,) = tmp_path.glob("sirt-error-*.log")
         assert "a bug of sirt-ray: KeyError" in told and "sirt doctor --json" in told
@@ -29,7 +30,7 @@ class TestErrorsThatNobodyHasThoughtOf:
 
     def test_with_debug_they_are_raised(self) -> None:
         with pytest.raises(KeyError):
-            ending.ended(self.broken, True, "stopped")
+            exit_codes.ended(self.broken, True, "stopped")
 
 
 @pytest.mark.parametrize(
@@ -46,13 +47,13 @@ def test_what_the_machine_refuses_is_no_bug(
     def refused() -> int:
         raise RayTaskError("write", "Traceback ...", error) if elsewhere else error
 
-    assert ending.ended(refused, False, "stopped") == 1
+    assert exit_codes.ended(refused, False, "stopped") == 1
     assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_every_command_can_be_debugged() -> None:
     (commands,) = (
-        action for action in cli._parser()._actions if isinstance(action, _SubParsersAction)
+        action for action in main._parser()._actions if isinstance(action, _SubParsersAction)
     )
     for name, command in commands.choices.items():
         assert "--debug" in command.format_help(), name
@@ -62,5 +63,5 @@ def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    assert ending.ended(interrupted, True, "stopped; the same command continues") == 130
+    assert exit_codes.ended(interrupted, True, "stopped; the same command continues") == 130
     assert "the same command continues" in capsys.readouterr().err

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from fake_endpoint import ASKED, TEACHER, FakeEndpoint, ask, choice, reply, texts, with_engine
 
+from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core import prompts
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.endpoint.pace import LONGEST_WAIT_SECONDS, retry_after_seconds
+from sirt_ray.endpoint.rate_limit import LONGEST_WAIT_SECONDS, retry_after_seconds
 from sirt_ray.endpoint.request import api_key, prompt_of
 from sirt_ray.errors import ConfigError, StageError
-from sirt_ray.on_ray.endpoint_engine import EndpointEngine
-from sirt_ray.on_ray.requests import RefusedError
-from sirt_ray.teachers import EndpointConfig
+from sirt_ray.on_ray.engine.api import EndpointEngine
+from sirt_ray.on_ray.engine.protocol import RefusedError
 from sirt_ray.types import Question
 
 KEY = "sk-very-secret"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fakes import job
 
-from sirt_ray.config import JobConfig
+from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray import engines
-from sirt_ray.on_ray.engines import Engines
+from sirt_ray.on_ray.engine import pool
+from sirt_ray.on_ray.engine.pool import Engines
 
 
 class Server:
@@ -38,7 +38,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
         started.append(Server(role, policy))
         return started[-1]
 
-    monkeypatch.setattr(engines.ModelServer, "deploy", deploy)
+    monkeypatch.setattr(pool.ModelServer, "deploy", deploy)
     return started
 
 
@@ -92,8 +92,8 @@ def test_more_replicas_are_started_by_the_samples_of_each_call(
 def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What the cluster has; all of it stays free for Ray, whose actors start only after a while."""
     there = {"CPU": 64.0, "GPU": 0.0}
-    monkeypatch.setattr(engines.ray, "cluster_resources", lambda: there)
-    monkeypatch.setattr(engines.ray, "available_resources", lambda: there)
+    monkeypatch.setattr(pool.ray, "cluster_resources", lambda: there)
+    monkeypatch.setattr(pool.ray, "available_resources", lambda: there)
     return there
 
 

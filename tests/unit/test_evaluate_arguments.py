@@ -5,34 +5,35 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray import evaluate_command, jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli import main
-from sirt_ray.config import ScoringConfig
-from sirt_ray.core import identity
+from sirt_ray.cli import evaluate
+from sirt_ray.cli.main import main
+from sirt_ray.config import load
+from sirt_ray.config.job import ScoringConfig
+from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
-from sirt_ray.on_ray.served_model import find_run
+from sirt_ray.on_ray.serve.resolve import find_run
 
 JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 
 
 def config(*given: str) -> ScoringConfig:
     parser = argparse.ArgumentParser()
-    evaluate_command.add_to(parser.add_subparsers())
+    evaluate.add_to(parser.add_subparsers())
     arguments = parser.parse_args(["evaluate", *given])
-    return evaluate_command._config(arguments, find_run(arguments.model))
+    return evaluate._config(arguments, find_run(arguments.model))
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run that has trained nothing yet."""
-    job = jobfile.load(JOB, ["seed=3", "resources.student.max_num_seqs=7"], REGISTRY)
-    (tmp_path / "config.yaml").write_text(jobfile.dump(job))
+    job = load.load(JOB, ["seed=3", "resources.student.max_num_seqs=7"], REGISTRY)
+    (tmp_path / "config.yaml").write_text(load.dump(job))
     return tmp_path
 
 
 def test_a_run_is_asked_what_it_has_been_asked(run_dir: Path) -> None:
-    job = jobfile.load(JOB, (), REGISTRY)
+    job = load.load(JOB, (), REGISTRY)
     found = config(str(run_dir))
     assert found.benchmarks == job.data.evaluate and found.num == 300 and found.seed == 3
     assert found.evaluation.sampling == job.evaluation.sampling
@@ -55,7 +56,7 @@ def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
     other = config(
         str(run_dir), "--benchmarks", "gsm8k", "--root", "there", "--set", "engine.num_cpus=2"
     )
-    assert identity.questions(one, {}) == identity.questions(other, {})
+    assert fingerprints.questions(one, {}) == fingerprints.questions(other, {})
 
 
 @pytest.mark.parametrize(

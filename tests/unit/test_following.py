@@ -12,9 +12,9 @@ from ray.job_submission import JobStatus
 from submissions import submission
 
 from sirt_ray.errors import ResourceError
-from sirt_ray.on_ray import following
-from sirt_ray.on_ray.following import follow
 from sirt_ray.on_ray.submissions import Submission
+from sirt_ray.on_ray.submit import logs
+from sirt_ray.on_ray.submit.logs import follow
 
 
 class FakeDashboard:
@@ -42,7 +42,7 @@ class FakeDashboard:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_POLL_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("lost", [0, 2])
@@ -52,7 +52,7 @@ def test_a_broken_connection_repeats_nothing_and_loses_nothing(lost: int) -> Non
 
 
 def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_LOST_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_LOST_SECONDS", 0.0)
     log = FakeDashboard(*[["one"]] * 10, lost=10)
     with pytest.raises(ResourceError, match="nobody answers"):
         list(follow(log, "id", lambda text: None))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
 
 CITIES = ["Michigan", "New York", "Amsterdam", "Venice", "Bridge"]
 HEAVY = ("torch", "ray", "transformers", "vllm", "datasets", "deepspeed", "sympy", "pyarrow")
@@ -188,7 +188,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     file = written(tmp_path, *GOOD)
     code = (
-        "import sys; from sirt_ray.cli import main;"
+        "import sys; from sirt_ray.cli.main import main;"
         f"main(['grade', '--benchmark', 'gsm8k', {str(file)!r}]);"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )

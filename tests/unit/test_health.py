@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
-from sirt_ray.recipes import RefineConfig
 from sirt_ray.training import health
-from sirt_ray.training.dpo import Refinement
 from sirt_ray.training.health import Line
+from sirt_ray.training.objectives import Refinement
 
 
 def pair(chosen: int, rejected: int) -> TrainingExample:

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sirt_ray import jobfile, studies
-from sirt_ray.config import JobConfig
+from sirt_ray.config import load as jobfile
+from sirt_ray.config import study
+from sirt_ray.config.job import JobConfig
 from sirt_ray.errors import ConfigError
 
 JOBS = [
     path
     for path in sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
-    if not studies.is_study(path)
+    if not study.is_study(path)
 ]
 BENCHMARKS = {"gsm8k", "commonsense_qa"}
 GOOD = """\

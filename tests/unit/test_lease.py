@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from stored_runs import Node, run_dir, write
 
-from sirt_ray import storage
+from sirt_ray.artifacts.locks import locked
 from sirt_ray.errors import ArtifactError
-from sirt_ray.folder_lock import locked
 from sirt_ray.lease import held
+from sirt_ray.storage import object_store
 
 
 class TestOneDriver:
@@ -40,13 +40,13 @@ class TestOneDriver:
         left = {"holder": "x", **there}
         file = run_dir(bucket) / ".driver.json"
         write(file.parent, **{file.name: json.dumps(left | {"seconds": time.time()} | fields)})
-        storage.push(file)
+        object_store.push(file)
 
     def test_one_whose_lease_was_read_while_it_grew_is_at_work(
         self, node: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What pyarrow gives of an object that is written between its size and its content."""
-        whole = storage.read
+        whole = object_store.read
         torn = iter((True,))
 
         def read(path: Path) -> bytes | None:
@@ -54,7 +54,7 @@ class TestOneDriver:
             return content[:-1] if content and next(torn, False) else content
 
         with node("one"), held(run_dir(bucket)):
-            monkeypatch.setattr("sirt_ray.lease.storage.read", read)
+            monkeypatch.setattr("sirt_ray.lease.object_store.read", read)
             with pytest.raises(ArtifactError, match="another driver"), held(run_dir(bucket)):
                 pytest.fail("two drivers")
 
@@ -67,7 +67,7 @@ class TestOneDriver:
             began = time.monotonic()
             with locked(run_dir(bucket)):
                 assert time.monotonic() - began > 0.5
-            assert storage.names(run_dir(bucket)) == []
+            assert object_store.names(run_dir(bucket)) == []
 
     def test_one_that_was_killed_long_ago_does_not_hold(self, node: Node, bucket: str) -> None:
         with node("one"):

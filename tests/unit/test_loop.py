@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fakes import FakeStages, Heard, Killed, job
 
-from sirt_ray.artifacts import Store
+from sirt_ray.artifacts.store import Store
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from fakes import FakeStages, Heard
 
-from sirt_ray import jobfile
-from sirt_ray.artifacts import Store
-from sirt_ray.config import JobConfig
+from sirt_ray.artifacts.store import Store
+from sirt_ray.config import load as jobfile
+from sirt_ray.config.job import JobConfig
+from sirt_ray.config.presets import METHODS
 from sirt_ray.core.loop import Loop
-from sirt_ray.methods import METHODS
 
 JOB = """\
 name: tiny

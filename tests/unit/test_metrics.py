@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sirt_ray.on_ray import metrics
+from sirt_ray.on_ray.engine.protocol import ReplicaLoad
 from sirt_ray.on_ray.metrics import METRICS, Emitter, count_part, show_training
-from sirt_ray.on_ray.requests import ReplicaLoad
+from sirt_ray.on_ray.sampling.monitor import Watch
 from sirt_ray.on_ray.stage_metrics import StageMetrics
-from sirt_ray.on_ray.watch import Watch
 from sirt_ray.place import Place, at
 
 Series = dict[tuple[str, ...], float]
@@ -177,7 +177,7 @@ def test_engines_are_shown_as_they_are(emitted: dict[str, Series], tmp_path: Pat
 
 
 def test_tokens_that_no_part_has_are_wasted(emitted: dict[str, Series], tmp_path: Path) -> None:
-    from sirt_ray.on_ray.watch import Usage
+    from sirt_ray.on_ray.sampling.monitor import Usage
 
     watch(tmp_path).end()
     usage = Usage.of(tmp_path)

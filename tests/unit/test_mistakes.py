@@ -15,11 +15,13 @@ import tiny
 from fake_endpoint import FakeEndpoint, ask
 
 import tests.training_mistakes  # noqa: F401  It makes those of a training.
-from sirt_ray import ending, tables
-from sirt_ray.artifacts import Artifact, Store
-from sirt_ray.cli import main
-from sirt_ray.config import JobConfig
-from sirt_ray.on_ray import cluster, pairing
+from sirt_ray import exit_codes
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import Artifact, Store
+from sirt_ray.cli.main import main
+from sirt_ray.config.job import JobConfig
+from sirt_ray.on_ray import cluster
+from sirt_ray.on_ray.sampling import pairs
 from tests.desk import MADE, Desk, edited, makes
 from tests.mistakes import MISTAKES, Mistake, check
 from tests.mistakes_page import page
@@ -143,12 +145,12 @@ def _(desk: Desk) -> int:
 def _(desk: Desk) -> int:
     """All of the student's answers are right and the same: none is to be rejected."""
     samples = desk.folder / "samples"
-    rows = [tables.graded_row(tiny.answer(number, "4")) for number in range(4)]
-    tables.write(samples / "part-0.parquet", rows, tables.GRADED)
+    rows = [parquet.graded_row(tiny.answer(number, "4")) for number in range(4)]
+    parquet.write(samples / "part-0.parquet", rows, parquet.GRADED)
     artifact = Artifact("round_01/samples", samples, "", {})
     job = JobConfig.model_validate(desk.document)
-    return ending.ended(
-        lambda: len(pairing.pair(desk.folder, job, artifact, artifact, 1)), False, "stopped"
+    return exit_codes.ended(
+        lambda: len(pairs.pair(desk.folder, job, artifact, artifact, 1)), False, "stopped"
     )
 
 
@@ -175,7 +177,7 @@ def _(desk: Desk) -> int:
     def asked() -> int:
         return len(ask(desk.folder, FakeEndpoint([401]), api_key_env="TEACHER_KEY").choices)
 
-    return ending.ended(asked, False, "stopped")
+    return exit_codes.ended(asked, False, "stopped")
 
 
 @makes("a port that is taken")

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 from fakes import graded
 
-from sirt_ray import jobfile, own_code
-from sirt_ray.benchmarks.own import made_rows, own_benchmark
+from sirt_ray import user_code
+from sirt_ray.benchmarks.custom import made_rows, own_benchmark
 from sirt_ray.benchmarks.registry import REGISTRY, benchmarks_of
+from sirt_ray.config import load
+from sirt_ray.config.custom import OwnBenchmarkConfig
+from sirt_ray.config.data import DataConfig
+from sirt_ray.config.training import PairsConfig
 from sirt_ray.core import prompts
 from sirt_ray.core.own_pairs import OwnRule
 from sirt_ray.core.pairs import make_pairs
-from sirt_ray.data import DataConfig
 from sirt_ray.errors import DataError, StageError
-from sirt_ray.on_ray.data import rows_identity
-from sirt_ray.own_benchmarks import OwnBenchmarkConfig
-from sirt_ray.recipes import PairsConfig
+from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.types import Judgement, Question
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -34,14 +35,14 @@ RULE = """
 
 @pytest.fixture(autouse=True)
 def everything_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(own_code.ALLOW, "1")
+    monkeypatch.setenv(user_code.ALLOW, "1")
 
 
-def code(tmp_path: Path, text: str, function: str = "own") -> own_code.OwnCode:
+def code(tmp_path: Path, text: str, function: str = "own") -> user_code.OwnCode:
     """A function of a file, which may be executed."""
     path = tmp_path / "own.py"
     path.write_text(textwrap.dedent(text))
-    return own_code.read(f"{path}:{function}")
+    return user_code.read(f"{path}:{function}")
 
 
 def question_of(row: dict[str, object], **config: Any) -> Question:
@@ -188,7 +189,7 @@ class TestPairRule:
 
 
 def test_the_example_is_short_and_does_what_it_says() -> None:
-    job = jobfile.load(JOBS / "own_task.yaml", (), REGISTRY)
+    job = load.load(JOBS / "own_task.yaml", (), REGISTRY)
     assert len((JOBS / "own_task.py").read_text().splitlines()) < 30
     benchmark = benchmarks_of(job.data)["coins"]
     rows = made_rows(benchmark, "train")
@@ -197,5 +198,5 @@ def test_the_example_is_short_and_does_what_it_says() -> None:
     right = Judgement("right", question.reference, stated=True)
     assert benchmark.grade(f"so it is {question.reference}.", question) == right
     assert benchmark.grade("I do not know.", question).verdict == "unparseable"
-    rule = OwnRule(own_code.read(job.refine.pairs.rule))
+    rule = OwnRule(user_code.read(job.refine.pairs.rule))
     assert {id(chosen) for chosen, _ in rule.sides("a", SAMPLES, "0/1")} == {id(SAMPLES[0])}

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from sirt_ray import jobfile, own_code, studies
-from sirt_ray.benchmarks.own import made_rows
+from sirt_ray import user_code
+from sirt_ray.benchmarks.custom import made_rows
 from sirt_ray.benchmarks.registry import REGISTRY, benchmarks_of, grade_of
-from sirt_ray.cli import main
-from sirt_ray.config import JobConfig
-from sirt_ray.core import identity
+from sirt_ray.cli.main import main
+from sirt_ray.config import load as jobfile
+from sirt_ray.config import study as studies
+from sirt_ray.config.job import JobConfig
+from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
-from sirt_ray.on_ray.data import rows_identity
-from sirt_ray.on_ray.jobs import pack
+from sirt_ray.on_ray.data.read import rows_identity
+from sirt_ray.on_ray.submit.client import pack
 from sirt_ray.types import Question
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -58,7 +60,7 @@ NOT_ALLOWED = r"--allow-code"
 @pytest.fixture(autouse=True)
 def nothing_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Set before it is deleted, so that what `--allow-code` sets is taken back after the test.
-    monkeypatch.setenv(own_code.ALLOW, "0")
+    monkeypatch.setenv(user_code.ALLOW, "0")
 
 
 @pytest.fixture
@@ -141,10 +143,12 @@ class TestWhenItIsExecuted:
 
 class TestIdentity:
     def stated(self, job: JobConfig) -> tuple[Any, ...]:
-        from sirt_ray.artifacts import Artifact, canonical
+        from sirt_ray.artifacts.store import Artifact, canonical
 
         rows, made = rows_identity(job.data), Artifact("x", Path("x"), "0", {})
-        return canonical(identity.questions(job, rows)), canonical(identity.pairs(job, made, made))
+        return canonical(fingerprints.questions(job, rows)), canonical(
+            fingerprints.pairs(job, made, made)
+        )
 
     def test_it_follows_the_content_and_not_the_path(self, job: Path, tmp_path: Path) -> None:
         before = self.stated(load(job))
@@ -170,13 +174,13 @@ class TestIdentity:
 
     def test_the_run_folder_keeps_the_code(self, job: Path, tmp_path: Path) -> None:
         read, run_dir = load(job), tmp_path / "run"
-        own_code.keep(read.code, run_dir)
-        kept = read.with_code(own_code.kept)
+        user_code.keep(read.code, run_dir)
+        kept = read.with_code(user_code.kept)
         (run_dir / "config.yaml").write_text(jobfile.dump(kept))
         (tmp_path / "code" / "own.py").unlink()
         again = load(run_dir / "config.yaml")
         assert again.refine.pairs.rule == f"{run_dir}/code/own.py:rule"
-        own_code.check(again.code)
+        user_code.check(again.code)
 
     def test_even_rounds_may_have_one_of_their_own(self, job: Path, tmp_path: Path) -> None:
         read = load(job, "refine.rounds=2", 'refine.even_rounds={pairs: {rule: "own2.py:rule"}}')
@@ -186,7 +190,7 @@ class TestIdentity:
 
 class TestJourney:
     def test_a_process_elsewhere_needs_no_file(self, job: Path, tmp_path: Path) -> None:
-        own_code.allow()
+        user_code.allow()
         sent = pickle.dumps((grade_of(load(job).data), QUESTION))
         (tmp_path / "code" / "own.py").unlink()
         reader = (
@@ -200,12 +204,12 @@ class TestJourney:
         assert done.stdout.split() == [b"right", b"wrong"]
 
     def test_it_is_packed_beside_the_job(self, job: Path, tmp_path: Path) -> None:
-        files = [own_code.file_of(reference) for reference in load(job).code]
+        files = [user_code.file_of(reference) for reference in load(job).code]
         (tmp_path / "sent").mkdir()
         pack(tmp_path / "sent", job, False, files)
         sent = load(tmp_path / "sent" / "job.yaml")
         assert sent.data.benchmarks["sums"].rows == f"{tmp_path}/sent/code/own.py:rows"
-        own_code.check(sent.code)
+        user_code.check(sent.code)
 
     def test_a_file_from_elsewhere_is_not_sent(self, job: Path, tmp_path: Path) -> None:
         (tmp_path / "sent").mkdir()

@@ -5,8 +5,8 @@ import random
 import pytest
 from fakes import graded
 
+from sirt_ray.config.training import PairsConfig
 from sirt_ray.core.pairs import make_pairs
-from sirt_ray.recipes import PairsConfig
 from sirt_ray.types import Graded
 
 SAMPLES = [

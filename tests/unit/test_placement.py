@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from sirt_ray import studies
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cluster_plan import setup_of
+from sirt_ray.config import study as studies
+from sirt_ray.config.resources import ResourcesConfig, TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.optimization import LoraConfig
 from sirt_ray.planning import memory, remedies
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.models import shape_of
 from sirt_ray.planning.placement import Setup, place, problem
-from sirt_ray.recipes import RefineConfig, TuneConfig
-from sirt_ray.resources import ResourcesConfig, TrainerResources
 
 JOBS = Path(__file__).parents[2] / "jobs"
 TEACHER, STUDENT = "meta-llama/Llama-2-70b-chat-hf", "meta-llama/Llama-2-7b-chat-hf"

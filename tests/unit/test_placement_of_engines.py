@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sirt_ray.planning import memory, needs
+from sirt_ray.config.resources import EngineConfig, TrainerResources
+from sirt_ray.planning import memory, resources
 from sirt_ray.planning.clusters import Node, described
 from sirt_ray.planning.models import shape_of
 from sirt_ray.planning.placement import Role
-from sirt_ray.resources import EngineConfig, TrainerResources
 
 TEACHER = "meta-llama/Llama-2-70b-chat-hf"
 
@@ -28,35 +28,37 @@ def test_more_shards_need_less_of_each_gpu_and_hold_more(role: Role) -> None:
 def test_a_spread_replica_is_told_and_a_labelled_one_stays_where_it_may() -> None:
     nodes = [Node({"CPU": 8.0, "GPU": 2.0}, {"zone": zone}) for zone in "abb"]
     engine = EngineConfig(tensor_parallel_size=4, labels={"zone": "b"})
-    need = needs.of_engine("teacher", engine, 6)
-    assert needs.seats(need, nodes) == [1, 1, 2, 2]
-    assert needs.seats(replace(need, labels={"zone": "a"}), nodes) is None
-    assert needs.seats(needs.of_engine("teacher", engine, 6, replicas=2), nodes) is None
+    need = resources.of_engine("teacher", engine, 6)
+    assert resources.seats(need, nodes) == [1, 1, 2, 2]
+    assert resources.seats(replace(need, labels={"zone": "a"}), nodes) is None
+    assert resources.seats(resources.of_engine("teacher", engine, 6, replicas=2), nodes) is None
 
 
 def test_a_replica_is_cut_over_nodes_only_where_no_node_has_room_for_it() -> None:
     nodes = [Node({"CPU": 8.0, "GPU": 6.0})] * 2
     engine = EngineConfig(tensor_parallel_size=4)
-    two, three = (needs.of_engine("teacher", engine, 12, replicas=n) for n in (2, 3))
-    assert needs.seats(two, nodes) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert needs.seats(three, nodes) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]
-    workers = needs.of_trainer(TrainerResources(num_workers=5), 12)
-    assert needs.seats(workers, [Node({"CPU": 8.0, "GPU": 2.0}), *nodes]) == [1] * 5
+    two, three = (resources.of_engine("teacher", engine, 12, replicas=n) for n in (2, 3))
+    assert resources.seats(two, nodes) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert resources.seats(three, nodes) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]
+    workers = resources.of_trainer(TrainerResources(num_workers=5), 12)
+    assert resources.seats(workers, [Node({"CPU": 8.0, "GPU": 2.0}), *nodes]) == [1] * 5
 
 
 def test_enough_in_all_but_in_the_wrong_pieces_is_refused() -> None:
     nodes = [Node({"CPU": 3.0})] * 2
-    three = needs.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2), 0)
-    told = needs.unmet(three, nodes)
+    three = resources.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2), 0)
+    told = resources.unmet(three, nodes)
     assert told is not None and "3 times 2 CPU" in told and "3 CPU; 3 CPU" in told
-    assert needs.unmet(three, nodes, {"CPU": 6.0}) is None  # an autoscaler may bring other nodes
-    two = needs.of_trainer(TrainerResources(num_workers=2, cpus_per_worker=2), 0)
-    assert needs.unmet(two, nodes) is None
+    assert (
+        resources.unmet(three, nodes, {"CPU": 6.0}) is None
+    )  # an autoscaler may bring other nodes
+    two = resources.of_trainer(TrainerResources(num_workers=2, cpus_per_worker=2), 0)
+    assert resources.unmet(two, nodes) is None
 
 
 def test_engines_that_are_described_without_cpus_have_enough() -> None:
-    told = needs.unmet(
-        needs.of_trainer(TrainerResources(num_workers=9), 8), described("8x80GB").nodes
+    told = resources.unmet(
+        resources.of_trainer(TrainerResources(num_workers=9), 8), described("8x80GB").nodes
     )
     assert told is not None and "the cluster has 8 GPU; missing: 1 GPU" in told
 
@@ -68,6 +70,6 @@ def test_the_students_engine_stays_where_the_trainer_fits_beside_it(
     min_replicas: int, gpus: float, stays: bool
 ) -> None:
     student = EngineConfig(min_replicas=min_replicas)
-    trainer = needs.of_trainer(TrainerResources(num_workers=4), 8)
+    trainer = resources.of_trainer(TrainerResources(num_workers=4), 8)
     free = {"CPU": math.inf, "GPU": gpus}
-    assert needs.stays_beside(student, trainer, free) is stays
+    assert resources.stays_beside(student, trainer, free) is stays

@@ -11,8 +11,8 @@ from fakes import job
 from huggingface_hub import ModelCard
 from trained_runs import TESTS, TrainedStages, export, write
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import load
 from sirt_ray.errors import DataError, ModelError
 from sirt_ray.publish.card import UNLICENSED, public_job
 from sirt_ray.publish.folder import export_student
@@ -73,7 +73,7 @@ def test_where_a_teacher_was_asked_is_not_told(tmp_path: Path) -> None:
     text = public_job(job(teacher={"endpoint": endpoint}))
     assert "10.9.8.7" not in text and "OUR_KEY" not in text
     (tmp_path / "job.yaml").write_text(text)
-    theirs = jobfile.load(tmp_path / "job.yaml", (), REGISTRY).teacher.endpoint
+    theirs = load.load(tmp_path / "job.yaml", (), REGISTRY).teacher.endpoint
     assert theirs is not None and theirs.model == "large"
 
 
@@ -121,7 +121,7 @@ def test_a_students_own_tasks_leave_with_their_code(tmp_path: Path) -> None:
     assert export(run_dir, tmp_path / "out") == 0
     assert (tmp_path / "out/code/own.py").read_bytes() == (tmp_path / "own.py").read_bytes()
     assert str(tmp_path) not in (tmp_path / "out/job.yaml").read_text()
-    theirs = jobfile.load(tmp_path / "out/job.yaml", (), REGISTRY)
+    theirs = load.load(tmp_path / "out/job.yaml", (), REGISTRY)
     assert theirs.code == [f"{tmp_path}/out/code/own.py:coins"]
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.datasets == [REGISTRY["gsm8k"].source.dataset]

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from trained_runs import TrainedStages, export, write
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.config import load
 from sirt_ray.errors import ModelError
 from sirt_ray.publish.card import UNLICENSED
 from sirt_ray.publish.folder import export_student
@@ -75,8 +75,8 @@ def test_the_job_leaves_without_what_only_this_machine_knows(
     export(lora_run, tmp_path / "out", "--merge")
     told = (tmp_path / "out/job.yaml").read_text() + (tmp_path / "out/README.md").read_text()
     assert str(lora_run.parent) not in told
-    theirs = jobfile.load(tmp_path / "out/job.yaml", (), REGISTRY)
-    ours = jobfile.load(lora_run / "config.yaml", (), REGISTRY)
+    theirs = load.load(tmp_path / "out/job.yaml", (), REGISTRY)
+    ours = load.load(lora_run / "config.yaml", (), REGISTRY)
     assert theirs.student.model == "./base"
     for section in ("tune", "refine", "evaluation", "demonstrations", "seed", "data"):
         assert getattr(theirs, section) == getattr(ours, section)

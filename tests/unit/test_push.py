@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from trained_runs import TrainedStages, export, write
 
-from sirt_ray import cli
+from sirt_ray.cli.main import main
 from tests.hub_receiver import receiver
 
 TOKEN = "hf_write_0123456789"
@@ -30,7 +30,7 @@ def push(
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return cli.main(["push", *map(str, arguments)])
+    return main.main(["push", *map(str, arguments)])
 
 
 def files(folder: Path) -> Mapping[str, bytes]:

@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 
-from sirt_ray import jobfile
+from sirt_ray.config import load
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.errors import ConfigError, ResourceError
 from sirt_ray.optimization import LoraConfig
-from sirt_ray.recipes import TuneConfig
 from sirt_ray.training import quantization
-from sirt_ray.training.models import load_model, weights_key
+from sirt_ray.training.model import load_model, weights_key
 from sirt_ray.training.tasks import Source
 
 JOB = """\
@@ -71,9 +71,9 @@ def test_quantised_parameters_cannot_be_cut(tmp_path: Path, section: str) -> Non
     file = tmp_path / "job.yaml"
     file.write_text(JOB)
     overrides = [f"{section}.lora.quantize=nf4", "resources.trainer.zero_stage=2"]
-    assert jobfile.load(file, overrides, ["gsm8k"]).quantizes
+    assert load.load(file, overrides, ["gsm8k"]).quantizes
     with pytest.raises(ConfigError, match="Set zero_stage to 2 or below"):
-        jobfile.load(file, [*overrides, "resources.trainer.zero_stage=3"], ["gsm8k"])
+        load.load(file, [*overrides, "resources.trainer.zero_stage=3"], ["gsm8k"])
 
 
 def test_scales_beside_the_parameters_are_part_of_the_key() -> None:

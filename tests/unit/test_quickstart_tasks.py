@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from sirt_ray.core import prompts
 from sirt_ray.errors import DataError
 from sirt_ray.quickstart import tasks
-from sirt_ray.types import Split
+from sirt_ray.types import LETTERS, Split
 
 LARGEST = ("largest?", "most?", "biggest?", "highest?")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -42,7 +41,7 @@ def solve_letter_choice(text: str, choices: list[str]) -> str:
     """Compare the options' numbers."""
     sizes = [int(choice.split()[0]) for choice in choices]
     winner = max(sizes) if text.split()[-1] in LARGEST else min(sizes)
-    return prompts.LETTERS[sizes.index(winner)]
+    return LETTERS[sizes.index(winner)]
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -93,7 +92,7 @@ def test_letter_choice_working_orders_every_option() -> None:
     sizes = [int(size) for _, size in ordered]
     assert sizes == sorted(sizes, reverse=True)
     for letter, size in ordered:
-        assert item.choices[prompts.LETTERS.index(letter)].split()[0] == size
+        assert item.choices[LETTERS.index(letter)].split()[0] == size
     assert len(ordered) == len(item.choices)
 
 

@@ -11,23 +11,23 @@ import torch
 from dying import KilledAt, KilledError
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TrainingExample, encode_pair
 from sirt_ray.errors import StageError
 from sirt_ray.optimization import LoraConfig
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.resources import TrainerResources
-from sirt_ray.training.abilities import probe
+from sirt_ray.training.capabilities import probe
 from sirt_ray.training.data import pair_examples, refinement_data, stored_reference
-from sirt_ray.training.dpo import Refinement
 from sirt_ray.training.engine import PlainEngine
 from sirt_ray.training.fit import Fit, Settings
 from sirt_ray.training.forward import CompletionLogps
-from sirt_ray.training.models import load_model
+from sirt_ray.training.metrics import MEASURED
+from sirt_ray.training.model import load_model
+from sirt_ray.training.objectives import Refinement
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
-from sirt_ray.training.throughput import MEASURED
-from sirt_ray.training.workfolder import WorkFolder, read_lines
+from sirt_ray.training.workdir import WorkFolder, read_lines
 
 CPU = torch.device("cpu")
 REFINE = RefineConfig(batch_size=8, epochs=2, learning_rate=1e-3, warmup_steps=0)
@@ -58,7 +58,7 @@ def refined(out: Path, base: Path, pairs: Path, reference: Path, **changed: Any)
 
 def test_reference_is_the_students_own_log_probability(base: Path, reference: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base).eval()
-    rows = tables.read(reference / REFERENCE_FILE)
+    rows = parquet.read(reference / REFERENCE_FILE)
     for number, row in enumerate(rows):
         with torch.no_grad():
             logps = tiny.completion_logps(model, encode_pair(tiny.pair(number)).sequences)
@@ -111,7 +111,7 @@ def test_pair_above_max_length_has_no_reference_and_is_not_trained_on(
     config = REFINE.model_copy(update={"max_length": lengths[7]})
     out = tmp_path / "reference"
     counts = run(ReferenceTask(out, Source(str(base)), pairs, config, RESOURCES), CPU)
-    missing = [row["chosen_logp"] is None for row in tables.read(out / REFERENCE_FILE)]
+    missing = [row["chosen_logp"] is None for row in parquet.read(out / REFERENCE_FILE)]
     assert sum(missing) == counts["left_out"]["too_long"] == sum(n > lengths[7] for n in lengths)
     trained = refined(tmp_path / "student", base, pairs, out, max_length=lengths[7])
     assert trained["left_out"]["too_long"] == sum(missing)
@@ -120,7 +120,7 @@ def test_pair_above_max_length_has_no_reference_and_is_not_trained_on(
 def test_wrong_reference_is_caught_before_the_first_update(
     tmp_path: Path, base: Path, pairs: Path, reference: Path
 ) -> None:
-    key = tables.counts(reference / REFERENCE_FILE)["key"]
+    key = parquet.counts(reference / REFERENCE_FILE)["key"]
     stored = stored_reference(reference, key)
     assert stored is not None and stored_reference(reference, "another") is None
     data = refinement_data(pair_examples(pairs), stored, REFINE, 0)

@@ -11,20 +11,20 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_pair
 from sirt_ray.errors import ArtifactError, DataError, StageError
-from sirt_ray.recipes import RefineConfig
-from sirt_ray.resources import TrainerResources
 from sirt_ray.training.data import pair_examples, refinement_data, stored_reference
 from sirt_ray.training.engine import PlainEngine
 from sirt_ray.training.fit import Fit, Settings
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.kto import UnpairedRefinement
-from sirt_ray.training.models import load_model
+from sirt_ray.training.model import load_model
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
-from sirt_ray.training.workfolder import WorkFolder, read_lines
+from sirt_ray.training.workdir import WorkFolder, read_lines
 
 CPU = torch.device("cpu")
 REFINE = RefineConfig(batch_size=8, epochs=2, learning_rate=1e-3, warmup_steps=0)
@@ -135,7 +135,7 @@ def test_kto_is_the_same_however_its_batches_are_cut_and_laid_out(
     tmp_path: Path, room: Path, kto_reference: Path
 ) -> None:
     config = REFINE.model_copy(update={**KTO, "batch_size": 12, "max_steps": 3})
-    stored = stored_reference(kto_reference, tables.counts(kto_reference / REFERENCE_FILE)["key"])
+    stored = stored_reference(kto_reference, parquet.counts(kto_reference / REFERENCE_FILE)["key"])
     assert stored is not None
     data = refinement_data(pair_examples(room / "pairs", mismatched=True), stored, config, 0)
 
@@ -204,8 +204,8 @@ def test_what_is_only_imitated_needs_no_reference_and_cannot_be_compared(
     tmp_path: Path, room: Path
 ) -> None:
     imitated = [replace(tiny.pair(number), rejected=None) for number in range(12)]
-    rows = [tables.pair_row(pair) for pair in (*imitated, imitated[3])]
-    tables.write(tmp_path / "pairs" / "pairs.parquet", rows, tables.PAIR)
+    rows = [parquet.pair_row(pair) for pair in (*imitated, imitated[3])]
+    parquet.write(tmp_path / "pairs" / "pairs.parquet", rows, parquet.PAIR)
     base = Source(str(room / "base"))
 
     def trained(out: Path, loss: str) -> dict[str, Any]:

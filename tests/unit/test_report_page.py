@@ -12,12 +12,12 @@ import pytest
 from fakes import Heard
 from written_runs import WrittenStages, write_run
 
-from sirt_ray import tables
-from sirt_ray.artifacts import Artifact
-from sirt_ray.cli import main
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import Artifact
+from sirt_ray.cli.main import main
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.report.document import Column, Document, Grid
-from sirt_ray.report.keeping import PageKeeper
+from sirt_ray.report.live import PageKeeper
 from sirt_ray.report.page.pages import document_page, run_page
 from sirt_ray.report.page.svg import drawing
 
@@ -62,11 +62,11 @@ class Hostile(WrittenStages):
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
         counts = super().evaluate(out, policy, questions)
-        rows = tables.read(out / "part.parquet")
+        rows = parquet.read(out / "part.parquet")
         for place, row in enumerate(rows):
             row["completion"] = HOSTILE[place % len(HOSTILE)] + place % 2 * 2_000 * "long "
             row["extracted"] = HOSTILE[place % len(HOSTILE)]
-        tables.write(out / "part.parquet", rows, tables.GRADED)
+        parquet.write(out / "part.parquet", rows, parquet.GRADED)
         return counts
 
 

@@ -9,7 +9,7 @@ import pytest
 from fakes import Killed
 from written_runs import WrittenStages, write_run
 
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
 
 TESTS = {
     "teacher": {"gsm8k": "11111110", "multiarith": "1111"},

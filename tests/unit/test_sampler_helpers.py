@@ -2,15 +2,10 @@
 
 import pytest
 
-from sirt_ray.config import SamplingConfig
+from sirt_ray.config.job import SamplingConfig
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.errors import StageError
-from sirt_ray.on_ray.block_sampler import (
-    SamplingPlan,
-    request_seed,
-    stop_reason,
-)
-from sirt_ray.on_ray.llm_server import failure_reason
-from sirt_ray.on_ray.placement import (
+from sirt_ray.on_ray.engine.options import (
     calls_in_flight,
     engine_kwargs,
     environment,
@@ -18,10 +13,11 @@ from sirt_ray.on_ray.placement import (
     questions_per_call,
     target_calls,
 )
-from sirt_ray.on_ray.prompting import completion_texts
-from sirt_ray.on_ray.sampler import uncovered
-from sirt_ray.planning.needs import bundles
-from sirt_ray.resources import EngineConfig
+from sirt_ray.on_ray.llm_server import failure_reason
+from sirt_ray.on_ray.sampling.prompts import completion_texts
+from sirt_ray.on_ray.sampling.run import uncovered
+from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed, stop_reason
+from sirt_ray.planning.resources import bundles
 from sirt_ray.types import Question
 
 

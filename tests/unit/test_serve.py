@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sirt_ray import jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli import main
+from sirt_ray.cli.main import main
+from sirt_ray.config import load
 from sirt_ray.errors import ConfigError, ModelError
-from sirt_ray.on_ray.api_key import KeyCheck, RequireKey, open_host_warning, take_key
-from sirt_ray.on_ray.door import Door
-from sirt_ray.on_ray.served_model import find_model, last_kept_student
+from sirt_ray.on_ray.serve.address import Door
+from sirt_ray.on_ray.serve.auth import KeyCheck, RequireKey, open_host_warning, take_key
+from sirt_ray.on_ray.serve.resolve import find_model, last_kept_student
 from sirt_ray.report.journal import RunJournal
 from tests.ports import free_port
 
@@ -27,14 +27,14 @@ JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run of two rounds, both of them kept, without the weights."""
-    job = jobfile.load(JOB, ["resources.student.max_num_seqs=7"], REGISTRY)
+    job = load.load(JOB, ["resources.student.max_num_seqs=7"], REGISTRY)
     folder = tmp_path / "run"
     for round in range(3):
         student(folder, round).mkdir(parents=True)
         (student(folder, round) / "config.json").write_text("{}")
         happened(folder, "finished", artifact=f"round_{round:02d}/student")
         happened(folder, "finished", artifact=f"round_{round:02d}/evaluation")
-    (folder / "config.yaml").write_text(jobfile.dump(job))
+    (folder / "config.yaml").write_text(load.dump(job))
     return folder
 
 

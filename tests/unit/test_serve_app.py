@@ -13,7 +13,7 @@ from ray.serve._private.build_app import BuiltApplication, build_app
 from ray.serve.schema import ServeDeploySchema
 
 from sirt_ray.errors import ConfigError, SirtError
-from sirt_ray.on_ray.openai_replica import OpenAIReplica
+from sirt_ray.on_ray.serve.replica import OpenAIReplica
 from sirt_ray.quickstart import assets
 
 MANIFEST = ROOT / "cluster" / "kuberay" / "service" / "rayservice.yaml"

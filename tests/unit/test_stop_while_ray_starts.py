@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.cluster import connected
-from sirt_ray.resources import ResourcesConfig
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from stored_runs import Node, run_dir, write
 
-from sirt_ray import storage
-from sirt_ray.addresses import masked
-from sirt_ray.artifacts import RECORD, Store
-from sirt_ray.content import content_key
+from sirt_ray.artifacts.store import RECORD, Store
 from sirt_ray.errors import ArtifactError, ConfigError, StorageError
 from sirt_ray.logs import heard_by, tell
 from sirt_ray.report.journal import RunJournal
+from sirt_ray.storage import object_store
+from sirt_ray.storage.hashing import content_key
+from sirt_ray.storage.uri import masked
 from sirt_ray.survey import Survey
 from sirt_ray.types import Score, Scores
 from tests.s3_server import KEY, SECRET, allow
@@ -44,19 +44,19 @@ class TestPaths:
     def test_a_path_stands_for_the_same_object_on_every_node(self, node: Node) -> None:
         for name in ("one", "two"):
             with node(name):
-                path = storage.local("s3://bucket/runs/") / "mine"
+                path = object_store.local("s3://bucket/runs/") / "mine"
                 assert f"/{name}/" in str(path)
-                assert storage.place(path) == "s3://bucket/runs/mine"
+                assert object_store.place(path) == "s3://bucket/runs/mine"
 
     def test_other_paths_are_left_alone(self, tmp_path: Path) -> None:
         write(tmp_path, a="1")
-        assert storage.place(tmp_path) == str(tmp_path)
-        assert storage.fetch(tmp_path, RECORD) == tmp_path
-        assert storage.read(tmp_path / "a") == b"1"
-        assert storage.names(tmp_path) == ["a"]
-        storage.publish(tmp_path, RECORD)
-        storage.pull(tmp_path)
-        storage.forget(tmp_path)
+        assert object_store.place(tmp_path) == str(tmp_path)
+        assert object_store.fetch(tmp_path, RECORD) == tmp_path
+        assert object_store.read(tmp_path / "a") == b"1"
+        assert object_store.names(tmp_path) == ["a"]
+        object_store.publish(tmp_path, RECORD)
+        object_store.pull(tmp_path)
+        object_store.forget(tmp_path)
         assert contents(tmp_path) == {"a": "1"}
 
     @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ class TestPaths:
     )
     def test_addresses_with_keys_are_refused_and_not_repeated(self, address: str) -> None:
         with pytest.raises(ConfigError, match="environment of the nodes") as caught:
-            storage.local(address)
+            object_store.local(address)
         assert SECRET not in str(caught.value)
         assert SECRET not in masked(f"--set output={address}, for example")
 
@@ -78,7 +78,7 @@ class TestPaths:
     )
     def test_addresses_of_nothing_are_refused(self, address: str) -> None:
         with pytest.raises(ConfigError, match=r"no address|no folder"):
-            storage.local(address)
+            object_store.local(address)
 
 
 class TestArtifacts:
@@ -101,11 +101,11 @@ class TestArtifacts:
     def test_half_an_artifact_is_continued_on_another_node(self, node: Node, bucket: str) -> None:
         def dies(out: Path) -> dict[str, int]:
             write(out, part="1")
-            storage.push(out / "part")
+            object_store.push(out / "part")
             raise KeyboardInterrupt
 
         def goes_on(out: Path) -> dict[str, int]:
-            storage.pull(out)
+            object_store.pull(out)
             assert contents(out) == {"part": "1"}
             return {"rows": 1}
 
@@ -127,7 +127,7 @@ class TestArtifacts:
 
         def dies(out: Path) -> dict[str, int]:
             write(out, part="1")
-            storage.push(out / "part")
+            object_store.push(out / "part")
             raise KeyboardInterrupt
 
         with node("one"), pytest.raises(KeyboardInterrupt):
@@ -135,7 +135,7 @@ class TestArtifacts:
         with node("two"):
             made = Store(run_dir(bucket)).once("samples", {"seed": 2}, build(built))
         with node("three"):
-            assert storage.names(run_dir(bucket) / "samples") == [
+            assert object_store.names(run_dir(bucket) / "samples") == [
                 ".files.json", "a", "deep", RECORD
             ]  # fmt: skip
             assert made.fingerprint
@@ -186,10 +186,10 @@ class TestArtifacts:
         def one_part(out: Path) -> dict[str, int]:
             write(out, a="1")
             with node("two"):
-                other = storage.local(f"s3://{bucket}/runs/mine/samples")
+                other = object_store.local(f"s3://{bucket}/runs/mine/samples")
                 write(other, b="2")
-                storage.push(other / "b")
-            storage.pull(out)
+                object_store.push(other / "b")
+            object_store.pull(out)
             assert contents(out) == {"a": "1", "b": "2"} or contents(out) == {"b": "2"}
             write(out, a="1")
             return {}
@@ -205,9 +205,9 @@ class TestArtifacts:
     ) -> None:
         write(tmp_path / "model", **{"config.json": "{}", "a.b": "1", "a__b": "22", ".git": "x"})
         with node("one"):
-            copy = storage.local(f"s3://{bucket}/model")
+            copy = object_store.local(f"s3://{bucket}/model")
             write(copy, **{"config.json": "{}", "a.b": "1", "a__b": "22"})
-            storage.push(copy)
+            object_store.push(copy)
             assert content_key(f"s3://{bucket}/model") == content_key(tmp_path / "model")
             write(tmp_path / "model", a__b="23")
             assert content_key(f"s3://{bucket}/model") != content_key(tmp_path / "model")

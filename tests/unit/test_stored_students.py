@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from stored_runs import Node, run_dir, write
 
-from sirt_ray import storage
-from sirt_ray.content import model_key
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.driver.checks import check_model
 from sirt_ray.errors import ModelError, StageError
-from sirt_ray.json_files import write_json
-from sirt_ray.on_ray.checks import check_model
-from sirt_ray.on_ray.served_model import find_model
-from sirt_ray.on_ray.weights import located
+from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.on_ray.serve.resolve import find_model
 from sirt_ray.quickstart import assets
-from sirt_ray.resources import TrainerResources
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import write_json
+from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workfolder import State, WorkFolder, read_lines
+from sirt_ray.training.workdir import State, WorkFolder, read_lines
 
 
 class TestTraining:
@@ -37,14 +37,14 @@ class TestTraining:
             for step in (1, 2, 3):
                 training.append({"step": step, "total_steps": 4})
                 if step == 2:
-                    storage.push(training.metrics)
+                    object_store.push(training.metrics)
                     write(training.checkpoint(2), engine__rank_0="weights")
                     write_json(training.checkpoint(2) / "state.json", asdict(State(step=2)))
-                    storage.publish(training.checkpoint(2), "state.json")
+                    object_store.publish(training.checkpoint(2), "state.json")
                     training.prune(State(step=2))
-            storage.push(training.metrics)
+            object_store.push(training.metrics)
             write(training.checkpoint(3), engine__rank_0="half")
-            storage.push(training.checkpoint(3))
+            object_store.push(training.checkpoint(3))
         with node("driver"):
             assert work().newest() == {"step": 1, "total_steps": 4}
             second = work().claim(resources)
@@ -54,7 +54,7 @@ class TestTraining:
             training = work(second)
             newest = training.latest()
             assert newest == training.checkpoint(2)
-            storage.fetch(newest, "state.json")
+            object_store.fetch(newest, "state.json")
             assert (newest / "engine" / "rank_0").read_text() == "weights"
             assert training.state(newest) == State(step=2)
             training.truncate(2)
@@ -68,7 +68,7 @@ class TestTraining:
             assert work().repeated() == {"steps": 1, "seconds": 0.0}
             assert work().result() == {"steps": 4}
             work().remove()
-            assert storage.names(work().out) == ["adapter", "config.json", "training.json"]
+            assert object_store.names(work().out) == ["adapter", "config.json", "training.json"]
 
 
 class TestModels:
@@ -78,9 +78,9 @@ class TestModels:
         student = Path(assets.resolve("quickstart:student"))
         address = f"s3://{bucket}/models/student"
         with node("one"):
-            copy = storage.local(address)
+            copy = object_store.local(address)
             shutil.copytree(student, copy)
-            storage.push(copy)
+            object_store.push(copy)
             assert model_key(address, None) == model_key(str(student), None)
             check_model("student.model", address, use="trained")
             without = Path(located(Source(address), weights=False).here)
@@ -106,7 +106,7 @@ class TestModels:
             write(run, **{"events.jsonl": "".join(json.dumps(one) + "\n" for one in told)})
             for version in ("round_00", "round_01", "round_02"):
                 write(run / version / "student", **{"config.json": "{}"})
-            storage.push(run)
+            object_store.push(run)
         with node("two"):
             found = find_model(f"s3://{bucket}/runs/mine")
             assert found.path == f"s3://{bucket}/runs/mine/round_01/student"

@@ -15,14 +15,15 @@ from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
 from submissions import RUN, details, submission
 
-from sirt_ray import storage, submit_command
-from sirt_ray.cli import main
+from sirt_ray.cli import submit as submit_command
+from sirt_ray.cli.main import main
 from sirt_ray.errors import ResourceError, StageError
-from sirt_ray.on_ray.belongings import apps, run_id
-from sirt_ray.on_ray.jobs import Cluster, pack
+from sirt_ray.on_ray.serve_apps import apps, run_id
 from sirt_ray.on_ray.submissions import Submission, explained
+from sirt_ray.on_ray.submit.client import Cluster, pack
 from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.storage import object_store
+from sirt_ray.training.workdir import WorkFolder
 
 JOB = """\
 name: mine
@@ -104,7 +105,7 @@ def test_its_driver_calls_a_run_in_storage_as_who_submits_it(output: str, tmp_pa
     job.write_text(JOB.format(output=output, root="null", teacher="quickstart:teacher"))
     [found], run = submit_command._read(Namespace(job=job, overrides=[]))
     assert run.folder == "s3://bucket/runs/mine"
-    assert run.runs == (run_id(storage.place(found.run_dir)),) == (run_id(run.folder),)
+    assert run.runs == (run_id(object_store.place(found.run_dir)),) == (run_id(run.folder),)
 
 
 def test_the_last_stage_of_a_log_is_found_and_what_is_behind_it(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_who_submits_at_the_same_moment_gets_the_others_submission(tmp_path: Pat
 
 
 def _driver():
-    from sirt_ray.resources import DriverResources
+    from sirt_ray.config.resources import DriverResources
 
     return DriverResources()
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import graded
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 from sirt_ray.errors import DataError
 from sirt_ray.types import Demonstration, PreferencePair, Question
 
@@ -22,43 +22,43 @@ def test_every_record_comes_back_as_it_went(tmp_path: Path) -> None:
         Question("q1", "q1", "How many?", ("two", "four"), "4"), graded("q1", 0)
     )
     cases = [
-        (QUESTION, tables.question_row, tables.to_question, tables.QUESTION),
-        (GRADED[1], tables.graded_row, tables.to_graded, tables.GRADED),
-        (demonstration, tables.demonstration_row, tables.to_demonstration, tables.DEMONSTRATION),
-        (PAIR, tables.pair_row, tables.to_pair, tables.PAIR),
-        (replace(PAIR, rejected=None), tables.pair_row, tables.to_pair, tables.PAIR),
+        (QUESTION, parquet.question_row, parquet.to_question, parquet.QUESTION),
+        (GRADED[1], parquet.graded_row, parquet.to_graded, parquet.GRADED),
+        (demonstration, parquet.demonstration_row, parquet.to_demonstration, parquet.DEMONSTRATION),
+        (PAIR, parquet.pair_row, parquet.to_pair, parquet.PAIR),
+        (replace(PAIR, rejected=None), parquet.pair_row, parquet.to_pair, parquet.PAIR),
     ]
     for number, (record, to_row, from_row, schema) in enumerate(cases):
         path = tmp_path / f"{number}.parquet"
-        tables.write(path, [to_row(record)], schema)
-        assert [from_row(row) for row in tables.read(path)] == [record]
+        parquet.write(path, [to_row(record)], schema)
+        assert [from_row(row) for row in parquet.read(path)] == [record]
 
 
 def test_the_columns_are_the_ecosystems(tmp_path: Path) -> None:
-    tables.write(tmp_path / "pairs.parquet", [tables.pair_row(PAIR)], tables.PAIR)
+    parquet.write(tmp_path / "pairs.parquet", [parquet.pair_row(PAIR)], parquet.PAIR)
     row = pq.read_table(tmp_path / "pairs.parquet").to_pylist()[0]
     assert (row["prompt"], row["chosen"], row["rejected"]) == (
         "q1 cot",
         GRADED[0].completion.text,
         GRADED[1].completion.text,
     )
-    assert {"prompt", "completion"} <= set(tables.DEMONSTRATION.names)
+    assert {"prompt", "completion"} <= set(parquet.DEMONSTRATION.names)
 
 
 def test_counts_travel_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
-    tables.write(path, [], tables.GRADED, {"questions": 3, "dropped": {"too_long": 1}})
-    assert tables.counts(path) == {"questions": 3, "dropped": {"too_long": 1}}
-    assert tables.read(path) == []
+    parquet.write(path, [], parquet.GRADED, {"questions": 3, "dropped": {"too_long": 1}})
+    assert parquet.counts(path) == {"questions": 3, "dropped": {"too_long": 1}}
+    assert parquet.read(path) == []
 
 
 def test_an_empty_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=str(tmp_path)):
-        tables.read(tmp_path)
+        parquet.read(tmp_path)
 
 
 def test_a_broken_write_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     with pytest.raises(pa.ArrowInvalid):
-        tables.write(path, [{"sample_index": "no number"}], tables.GRADED)
+        parquet.write(path, [{"sample_index": "no number"}], parquet.GRADED)
     assert not path.exists()

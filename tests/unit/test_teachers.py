@@ -6,11 +6,11 @@ import pytest
 from fakes import job
 from pydantic import ValidationError
 
-from sirt_ray.artifacts import Artifact, fingerprint
-from sirt_ray.config import JobConfig
-from sirt_ray.core import identity
-from sirt_ray.jobfile import dump
-from sirt_ray.teachers import EndpointConfig, TeacherConfig
+from sirt_ray.artifacts.store import Artifact, fingerprint
+from sirt_ray.config.job import JobConfig
+from sirt_ray.config.load import dump
+from sirt_ray.config.teacher import EndpointConfig, TeacherConfig
+from sirt_ray.core import fingerprints
 
 ENDPOINT: dict[str, Any] = {"url": "http://127.0.0.1:8000/v1", "model": "big"}
 FILE = {"path": "answers.jsonl"}
@@ -72,7 +72,7 @@ def demonstrations_key(endpoint: dict[str, Any], **teacher: Any) -> str:
     made: JobConfig = job(**document)
     assert made.teacher.endpoint is not None
     questions = Artifact("questions", made.output, "abc", {})  # type: ignore[arg-type]
-    return fingerprint(identity.demonstrations(made, made.teacher.endpoint.identity, questions))
+    return fingerprint(fingerprints.demonstrations(made, made.teacher.endpoint.identity, questions))
 
 
 @pytest.mark.parametrize(

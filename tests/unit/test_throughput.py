@@ -14,10 +14,10 @@ from sirt_ray.optimization import LoraConfig
 from sirt_ray.training.batching import micro_batches
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.memory import peak_memory_gib
-from sirt_ray.training.models import add_lora
+from sirt_ray.training.metrics import Forwarded, forwarded, model_size, peak_flops
+from sirt_ray.training.model import add_lora
 from sirt_ray.training.packing import grouped, micro_batch
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.throughput import Forwarded, forwarded, model_size, peak_flops
 
 CPU = torch.device("cpu")
 ATTENTION = "scaled_dot_product"

@@ -10,16 +10,17 @@ import pytest
 from fakes import job
 from tracked_runs import STEPS, run, tracked_job
 
-from sirt_ray import cli, jobfile
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.core import identity
+from sirt_ray.cli.main import main
+from sirt_ray.config import load
+from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
 from sirt_ray.tracking import packages
+from sirt_ray.tracking.base import Examples, Figures, Origin
 from sirt_ray.tracking.feed import Sent
 from sirt_ray.tracking.packages import check_installed
-from sirt_ray.tracking.sending import Sender, Trackers
-from sirt_ray.tracking.tracker import Examples, Figures, Origin
-from sirt_ray.training.workfolder import Tail
+from sirt_ray.tracking.sender import Sender, Trackers
+from sirt_ray.training.workdir import Tail
 
 
 class Remembering:
@@ -115,16 +116,16 @@ def test_no_step_is_told_again_after_a_kill(tmp_path: Path) -> None:
 def test_the_identity_of_artifacts_knows_no_tracker() -> None:
     questions = {"rows": "same"}
     one, other = tracked_job("tensorboard"), tracked_job("mlflow", "wandb")
-    assert identity.questions(one, questions) == identity.questions(other, questions)
-    assert identity.tuned(one, "base", Any) == identity.tuned(other, "base", Any)
-    assert identity.trained(one.refine) == identity.trained(other.refine)
+    assert fingerprints.questions(one, questions) == fingerprints.questions(other, questions)
+    assert fingerprints.tuned(one, "base", Any) == fingerprints.tuned(other, "base", Any)
+    assert fingerprints.trained(one.refine) == fingerprints.trained(other.refine)
 
 
 def test_tensorboard_is_the_default_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
     assert job().tracking == ["tensorboard"]
-    (tmp_path / "job.yaml").write_text(jobfile.dump(job()).replace("- tensorboard", "- tensorbord"))
+    (tmp_path / "job.yaml").write_text(load.dump(job()).replace("- tensorboard", "- tensorbord"))
     with pytest.raises(ConfigError, match=r"tracking\.0"):
-        jobfile.load(tmp_path / "job.yaml", (), REGISTRY)
+        load.load(tmp_path / "job.yaml", (), REGISTRY)
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ def test_a_plan_says_that_a_package_is_missing(
 ) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     quickstart = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
-    assert cli.main(["plan", str(quickstart), "--set", "tracking=[wandb]"]) == 2
+    assert main.main(["plan", str(quickstart), "--set", "tracking=[wandb]"]) == 2
     assert "pip install 'sirt-ray[wandb]'" in capsys.readouterr().err
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sirt_ray import jobfile, studies
+from sirt_ray.config import load as jobfile
+from sirt_ray.config import study
+from sirt_ray.config.resources import EngineConfig
+from sirt_ray.config.training import TuneConfig
+from sirt_ray.driver.checks import check_model
 from sirt_ray.errors import ConfigError, ModelError
-from sirt_ray.on_ray.checks import check_model
-from sirt_ray.on_ray.placement import engine_kwargs
+from sirt_ray.on_ray.engine.options import engine_kwargs
 from sirt_ray.quickstart import assets
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import EngineConfig
-from sirt_ray.training.models import load_model, load_tokenizer
+from sirt_ray.training.model import load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
 
 PACKAGE = Path(__file__).parents[2] / "sirt_ray"
@@ -36,7 +37,7 @@ class TestJobFiles:
 
     def test_a_tag_that_calls_python_is_refused(self, hostile: str, tmp_path: Path) -> None:
         path = tmp_path / "job.yaml"
-        for load, text in ((jobfile.load, f"name: {hostile}"), (studies.load, f"study: {hostile}")):
+        for load, text in ((jobfile.load, f"name: {hostile}"), (study.load, f"study: {hostile}")):
             path.write_text(text)
             with pytest.raises(ConfigError, match="no valid YAML"):
                 load(path, [], ["gsm8k"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from written_runs import WrittenStages, write_run
 
-from sirt_ray.cli import main
-from sirt_ray.folder_lock import is_locked, locked
-from sirt_ray.report.following import Follower, Standing, standing, told
+from sirt_ray.artifacts.locks import is_locked, locked
+from sirt_ray.cli.main import main
+from sirt_ray.report.monitor import Follower, Standing, standing, told
 
 TESTS = {
     stage: {"gsm8k": "10", "multiarith": "01"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sirt_ray.config.resources import TrainerResources
 from sirt_ray.errors import ArtifactError
-from sirt_ray.resources import TrainerResources
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.training.workdir import WorkFolder
 
 
 def test_what_is_done_again_after_a_kill_is_counted(tmp_path: Path) -> None:

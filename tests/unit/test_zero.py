@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from sirt_ray.recipes import TuneConfig
-from sirt_ray.resources import TrainerResources
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import TuneConfig
 from sirt_ray.training.zero import deepspeed_config
 
 

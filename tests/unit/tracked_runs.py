@@ -9,14 +9,14 @@ from fakes import job
 from rich.console import Console
 from written_runs import WrittenStages
 
-from sirt_ray import jobfile
-from sirt_ray.artifacts import Store
-from sirt_ray.config import JobConfig
+from sirt_ray.artifacts.store import Store
+from sirt_ray.config import load
+from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.core.loop import Loop
 from sirt_ray.logs import heard_by, tell
 from sirt_ray.report.journal import RunJournal
-from sirt_ray.tracking.sending import Trackers
+from sirt_ray.tracking.sender import Trackers
 
 TESTS = {
     "teacher": {"gsm8k": "1111"},
@@ -53,7 +53,7 @@ def run(root: Path, *names: str) -> list[str]:
     """A run with these trackers, from beginning to end; what it warned of."""
     resolved, warnings = tracked_job(*names), list[str]()
     root.mkdir(parents=True, exist_ok=True)
-    (root / "config.yaml").write_text(jobfile.dump(resolved))
+    (root / "config.yaml").write_text(load.dump(resolved))
     journal = RunJournal(root, Console(quiet=True))
 
     def warn(name: str, text: str) -> None:

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from written_runs import WrittenStages, write_run
 
-from sirt_ray import cli
-from sirt_ray.artifacts import Artifact
+from sirt_ray.artifacts.store import Artifact
+from sirt_ray.cli.main import main
 from sirt_ray.core.interfaces import Counts, Policy
 from tests.tiny import save_student, save_talker, write_demonstrations, write_pairs
 
@@ -79,4 +79,4 @@ def write(root: Path, stages: TrainedStages, rounds: int = 1, **changes: Any) ->
 
 
 def export(run_dir: Path, out: Path, *more: str) -> int:
-    return cli.main(["export", str(run_dir), str(out), *more])
+    return main.main(["export", str(run_dir), str(out), *more])

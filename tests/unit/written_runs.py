@@ -11,9 +11,10 @@ from typing import Any
 from fakes import FakeStages, graded, job
 from rich.console import Console
 
-from sirt_ray import jobfile, tables
-from sirt_ray.artifacts import Artifact, Store
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.benchmarks.contamination import contamination
+from sirt_ray.config import load
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.core.loop import Loop
 from sirt_ray.core.pairs import make_pairs
@@ -70,8 +71,8 @@ class WrittenStages(FakeStages):
         train = [question("gsm8k", "train", row) for row in range(len(self.samples))]
         seen = contamination([*train, self.asked["gsm8k"][0]], self.asked)
         for name, asked in self.asked.items():
-            tables.write(
-                out / name / "test.parquet", map(tables.question_row, asked), tables.QUESTION
+            parquet.write(
+                out / name / "test.parquet", map(parquet.question_row, asked), parquet.QUESTION
             )
             counts[name]["test"] = {"questions": len(asked), "sha256": "same"}
             counts[name]["contamination"] = seen[name]
@@ -98,7 +99,7 @@ class WrittenStages(FakeStages):
             for row, pattern in enumerate(self.samples)
             for index, verdict in enumerate(pattern)
         ]
-        tables.write(out / "part.parquet", map(tables.graded_row, made), tables.GRADED)
+        parquet.write(out / "part.parquet", map(parquet.graded_row, made), parquet.GRADED)
         right = "".join(self.samples).count("1")
         return {
             **{"questions": len(self.samples), "completions": len(made), "right": right},
@@ -107,7 +108,7 @@ class WrittenStages(FakeStages):
         }
 
     def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
-        rows = map(tables.to_graded, tables.rows(samples.path))
+        rows = map(parquet.to_graded, parquet.rows(samples.path))
         return make_pairs(rows, job(refine={"pairs": {"rule": "correctness"}}).refine.pairs, "0")[1]
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
@@ -122,8 +123,8 @@ class WrittenStages(FakeStages):
             for asked in of_name
         ]
         held_out = [answer("gsm8k/train/9", "1", length=40)]
-        tables.write(
-            out / "part.parquet", map(tables.graded_row, [*cot, *plain, *held_out]), tables.GRADED
+        parquet.write(
+            out / "part.parquet", map(parquet.graded_row, [*cot, *plain, *held_out]), parquet.GRADED
         )
         found = tally(
             (item.completion.benchmark, item.completion.prompt_kind, item.verdict == "right")
@@ -138,7 +139,7 @@ def write_run(root: Path, stages: FakeStages, **changes: Any) -> Path:
     data = {"train": ["gsm8k"], "evaluate": ["multiarith", "gsm8k"]}
     resolved = job(**{"data": data, "name": root.name, "refine": {"rounds": 1}, **changes})
     root.mkdir(parents=True)
-    (root / "config.yaml").write_text(jobfile.dump(resolved))
+    (root / "config.yaml").write_text(load.dump(resolved))
     journal = RunJournal(root, Console(quiet=True))
     Loop(resolved, stages, Store(root), journal).run()
     return root

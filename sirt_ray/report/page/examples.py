@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sirt_ray import storage, tables
-from sirt_ray.artifacts import RECORD
-from sirt_ray.core.prompts import LETTERS
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import RECORD
 from sirt_ray.report.evidence import TUNED
 from sirt_ray.report.page.text import cut, showable
 from sirt_ray.report.runs import RunRecord
-from sirt_ray.types import PromptKind
+from sirt_ray.storage import object_store
+from sirt_ray.types import LETTERS, PromptKind
 
 Part = Literal["test", "training"]
 Change = Literal["became right", "became wrong", "stayed right", "stayed wrong", ""]
@@ -124,9 +124,9 @@ def _questions(run: RunRecord, part: Part) -> dict[str, list[dict[str, Any]]]:
         "test": (run.job.data.evaluate, "test.parquet"),
         "training": (run.job.data.train, "train.parquet"),
     }[part]
-    folder = storage.fetch(run.path / "questions", RECORD)
+    folder = object_store.fetch(run.path / "questions", RECORD)
     paths = {name: folder / name / file for name in names}
-    return {name: tables.read(path) for name, path in paths.items() if path.is_file()}
+    return {name: parquet.read(path) for name, path in paths.items() if path.is_file()}
 
 
 def _drawn(
@@ -148,8 +148,8 @@ Answers = defaultdict[str, list[Shown]]
 def _tested(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
     found: Answers = defaultdict(list)
     for stage in run.scores:
-        folder = storage.fetch(run.path / stage / "evaluation", RECORD)
-        for row in tables.rows_of(folder, ids, _COLUMNS):
+        folder = object_store.fetch(run.path / stage / "evaluation", RECORD)
+        for row in parquet.rows_of(folder, ids, _COLUMNS):
             if row["prompt_kind"] == kind:
                 found[row["question_id"]].append(_shown(stage, "", row))
     return found
@@ -159,12 +159,14 @@ def _trained(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
     """The teacher's first answer, and the first sample of each round."""
     found: Answers = defaultdict(list)
     if "demonstrations" in run.counts:
-        folder = storage.fetch(run.path / "demonstrations", RECORD) / "completions"
+        folder = object_store.fetch(run.path / "demonstrations", RECORD) / "completions"
         for question, rows in _by_question(folder, ids, "cot"):
             found[question].append(_shown("teacher", _number("demonstration", rows), rows[0]))
     for name in run.counts:
         if name.endswith("/samples"):
-            for question, rows in _by_question(storage.fetch(run.path / name, RECORD), ids, kind):
+            for question, rows in _by_question(
+                object_store.fetch(run.path / name, RECORD), ids, kind
+            ):
                 source = name.removesuffix("/samples")
                 found[question].append(_shown(source, _number("sample", rows), rows[0]))
     return found
@@ -174,7 +176,7 @@ def _by_question(
     folder: Path, ids: Collection[str], kind: PromptKind
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in tables.rows_of(folder, ids, _COLUMNS):
+    for row in parquet.rows_of(folder, ids, _COLUMNS):
         if row["prompt_kind"] == kind:
             found[row["question_id"]].append(row)
     for question, rows in found.items():

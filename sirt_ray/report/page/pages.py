@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sirt_ray import storage
-from sirt_ray.artifacts import RECORD, partial_of
+from sirt_ray.artifacts.store import RECORD, partial_of
 from sirt_ray.core.statistics import over_seeds
-from sirt_ray.json_files import read_json
 from sirt_ray.report.compare import Compared
 from sirt_ray.report.comparison import PROMPTS, Comparison, compared, scores
 from sirt_ray.report.document import Document
@@ -26,7 +24,9 @@ from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
 from sirt_ray.report.runs import RunRecord, read_run
-from sirt_ray.training.workfolder import WorkFolder
+from sirt_ray.storage import object_store
+from sirt_ray.storage.atomic import read_json
+from sirt_ray.training.workdir import WorkFolder
 from sirt_ray.types import PromptKind
 
 
@@ -52,7 +52,7 @@ def run_page(run_dir: Path) -> str:
     """Raises DataError as `read_run`, and where a file cannot be read."""
     run = read_run(run_dir)
     found = find([run])
-    storage.pull(run_dir / "events.jsonl")
+    object_store.pull(run_dir / "events.jsonl")
     events = json_lines(run_dir / "events.jsonl")
     records = _records(run)
     trainings = _trainings(run)
@@ -92,7 +92,7 @@ def run_page(run_dir: Path) -> str:
 
 def _command(run: RunRecord) -> str:
     """What makes the same again, in a folder of its own."""
-    config = shlex.quote(f"{storage.place(run.path)}/config.yaml")
+    config = shlex.quote(f"{object_store.place(run.path)}/config.yaml")
     return f"sirt run {config} --set name={run.job.name}-again"
 
 
@@ -119,11 +119,11 @@ def _trainings(run: RunRecord) -> list[Training]:
 
 def _metrics(student: Path) -> Path:
     finished = student / "metrics.jsonl"
-    storage.pull(finished)
+    object_store.pull(finished)
     if finished.exists():
         return finished
     file = WorkFolder(partial_of(student)).metrics
-    storage.pull(file)
+    object_store.pull(file)
     return file
 
 
@@ -141,7 +141,7 @@ def _trainer_gpus(run: RunRecord) -> float | None:
 def _pairs(run: RunRecord) -> list[PairFigures]:
     rounds = [name for name in run.counts if name.endswith("/pairs")]
     return [
-        read_pairs(storage.fetch(run.path / name, RECORD), name.removesuffix("/pairs"))
+        read_pairs(object_store.fetch(run.path / name, RECORD), name.removesuffix("/pairs"))
         for name in rounds
     ]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sirt_ray import tables
+from sirt_ray.artifacts import parquet
 
 _BINS = 30
 _SIDES = ("chosen", "rejected")
@@ -48,7 +48,7 @@ def read_pairs(folder: Path, round: str) -> PairFigures:
     rules: Counter[str] = Counter()
     lengths: dict[str, list[int]] = {f"{side}_{unit}": [] for side in _SIDES for unit in ("t", "c")}
     columns = ["rule", *_SIDES, *(f"{side}_ids" for side in _SIDES)]
-    for file in tables.files(folder):
+    for file in parquet.files(folder):
         try:
             with pq.ParquetFile(file) as opened:
                 for batch in opened.iter_batches(columns=columns):
@@ -61,7 +61,7 @@ def read_pairs(folder: Path, round: str) -> PairFigures:
                         lengths[f"{side}_t"] += of_ids.drop_null().to_pylist()
                         lengths[f"{side}_c"] += of_text.drop_null().to_pylist()
         except (pa.ArrowInvalid, KeyError, OSError) as error:
-            raise tables.unreadable(file, error) from error
+            raise parquet.unreadable(file, error) from error
     in_tokens = all(any(lengths[f"{side}_t"]) or not lengths[f"{side}_c"] for side in _SIDES)
     unit, key = ("tokens", "t") if in_tokens else ("characters", "c")
     found = {side: lengths[f"{side}_{key}"] for side in _SIDES if lengths[f"{side}_{key}"]}

@@ -1,0 +1,142 @@
+"""A job's own tasks as benchmarks: rows from files or from a function, judged by our verifier or by
+a function.
+
+Rows of the three kinds, with the columns' default names::
+
+    {"question": "Tom has 3 coins and finds 4. How many coins has he?", "answer": 7}
+    {"question": "Which is a fruit?", "choices": ["apple", "chair"], "answer": "A"}
+    {"question": "Name a colour.", "answer": "red|green|blue"}
+
+The second needs `choices: choices`, the third `kind: text` and a verifier.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import cast, get_args
+
+from sirt_ray import user_code
+from sirt_ray.benchmarks import algebra
+from sirt_ray.benchmarks.base import (
+    Benchmark,
+    Own,
+    Part,
+    Row,
+    choice_question,
+    open_question,
+    strings,
+    text_in,
+)
+from sirt_ray.config.custom import OwnBenchmarkConfig
+from sirt_ray.errors import DataError
+from sirt_ray.types import LETTERS, Judgement, Question, Verdict
+from sirt_ray.user_code import OwnCode
+
+_SHOWN_CHARACTERS = 80
+_VERDICTS = get_args(Verdict)
+_WANTED = (
+    "a Judgement whose verdict is right, wrong or unparseable, with the answer that was found as"
+    " text, or None where the verdict is unparseable"
+)
+
+
+def own_benchmark(name: str, config: OwnBenchmarkConfig) -> Benchmark:
+    """Raises ConfigError where a file or a function that it names is not there."""
+    verifier = None if config.verifier is None else user_code.read(config.verifier)
+    columns = [config.question, config.answer]
+    columns += [] if config.choices is None else [config.choices]
+    kind = "choice" if config.choices is not None else config.kind
+    return Benchmark(
+        name=name,
+        version=1,
+        kind="expression" if kind == "text" else kind,
+        source=Own(None if config.rows is None else user_code.read(config.rows), config.identity),
+        columns=tuple(columns),
+        to_question=partial(_to_question, benchmark=name, config=config),
+        judge=None if verifier is None else partial(judged, verifier),
+        equivalent=algebra.equivalent if kind == "expression" else None,
+    )
+
+
+def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
+    """The rows that a function makes of a split, the columns that are needed. Raises StageError
+    where it fails, DataError where one is no row or has not the columns."""
+    source = benchmark.source
+    assert isinstance(source, Own) and source.rows is not None
+    code, needed = source.rows, benchmark.columns
+    made: list[dict[str, object]] = []
+    rows: list[object] = code.call(part, about=f"split {part}", listed=True)
+    for number, row in enumerate(rows):
+        is_row = isinstance(row, Mapping)
+        columns = cast("Mapping[str, object]", row) if is_row else dict[str, object]()
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise DataError(
+                f"{benchmark.name}, split {part} ({code.reference}): row {number} is"
+                f" {repr(row)[:_SHOWN_CHARACTERS]} and has no"
+                f" {', '.join(map(repr, missing))}. Make it a dict with {', '.join(needed)}, or"
+                f" name its columns under data.benchmarks.{benchmark.name}"
+            )
+        made.append({name: _plain(columns[name]) for name in needed})
+    return made
+
+
+def _plain(value: object) -> object:
+    """A number as text: one column may hold whole numbers and fractions."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+def no_rows_message(name: str, part: Part) -> str:
+    return (
+        f"data.benchmarks.{name}: its rows are nowhere. Set data.root to the folder that has"
+        f" {name}/{part}.jsonl (or .parquet, .csv), or rows to a function that makes them, as in"
+        " my_task.py:rows"
+    )
+
+
+def judged(code: OwnCode, text: str, question: Question) -> Judgement:
+    """What a verifier of one's own says. Raises StageError where it fails or says something else
+    than a judgement."""
+    about = f"question {question.id}"
+    found: object = code.call(text, question, about=about)
+    if not isinstance(found, Judgement) or not _consistent(found):
+        raise code.wrong(found, about, _WANTED)
+    return found
+
+
+def _consistent(found: Judgement) -> bool:
+    answer = cast(object, found.extracted)
+    flags = (cast(object, found.stated), cast(object, found.undecided))
+    return (
+        found.verdict in _VERDICTS
+        and (answer is None if found.verdict == "unparseable" else isinstance(answer, str))
+        and all(isinstance(flag, bool) for flag in flags)
+    )
+
+
+def _to_question(row: Row, id: str, benchmark: str, config: OwnBenchmarkConfig) -> Question:
+    text = text_in(row, config.question)
+    gold = row.get(config.answer)
+    if gold is None or not str(gold).strip():
+        raise DataError(f"{config.answer!r} is empty, and it is the gold answer")
+    if config.choices is not None:
+        choices = [choice.strip() for choice in strings(row.get(config.choices))]
+        question = choice_question(benchmark, id, text, choices, _letter(gold, choices))
+    elif config.kind == "number":
+        question = open_question(benchmark, id, text, gold)
+    else:
+        question = Question(id, benchmark, text, (), str(gold).strip())
+    return replace(question, instruction=config.instruction)
+
+
+def _letter(gold: object, choices: list[str]) -> str:
+    """The letter of the right option, whichever of the three ways it is told in."""
+    given = str(gold).strip()
+    letters = LETTERS[: len(choices)]
+    meant = {at for at, choice in enumerate(choices) if choice == given}
+    meant |= {letters.index(given)} if len(given) == 1 and given in letters else set()
+    meant |= {at for at in range(len(choices)) if str(at) == given}
+    if len(meant) != 1:
+        how = "may mean several" if meant else "is neither the letter, the text nor the position"
+        raise DataError(f"the gold answer {given[:40]!r} {how} of the {len(choices)} options")
+    return LETTERS[meant.pop()]

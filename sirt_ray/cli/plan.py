@@ -1,0 +1,99 @@
+"""`sirt plan`: what a job or a study would do, and how it fits on a cluster."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sirt_ray import cluster_plan
+from sirt_ray.cli.options import add_debug, add_job, examples
+from sirt_ray.cli.run import checked, print_plan
+from sirt_ray.config import load
+from sirt_ray.config import study as studies
+from sirt_ray.config.job import JobConfig
+from sirt_ray.planning import clusters
+from sirt_ray.planning.clusters import Cluster
+from sirt_ray.survey import State
+
+_NO_CLUSTER = (
+    "For who sits where, memory and GPU-hours give the cluster: --address A, or --cluster as in"
+    " 4x48GB"
+)
+
+
+EXAMPLES = """\
+examples:
+  sirt plan jobs/quickstart.yaml                 # all settings, and what is finished
+  sirt plan jobs/cluster.yaml --cluster 4x48GB   # who sits where, memory, hours
+  sirt plan jobs/study_quickstart.yaml --set 'only=[{method: rft}]'
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="print what a job would do and all its settings, or what a study would do",
+        **examples(EXAMPLES),
+    )
+    add_job(plan)
+    add_debug(plan)
+    _add_cluster(plan)
+    plan.set_defaults(command=_plan)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--address",
+        help="place it on this Ray cluster: who sits where, memory of each GPU, hours",
+    )
+    which.add_argument(
+        "--cluster", metavar="DESCRIPTION", help=f"the same on a cluster: {clusters.GRAMMAR}"
+    )
+
+
+def show(
+    console: Console,
+    arguments: argparse.Namespace,
+    jobs: Sequence[JobConfig],
+    artifacts: Sequence[tuple[JobConfig, State]],
+) -> None:
+    """Print the placement on the cluster that the arguments name, if they do. Raises ConfigError
+    for a description that is none, ResourceError for what does not fit."""
+    if arguments.cluster is not None:
+        cluster_plan.show(console, jobs, artifacts, clusters.described(arguments.cluster))
+    elif arguments.address is not None:
+        cluster_plan.show(console, jobs, artifacts, _live(arguments.address, jobs[0]))
+    else:
+        console.print(_NO_CLUSTER, soft_wrap=True, highlight=False)
+
+
+def _live(address: str, job: JobConfig) -> Cluster:
+    from sirt_ray.on_ray import live_cluster
+    from sirt_ray.on_ray.cluster import connected
+
+    with (
+        tempfile.TemporaryDirectory(prefix="sirt-plan-") as logs,
+        connected(address, job.resources, Path(logs)),
+    ):
+        return live_cluster.read(address)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from sirt_ray.cli import study as study_command
+    from sirt_ray.driver import run as running
+
+    if studies.is_study(arguments.job):
+        return study_command.plan(arguments)
+    console = Console()
+    unchecked: list[str] = []
+    job = checked(arguments, unchecked)
+    console.print(load.dump(job), markup=False, highlight=False)
+    run_dir = job.run_dir
+    survey = running.survey(job, run_dir)
+    print_plan(console, job, survey)
+    running.print_unchecked(console, unchecked)
+    show(console, arguments, [job], [(job, state) for state in survey.states])
+    return 0

@@ -1,0 +1,103 @@
+"""`sirt run`: a job or a study, or what is left of it."""
+
+import argparse
+
+from rich.console import Console
+
+from sirt_ray import user_code
+from sirt_ray.artifacts.locks import locked
+from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.cli.options import add_allow_code, add_debug, add_job, add_redo, examples
+from sirt_ray.config import load
+from sirt_ray.config import study as studies
+from sirt_ray.config.job import JobConfig
+from sirt_ray.storage import object_store
+from sirt_ray.survey import Survey
+
+EXAMPLES = """\
+examples:
+  sirt run jobs/quickstart.yaml                  # the same command again continues it
+  sirt run jobs/quickstart.yaml --set name=wider --set refine.num_cot=16
+  sirt run jobs/own_task.yaml --allow-code
+  sirt run jobs/study_quickstart.yaml --cells 2
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = commands.add_parser(
+        "run", help="run a job or a study, or what is left of it", **examples(EXAMPLES)
+    )
+    add_job(run)
+    add_debug(run)
+    run.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
+    run.add_argument(
+        "--cells",
+        type=_count,
+        metavar="N",
+        help="of a study: cells at the same time (default: as many as the cluster has room for)",
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
+    )
+    add_redo(run)
+    add_allow_code(run)
+    run.set_defaults(command=_run)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is too few. Give 1 or more")
+    return count
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sirt_ray.cli import study as study_command
+    from sirt_ray.driver import run as running
+    from sirt_ray.on_ray.cluster import connected
+    from sirt_ray.report.journal import run_console
+
+    if studies.is_study(arguments.job):
+        return study_command.run(arguments)
+    job = checked(arguments)
+    run_dir = job.run_dir
+    survey = running.survey(job, run_dir)
+    if arguments.dry_run:
+        print_plan(Console(), job, survey)
+        return 0
+    user_code.refuse_unallowed(job.code)
+    console = run_console()
+    running.print_code(console, [job])
+    if not arguments.redo:
+        survey.refuse_untrue()
+    with running.run_folder(run_dir), locked(run_dir):
+        run = running.Run(job, run_dir, console, redo=arguments.redo)
+        if survey.finished:
+            outcome = run.loop().run()
+        else:
+            with connected(arguments.address, job.resources, run_dir / "logs"):
+                running.remove_left_behind([job])
+                outcome = run.on_cluster()
+        run.finish(outcome)
+    console.print(f"The refined student is {outcome.student.path}", soft_wrap=True)
+    return 0
+
+
+def checked(arguments: argparse.Namespace, unchecked: list[str] | None = None) -> JobConfig:
+    """The job, after every check that costs no more than reading. `unchecked` hears of what cannot
+    be looked at from here, which is an error without it."""
+    from sirt_ray.driver.checks import check_inputs
+
+    job = load.load(arguments.job, arguments.overrides, REGISTRY)
+    check_inputs(job, unchecked)
+    return job
+
+
+def print_plan(console: Console, job: JobConfig, survey: Survey) -> None:
+    from sirt_ray.driver import run as running
+    from sirt_ray.report.table import plan_table
+
+    console.print(plan_table(survey.states))
+    console.print(f"Run folder: {object_store.place(job.run_dir.resolve())}", soft_wrap=True)
+    running.print_code(console, [job])
+    survey.refuse_untrue()

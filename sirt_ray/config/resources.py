@@ -1,0 +1,110 @@
+"""The `resources` of a job file: where and how fast it runs. Changing them never makes a finished
+artifact untrue."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sirt_ray.config.base import Count, NonNegative, NotNegative, Positive, Section
+
+
+class EngineConfig(Section):
+    """One vLLM engine, i.e. one Serve replica."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on CPU, the checkpoint's own on GPU."""
+    min_replicas: NonNegative = 1
+    max_replicas: Count = 1
+    num_cpus: Positive = 1
+    tensor_parallel_size: Count = 1
+    max_model_len: Count | None = None
+    """Longest prompt plus completion, in tokens; None: what the model allows."""
+    max_num_seqs: Count = 256
+    """Sequences that decode together."""
+    kv_cache_gib: Positive | None = None
+    """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Highest rank of the LoRA adapters that the running engine can take beside its weights; None:
+    no adapters, unless it is started with one, whose rank it is then."""
+    custom_resources: dict[str, float] = Field(default={})
+    """Ray resources that a replica asks for, to place it on certain nodes."""
+    labels: dict[str, str] = Field(default={})
+    """Ray node labels that a replica's node must have, e.g. `ray.io/accelerator-type: H100`."""
+    upscale_delay_s: NotNegative = 10.0
+    """How long the work must be too much for the running replicas before one is added."""
+    downscale_delay_s: NotNegative = 120.0
+    """How long it must be too little before one is removed. With `min_replicas: 0` the last one
+    goes, too, and always before a training."""
+    request_timeout_s: Positive = 600.0
+    """For the answer to one request; it is then asked again. A replica that answers nothing at all
+    for so long is replaced."""
+    start_timeout_s: Positive = 6 * 3600.0
+    """How long the first engine may take to answer, waiting for room included."""
+
+    @model_validator(mode="after")
+    def _replica_range(self) -> "EngineConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
+            )
+        return self
+
+
+class TrainerResources(Section):
+    num_workers: Count = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] | None = None
+    """None: 1 where the cluster has GPUs, else 0."""
+    custom_resources: dict[str, float] = Field(default={})
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards over the workers: 1 optimizer states, 2 gradients too, 3 parameters
+    too. 0: nothing."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept, and updated, in the machine's memory in place of the GPU's: the optimizer's
+    states, or the parameters as well."""
+    max_tokens_per_micro_batch: Count = 4096
+    """Padded tokens in one forward pass of one worker; bounds its memory, not the result."""
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: Count = 50
+    """A killed training continues at the last of these."""
+    max_failures: NonNegative = 3
+    """Worker failures after which training gives up; each one continues from a checkpoint."""
+    start_timeout_s: Positive = 6 * 3600.0
+    """How long the workers may wait for room."""
+
+    @model_validator(mode="after")
+    def _stage_can_offload(self) -> "TrainerResources":
+        needed = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(
+                f"offload is '{self.offload}', which only what ZeRO shards can be: it needs"
+                f" zero_stage {needed} or higher, but zero_stage is {self.zero_stage}. Raise it, or"
+                " set offload to 'none'"
+            )
+        return self
+
+
+class DriverResources(Section):
+    """The process that drives a run that was submitted to a cluster. Where all of this is nothing,
+    Ray puts it on the head node."""
+
+    num_cpus: NotNegative = 1
+    custom_resources: dict[str, float] = Field(default={})
+    labels: dict[str, str] = Field(default={})
+    """Ray node labels that its node must have."""
+
+
+class ResourcesConfig(Section):
+    """Where and how fast; changing it never makes a finished artifact untrue."""
+
+    teacher: EngineConfig = EngineConfig()
+    student: EngineConfig = EngineConfig()
+    trainer: TrainerResources = TrainerResources()
+    driver: DriverResources = DriverResources()
+    block_size: Count = 32
+    """Questions that are sampled, graded and written together; a killed run loses at most the
+    blocks under way, which are as many as fill the engines."""
+    local_cpus: Count | None = None
+    """Logical CPUs of the Ray that is started when there is no cluster; None: as many as the job
+    needs, at least those of the machine."""

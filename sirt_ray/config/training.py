@@ -1,0 +1,297 @@
+"""The `tune` and `refine` of a job file: how a student is trained.
+
+Defaults are the paper's where the paper says; a default has its home here and nowhere else.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sirt_ray import user_code
+from sirt_ray.config.base import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    SamplingConfig,
+    Section,
+    merged,
+)
+from sirt_ray.config.custom import resolved
+from sirt_ray.optimization import TrainingConfig
+from sirt_ray.types import PromptKind
+
+
+class TuneConfig(TrainingConfig):
+    """Stage 2: instruction tuning on demonstrations (paper: 4 epochs, 2e-5, cosine, 0.03)."""
+
+    learning_rate: Positive = 2e-5
+    batch_size: Count = 32
+    epochs: Positive = 4
+    warmup_ratio: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    prompt: PromptKind = "cot"
+    """The prompt that demonstrations are learned after."""
+    max_demonstrations: Count | None = None
+    """Demonstrations per benchmark, the first in question order; None: all."""
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    """Those of `data.train` to tune on; None: all of them."""
+    skip: bool = False
+    """No instruction tuning: rounds start from the base (the paper's DPO without it)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TuneConfig":
+        problems = self.choice_problems()
+        if self.choose == "accuracy":
+            problems.append(
+                "choose 'accuracy' compares preferences between completions, and tuning has no"
+                " pairs. Set choose to 'best' or 'last'"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+RULES = {
+    "dpo_cot": ("dpo_cot",),
+    "correctness": ("correctness",),
+    "both": ("dpo_cot", "correctness"),
+    "spin": ("spin",),
+    "right": ("right",),
+}
+"""`pairs.rule` -> the rules whose pairs it takes."""
+
+
+def _rule(rule: str, info: ValidationInfo) -> str:
+    if rule in RULES:
+        return rule
+    try:
+        return resolved(rule, info)
+    except ValueError as error:
+        raise ValueError(f"is none of {', '.join(RULES)}, and {error}") from error
+
+
+class PairsConfig(Section):
+    """How graded completions become preference pairs."""
+
+    rule: Annotated[str, AfterValidator(_rule)] = "dpo_cot"
+    """`dpo_cot` (the paper's): chosen = own right CoT-Answer, rejected = own Answer to the plain
+    prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union. `spin`:
+    chosen = the teacher's demonstration, rejected = own CoT-Answer, right or wrong. `right`: own
+    right CoT-Answers alone, with nothing rejected (loss `rft`). `path.py:function`, as seen from
+    the job file: one's own (`core/own_pairs.py`)."""
+    with_demonstrations: bool = False
+    """Whether a question's demonstration stands among its right CoT-Answers, if the student was
+    tuned on it."""
+    plain_rejected: Literal["any", "wrong"] = "any"
+    """Which Answers `dpo_cot` may reject. `any` contrasts style (the literal reading of the paper),
+    `wrong` contrasts correctness as well."""
+    unparseable_rejected: bool = False
+    """Whether a CoT-Answer without a readable final answer may be rejected as if it were wrong."""
+    max_per_question: Count = 1
+    """For each rule; with `right`, own answers beside the demonstration."""
+
+    @property
+    def uses_demonstrations(self) -> bool:
+        return self.with_demonstrations or self.rule == "spin"
+
+    @property
+    def own_rule(self) -> str | None:
+        return self.rule if user_code.is_reference(self.rule) else None
+
+
+class RefineConfig(TrainingConfig):
+    """Stage 3: rounds of sampling, pairing and DPO (paper: one pass, 1e-6, batch 128, <= 1000
+    steps)."""
+
+    rounds: NonNegative = 1
+    even_rounds: dict[str, JsonValue] = Field(default={})
+    """What differs in rounds 2, 4, ...: settings of this section, for a method whose rounds are of
+    two kinds."""
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    """Those of `data.train` to refine on; None: all of them. Others than `tune.tasks`: the paper's
+    Cross Self-refine."""
+    start: Literal["student", "base"] = "student"
+    """Which weights a round trains: those of the student that has written its samples, or the base
+    anew (rft, simpo, orpo)."""
+    num_cot: Count = 4
+    """CoT-Answers per question."""
+    num_plain: NonNegative = 1
+    """Answers to the plain prompt per question; only `dpo_cot` and `both` use them."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7)
+    max_questions: Count | None = None
+    """Questions per benchmark and round; None: every demonstrated question."""
+    ground_truth: Literal["teacher", "gold"] = "teacher"
+    """What a right answer is: the teacher's final answer (the paper) or the benchmark's."""
+    pairs: PairsConfig = PairsConfig()
+    loss: Literal["sigmoid", "ipo", "robust", "simpo", "orpo", "kto", "rft"] = "sigmoid"
+    """`sigmoid`: DPO (the paper), cDPO with `label_smoothing`; `ipo`, `robust` (DPO that expects
+    pairs the wrong way round), `simpo`, `orpo`: see core/losses.py. `kto`: no pairs, each distinct
+    chosen completion is desirable and each distinct rejected one undesirable. `rft`: no preference,
+    the NLL of the chosen completions, each once: what all others have to beat."""
+    reference: Literal["previous", "initial"] = "previous"
+    """The student that the policy is held to: `previous`, which the round starts from (the paper),
+    or `initial`, the instruction-tuned one in every round (sigmoid, ipo, robust, kto)."""
+    beta: Positive = 0.1
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Share of the pairs taken to be the wrong way round (sigmoid, robust, simpo)."""
+    length_normalised: bool = False
+    """Compare log-probabilities a token in place of a completion (sigmoid, ipo)."""
+    simpo_margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """By how much more than 0 SimPO wants the chosen completion ahead (its gamma)."""
+    nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the chosen completion's length-normalised NLL added to the loss (Iterative RPO)."""
+    desirable_weight: Positive = 1.0
+    undesirable_weight: Positive = 1.0
+    """KTO's weights (its lambdas) of the two kinds of examples. Where one kind is rarer, its weight
+    times its number should be about that of the other."""
+    learning_rate: Positive = 1e-6
+    batch_size: Count = 128
+    epochs: Positive = 1
+    max_steps: Count | None = 1000
+    warmup_steps: NonNegative = 100
+    roll_back: bool = True
+    """Undo a round whose held-out accuracy falls by more than `roll_back_stderrs`."""
+    roll_back_stderrs: Positive = 2.0
+    """In standard errors of the difference between the two students."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RefineConfig":
+        problems: list[str] = self._rule_problems()
+        if self.pairs.rule in ("dpo_cot", "both") and self.num_plain == 0:
+            problems.append(
+                f"pairs.rule '{self.pairs.rule}' rejects Answers to the plain prompt, but num_plain"
+                " is 0. Set num_plain to 1 or more, or pairs.rule to 'correctness'"
+            )
+        if self.pairs.rule == "correctness" and self.num_cot < 2:
+            problems.append(
+                "pairs.rule 'correctness' needs a right and a wrong CoT-Answer to one question,"
+                " but num_cot is 1. Set num_cot to 2 or more (4 to 8 are usual)"
+            )
+        if self.rounds and self.sampling.temperature == 0 and self.num_cot > 1:
+            problems.append(
+                "sampling.temperature is 0, so all num_cot CoT-Answers of a question would be the"
+                " same. Raise the temperature (0.7 to 1.0 are usual) or set num_cot to 1"
+            )
+        if self.lora is not None and self.lora.dropout > 0:
+            problems.append(
+                "lora.dropout is above 0: the policy would differ from its reference before the"
+                " first step. Set it to 0"
+            )
+        if self.choose == "accuracy" and self.loss == "rft":
+            problems.append(
+                "choose 'accuracy' compares preferences, but loss 'rft' has none. Set choose to"
+                " 'best' or 'last'"
+            )
+        problems += self.choice_problems() + self._unused() + self._even_problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _rule_problems(self) -> list[str]:
+        """What the pair rule, the loss and the weights to start from make of each other."""
+        problems: list[str] = []
+        if self.pairs.rule == "right" and self.loss != "rft":
+            problems.append(
+                f"pairs.rule 'right' rejects nothing, but loss '{self.loss}' compares. Set loss to"
+                " 'rft', or pairs.rule to 'correctness'"
+            )
+        if self.pairs.rule == "spin" and self.loss == "rft":
+            problems.append(
+                "pairs.rule 'spin' chooses demonstrations and loss 'rft' looks at what is chosen"
+                " alone: the student's samples would not be used. Set pairs.rule to 'right', or"
+                " loss to 'sigmoid'"
+            )
+        if self.pairs.rule == "spin" and self.pairs.with_demonstrations:
+            problems.append(
+                "pairs.with_demonstrations is set, but pairs.rule 'spin' chooses demonstrations and"
+                " nothing else. Take it away"
+            )
+        if self.start == "base" and self.loss not in ("rft", "simpo", "orpo"):
+            problems.append(
+                f"start 'base' trains the base anew, but loss '{self.loss}' holds the student to"
+                " the one before. Set start to 'student', or loss to 'rft', 'simpo' or 'orpo'"
+            )
+        return problems
+
+    @property
+    def code(self) -> list[str]:
+        """What the rounds execute of files that the job names."""
+        each = (self.of_round(round).pairs.own_rule for round in (1, 2)[: self.rounds])
+        return [rule for rule in each if rule is not None]
+
+    def with_code(self, change: Callable[[str], str]) -> "RefineConfig":
+        """The same with other references to code."""
+        pairs, even = self.pairs, _even_rule(self.even_rounds, change)
+        if pairs.own_rule is not None:
+            pairs = pairs.model_copy(update={"rule": change(pairs.own_rule)})
+        return self.model_copy(update={"pairs": pairs, "even_rounds": even})
+
+    @field_validator("even_rounds")
+    @classmethod
+    def _beside_the_job(
+        cls, even_rounds: dict[str, JsonValue], info: ValidationInfo
+    ) -> dict[str, JsonValue]:
+        return _even_rule(even_rounds, lambda rule: resolved(rule, info))
+
+    def of_round(self, round: int) -> "RefineConfig":
+        """The settings of one round, counted from 1."""
+        if not self.even_rounds:
+            return self
+        own = self.model_dump(exclude={"even_rounds"})
+        return RefineConfig.model_validate(own if round % 2 else merged(own, self.even_rounds))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the training compares with the log-probabilities of another model."""
+        return self.loss != "rft"
+
+    def _even_problems(self) -> list[str]:
+        fixed = [name for name in ("rounds", "even_rounds") if name in self.even_rounds]
+        if fixed:
+            return [f"even_rounds holds {', '.join(fixed)}, which are not a round's. Take it away"]
+        try:
+            self.of_round(2)
+        except ValidationError as error:
+            return [
+                f"even_rounds.{'.'.join(map(str, found['loc']))}: {found['msg']}"
+                for found in error.errors()
+            ]
+        return []
+
+    def _unused(self) -> list[str]:
+        """Settings that the chosen loss would not look at."""
+        heeded = {
+            "label_smoothing": ("sigmoid", "robust", "simpo"),
+            "length_normalised": ("sigmoid", "ipo"),
+            "simpo_margin": ("simpo",),
+            "nll_weight": ("sigmoid", "ipo", "robust", "simpo"),
+            "reference": ("sigmoid", "ipo", "robust", "kto"),
+            "desirable_weight": ("kto",),
+            "undesirable_weight": ("kto",),
+        }
+        fields = type(self).model_fields
+        return [
+            f"{name} is set, but loss '{self.loss}' does not heed it. Take it away, or choose one"
+            f" of {', '.join(losses)}"
+            for name, losses in heeded.items()
+            if getattr(self, name) != fields[name].default and self.loss not in losses
+        ]
+
+
+def _even_rule(even: dict[str, JsonValue], change: Callable[[str], str]) -> dict[str, JsonValue]:
+    """The settings of even rounds with another reference, where their pair rule is one."""
+    pairs = even.get("pairs")
+    rule = pairs.get("rule") if isinstance(pairs, dict) else None
+    if not isinstance(pairs, dict) or not isinstance(rule, str) or not user_code.is_reference(rule):
+        return even
+    return {**even, "pairs": {**pairs, "rule": change(rule)}}

@@ -1,0 +1,93 @@
+"""How a command ends: its exit code, and the one message where it could not do its work.
+
+Exit codes: 0; 2 for a bad job file, bad arguments or bad input data; 1 for a failure while running;
+130 after Ctrl-C.
+"""
+
+import errno
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from sirt_ray.artifacts.store import versions
+from sirt_ray.errors import ResourceError, SirtError
+from sirt_ray.logs import without_secrets
+from sirt_ray.storage.uri import masked
+
+INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def ended(work: Callable[[], int], debug: bool, stopped: str) -> int:
+    """The exit code of `work`, which may end in an error or with Ctrl-C, of which the user is told
+    on standard error. `debug`: errors are raised. `stopped`: what to say after Ctrl-C."""
+    console = Console(stderr=True)
+    try:
+        return work()
+    except KeyboardInterrupt:
+        console.print(f"\n{stopped}")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        shown = known(error) or _unknown(error)
+        console.print(f"[bold red]error:[/] {escape(masked(str(shown)))}", soft_wrap=True)
+        return shown.exit_code
+
+
+def known(error: Exception) -> SirtError | None:
+    """The error as the user should see it; None where nobody has thought of it. One that Ray has
+    brought from another process holds what was raised there."""
+    error = getattr(error, "cause", error)
+    if isinstance(error, SirtError):
+        return error
+    if not isinstance(error, OSError):
+        return None
+    where = error.filename or "a file"
+    if error.errno in _FULL:
+        return ResourceError(
+            f"{where} cannot be written: {error.strerror}. Free some space there; the same command"
+            " continues behind what is finished"
+        )
+    if error.errno in _REFUSED:
+        return ResourceError(
+            f"{where} cannot be used: {error.strerror}. Give yourself access to it, or choose"
+            " another folder"
+        )
+    return None
+
+
+def _unknown(error: Exception) -> SirtError:
+    """What to say of an error that is no mistake of the user's."""
+    said = without_secrets((str(error).strip().splitlines() or [""])[-1])
+    return SirtError(
+        f"this should not happen, and is a bug of sirt-ray: {type(error).__name__}: {said}. The"
+        f" stack trace is in {_trace(error)}. Please open an issue with that file, and with what"
+        " `sirt doctor --json` prints; the same command continues behind what is finished"
+    )
+
+
+def _trace(error: Exception) -> str:
+    """A file with all that a person who mends it needs, and no secret of the environment."""
+    told = [
+        f"command: {' '.join(sys.argv)}",
+        f"versions: {versions()}",
+        f"machine: {platform.platform()}",
+        "",
+        *traceback.format_exception(error),
+    ]
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sirt-error-", suffix=".log", delete=False
+        ) as file:
+            file.write(masked(without_secrets("\n".join(told))))
+        return str(Path(file.name))
+    except OSError as full:
+        return f"no file ({full.strerror}); run the command with --debug to see it"

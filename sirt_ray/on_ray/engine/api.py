@@ -1,0 +1,144 @@
+"""A model behind an OpenAI-compatible endpoint as the engine of a replica: without a GPU, without
+token ids, and with weights that are not ours.
+
+    SampleRequest --as many calls as it takes--> n choices
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sirt_ray.config.job import JobConfig
+from sirt_ray.config.resources import EngineConfig
+from sirt_ray.config.teacher import EndpointConfig
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.endpoint.request import Ask, RefusedByEndpointError, api_key
+from sirt_ray.errors import StageError
+from sirt_ray.on_ray.engine.protocol import (
+    Answered,
+    Choice,
+    RefusedError,
+    ReplicaLoad,
+    SampleRequest,
+)
+
+if TYPE_CHECKING:
+    from sirt_ray.endpoint.client import Answer, EndpointClient
+
+_LONGEST_PAUSE_SECONDS = 60.0
+_ANY_LENGTH = 2**31 - 1
+"""How long a prompt may be only the endpoint knows; it refuses what is longer."""
+
+
+def endpoint_engine(job: JobConfig, run_dir: Path) -> "EndpointEngine | None":
+    """The engine for the job's teacher; None where the teacher is behind no endpoint. `run_dir`
+    must be seen under this path where the replica runs."""
+    config = job.teacher.endpoint
+    if config is None:
+        return None
+    folder = Path(config.cache).expanduser() if config.cache else run_dir / "endpoint"
+    return EndpointEngine(config, folder.absolute())
+
+
+def endpoint_resources(endpoint: EndpointConfig, samples_per_question: int) -> EngineConfig:
+    """Of the one replica that asks the endpoint. Its requests may wait there for the pace, and then
+    for every attempt and pause that the settings allow."""
+    pace = endpoint.requests_per_minute
+    queued_s = 0.0 if pace is None else 2 * endpoint.max_in_flight * 60 / pace
+    attempts = endpoint.max_retries + 1
+    return EngineConfig(
+        device="cpu",
+        num_cpus=0.1,
+        max_num_seqs=endpoint.max_in_flight * samples_per_question,
+        request_timeout_s=queued_s + attempts * (endpoint.timeout_s + _LONGEST_PAUSE_SECONDS),
+    )
+
+
+class EndpointEngine:
+    """`requests.Engine` on an endpoint. Before `start` it is a description that can be pickled.
+
+    Consumes requests with a text. Produces all their choices, with texts and without ids. Waits
+    for: the endpoint's pace, free places, budget in use. On failure: what may pass is tried again
+    inside; a request that the endpoint will not have is a RefusedError; a SirtError ends the stage.
+
+    One replica has one budget and one pace: run no second one beside it.
+    """
+
+    def __init__(self, config: EndpointConfig, folder: Path, first_pause: float = 1.0) -> None:
+        self._config = config
+        self._folder = folder
+        self._first_pause = first_pause
+        self._started: EndpointClient | None = None
+
+    async def start(self, policy: Policy) -> None:
+        """Asks the endpoint nothing: a run whose answers are all paid for needs no network."""
+        # Only here, and not in the driver: the HTTP client takes a second to import.
+        from sirt_ray.endpoint.client import EndpointClient
+
+        self._started = EndpointClient(
+            self._config, self._folder, api_key(self._config), self._first_pause
+        )
+
+    async def load(self, policy: Policy) -> None:
+        raise StageError(
+            f"the model behind {self._config.url} cannot take the weights of '{policy.version}':"
+            " only a teacher may be behind an endpoint"
+        )
+
+    async def complete(self, request: SampleRequest) -> Answered:
+        """All choices of a request. An endpoint that gives fewer than `n` at once is asked again
+        for the rest, under the seeds that those would have had.
+
+        A choice that was ended by a content filter or a tool call is an empty answer: it is counted
+        as unparseable and never learned from. Where every choice is one, the request is refused.
+        """
+        answers: list[Answer] = []
+        texts: list[Choice] = []
+        ended_by: list[str] = []
+        while len(texts) < request.n:
+            answer = await self._answer(request, first=len(texts))
+            answers.append(answer)
+            for written in answer.reply.choices:
+                texts.append(Choice((), written.stop_reason or "stop", written.text))
+                ended_by += [written.ended_by] if written.stop_reason is None else []
+        if len(ended_by) == len(texts):
+            raise RefusedError(f"all choices were ended by: {', '.join(sorted(set(ended_by)))}")
+        return Answered(
+            tuple(texts),
+            prompt_tokens=answers[0].reply.use.prompt_tokens,
+            completion_tokens=sum(answer.reply.use.completion_tokens for answer in answers),
+            retries=sum(answer.retries for answer in answers),
+            cached=all(answer.cached for answer in answers),
+            cost=sum(answer.cost for answer in answers),
+        )
+
+    async def _answer(self, request: SampleRequest, first: int) -> "Answer":
+        ask = Ask(
+            prompt=request.prompt,
+            n=request.n - first,
+            first=first,
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+        )
+        try:
+            return await self._client.answer(ask)
+        except RefusedByEndpointError as refused:
+            raise RefusedError(str(refused)) from None
+
+    async def check_health(self) -> None:
+        """Nothing of ours can die; what the endpoint lacks shows in the requests."""
+
+    def load_now(self) -> ReplicaLoad:
+        client = self._client
+        waiting = client.accepted - client.running
+        return ReplicaLoad(client.running, waiting, held_s=client.held_seconds)
+
+    @property
+    def max_model_len(self) -> int:
+        return _ANY_LENGTH
+
+    @property
+    def _client(self) -> "EndpointClient":
+        assert self._started is not None, "start comes first"
+        return self._started

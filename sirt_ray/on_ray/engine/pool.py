@@ -1,0 +1,148 @@
+"""Which engines are up: started when first needed, given new weights while they run, stopped when
+the trainer needs their place."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import ray
+
+from sirt_ray.config.job import JobConfig
+from sirt_ray.config.resources import EngineConfig
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.on_ray import needs, serve_apps
+from sirt_ray.on_ray.engine.api import endpoint_engine, endpoint_resources
+from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.needs import on_gpu
+from sirt_ray.planning.resources import Need, fits, less, starts_early, stays_beside
+from sirt_ray.quickstart import assets
+from sirt_ray.training import quantization
+
+Role = Literal["teacher", "student"]
+
+
+class Engines:
+    """The teacher's and the student's server of one run."""
+
+    def __init__(self, job: JobConfig, run_dir: Path) -> None:
+        self._job = job
+        self._run_dir = run_dir
+        self._up: dict[Role, ModelServer] = {}
+
+    def check_cluster(self) -> None:
+        """Raise one ResourceError for everything that the cluster can never give."""
+        roles: list[Role] = ["teacher", "student"] if self._job.teacher.answers else ["student"]
+        needs.check_resources(
+            *(needs.of_engine(role, self._resources(role)) for role in roles),
+            needs.of_trainer(self._job.resources.trainer),
+        )
+        if self._job.quantizes:
+            quantization.check(needs.gpus_per_worker(self._job.resources.trainer) > 0)
+
+    def begin(self, teacher: Policy, student: Policy) -> None:
+        """Start the teacher, which answers first, and beside it, where there is room for both, the
+        student, which will be needed soon: a start is mostly waiting for imports."""
+        free = ray.available_resources()
+        if "teacher" not in self._up:
+            needed = self._make_room_for_teacher()
+            self._up["teacher"] = self._deploy("teacher", teacher)
+            # Its replicas take their place only after a while: until then Ray has it as free.
+            free = less(free, needed)
+        engine = self._resources("student")
+        if "student" not in self._up and starts_early(engine, on_gpu(engine), free):
+            self._up["student"] = self._deploy("student", student)
+
+    def serve(self, role: Role, policy: Policy) -> ModelServer:
+        """The role's engine with the weights of `policy`, ready to answer.
+
+        The first call for the student ends the teacher, which has no stage after it.
+        """
+        if role == "student":
+            self.stop("teacher")
+        policy = replace(policy, path=str(assets.resolve(policy.path)))
+        if role not in self._up:
+            if role == "teacher":
+                self._make_room_for_teacher()
+            self._up[role] = self._deploy(role, policy)
+        server = self._up[role]
+        server.wait_until_ready()
+        if server.policy != policy:
+            server.load(policy)
+        return server
+
+    def make_room_for_training(self) -> None:
+        """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
+        a later stage starts them."""
+        self.stop("teacher")
+        resources = self._job.resources
+        wanted = needs.of_trainer(resources.trainer)
+        if not stays_beside(resources.student, wanted, ray.available_resources()):
+            self.stop("student")
+
+    def _make_room_for_teacher(self) -> Need:
+        """Stop a student's engine that an earlier job has left, if the teacher does not fit beside
+        it; returns what the teacher needs."""
+        needed = needs.of_engine("teacher", self._resources("teacher"))
+        if "student" in self._up and not fits(needed, ray.available_resources()):
+            self.stop("student")
+        return needed
+
+    def hand_over(self, following: "Engines") -> "Engines":
+        """Those of a job that follows on the same cluster. A student's engine that it would start
+        in the same way goes on running and gets its weights when they are needed; all others are
+        stopped."""
+        jobs = (self._job, following._job)
+        trained = [c for job in jobs for c in (job.tune, job.refine, job.refine.of_round(2))]
+        student = following._resources("student")
+        same = (
+            self._job.student == following._job.student
+            and self._resources("student") == student
+            # How many calls are worth another replica depends on the samples in each.
+            and (
+                student.max_replicas == 1
+                or self._samples_per_question("student")
+                == following._samples_per_question("student")
+            )
+            # An adapter goes by its round's name in a running engine, and rounds have the same.
+            and not any(config.lora for config in trained)
+        )
+        if same and "student" in self._up:
+            following._up["student"] = self._up.pop("student")
+        self.close()
+        return following
+
+    def stop(self, role: Role) -> None:
+        server = self._up.pop(role, None)
+        if server is not None:
+            server.stop()
+
+    def close(self) -> None:
+        for role in list(self._up):
+            self.stop(role)
+
+    def _deploy(self, role: Role, policy: Policy) -> ModelServer:
+        endpoint = endpoint_engine(self._job, self._run_dir) if role == "teacher" else None
+        return ModelServer.deploy(
+            role,
+            replace(policy, path=str(assets.resolve(policy.path))),
+            self._resources(role),
+            run=serve_apps.run_id(self._job.run_dir),
+            pointers=self._run_dir / "serving",
+            samples_per_question=self._samples_per_question(role),
+            serving=endpoint,
+        )
+
+    def _samples_per_question(self, role: Role) -> int:
+        if role == "teacher":
+            return self._job.demonstrations.samples_per_question
+        refined = [self._job.refine.of_round(round) for round in (1, 2)]
+        return max(refine.num_cot + refine.num_plain for refine in refined)
+
+    def _resources(self, role: Role) -> EngineConfig:
+        """What each engine of the role gets of the cluster."""
+        endpoint = self._job.teacher.endpoint
+        if role == "student":
+            return self._job.resources.student
+        if endpoint is None:
+            return self._job.resources.teacher
+        return endpoint_resources(endpoint, self._samples_per_question(role))

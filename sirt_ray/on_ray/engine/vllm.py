@@ -1,0 +1,213 @@
+"""vLLM inside a replica: started as Ray's `LLMServer` starts it, asked without the OpenAI layer.
+
+`LLMServer` knows how an engine gets its place on a cluster. Completions go to the engine's client
+directly, token ids in and out: the layer for HTTP between the two would turn each of them into text
+and into JSON's objects and back.
+"""
+
+import asyncio
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from sirt_ray.core.interfaces import Policy
+from sirt_ray.errors import ModelError
+from sirt_ray.on_ray.engine.lora import Adapter, adapter_of, check_adapter, lora_kwargs
+from sirt_ray.on_ray.engine.protocol import (
+    Answered,
+    Choice,
+    EngineDeadError,
+    RefusedError,
+    ReplicaLoad,
+    SampleRequest,
+)
+from sirt_ray.on_ray.engine.weights import local_folder, on_hub
+from sirt_ray.on_ray.llm_server import (
+    LogMark,
+    engine_client,
+    failure_reason,
+    llm_config,
+    start_llm_server,
+)
+
+
+class VllmEngine:
+    """`sirt_ray.on_ray.requests.Engine` on vLLM.
+
+    Example::
+
+        engine = VllmEngine("student", {"engine_kwargs": {...}, "accelerator_config": {...}})
+        await engine.start(Policy("round_00", "runs/demo/round_00/student"))
+        choices = await engine.complete(SampleRequest((1, 17, 9), n=8, ...))
+    """
+
+    def __init__(self, role: str, settings: dict[str, Any]) -> None:
+        self._role = role
+        self._settings = settings
+        self._request_ids = itertools.count()
+        self._adapter_ids = itertools.count(1)
+        self._adapter: Any = None
+        """vLLM's `LoRARequest` of the adapter that is served; None: the weights as they are."""
+
+    async def start(self, policy: Policy) -> None:
+        """Raises RuntimeError with the engine's own reason where it does not start."""
+        self._logged = LogMark()
+        try:
+            await self._start(policy)
+        except Exception as error:
+            # Untrusted edge: the engine fails in many ways, in other processes too.
+            raise RuntimeError(failure_reason(str(error), self._logged.text_since())) from None
+
+    async def _start(self, policy: Policy) -> None:
+        adapter = await asyncio.to_thread(adapter_of, policy)
+        self._weights = policy if adapter is None else adapter.base
+        config = await asyncio.to_thread(self._config, adapter)
+        self._server: Any = await start_llm_server(config)
+        self._client: Any = engine_client(self._server)
+        self._load = _Load()
+        self._watch_steps_only()
+        if adapter is not None:
+            await self._take(adapter, policy.version)
+
+    def _watch_steps_only(self) -> None:
+        """Have vLLM count nothing for every single token, which takes a good part of this process's
+        time. It reads the switch when its loop begins; the engine tells of each step all the
+        same."""
+        client = self._client
+        client.logger_manager.stat_loggers[:] = [self._load]
+        client.log_stats = client.output_processor.log_stats = False
+        client.output_handler.cancel()
+        client.output_handler = None
+        client._run_output_handler()
+
+    def _config(self, adapter: Adapter | None) -> Any:
+        """Ray's `LLMConfig` for the weights that the engine starts with."""
+        weights = self._weights
+        # vLLM fetches from the hub what it needs and no more.
+        source = weights.path if on_hub(weights) else str(local_folder(weights))
+        config = llm_config(self._role, source, self._settings)
+        if weights.revision is not None:
+            config.engine_kwargs["revision"] = weights.revision
+            config.engine_kwargs["tokenizer_revision"] = weights.revision
+        if adapter is not None and "max_lora_rank" not in config.engine_kwargs:
+            config.engine_kwargs.update(lora_kwargs(adapter.rank))
+        self._max_lora_rank: int | None = config.engine_kwargs.get("max_lora_rank")
+        if adapter is not None:
+            check_adapter(adapter, weights, self._max_lora_rank)
+        return config
+
+    @property
+    def max_model_len(self) -> int:
+        return self._client.model_config.max_model_len
+
+    async def check_health(self) -> None:
+        await self._server.check_health()
+
+    async def load(self, policy: Policy) -> None:
+        """Raises ModelError, and goes on with what it serves, where the engine cannot take the
+        adapter that the policy is."""
+        adapter = await asyncio.to_thread(adapter_of, policy)
+        if adapter is not None:
+            await self._load_adapter(adapter, policy.version)
+            return
+        folder = await asyncio.to_thread(local_folder, policy)
+        await self._server.pause(mode="wait")
+        # With LoRA, this takes the adapter away, too. Where it fails, the engine stays silent: its
+        # weights are a mixture then.
+        await self._server.collective_rpc("load_weights_from", args=(str(folder),))
+        self._weights, self._adapter = policy, None
+        await self._resume()
+
+    async def _load_adapter(self, adapter: Adapter, version: str) -> None:
+        await asyncio.to_thread(check_adapter, adapter, self._weights, self._max_lora_rank)
+        await self._server.pause(mode="wait")
+        try:
+            await self._take(adapter, version)
+        except Exception as error:
+            # Untrusted edge: what vLLM finds wrong with an adapter it finds in another process.
+            reason = failure_reason(str(error), "")
+            raise ModelError(f"the adapter {adapter.folder} cannot be loaded: {reason}") from None
+        finally:
+            await self._resume()
+
+    async def _resume(self) -> None:
+        await self._server.reset_prefix_cache()
+        await self._server.resume()
+
+    async def _take(self, adapter: Adapter, version: str) -> None:
+        """Put the adapter in the place of the one that is served. Its name and number are new each
+        time: vLLM would go on with what it knows under an old one."""
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._adapter_ids)
+        request = LoRARequest(f"{version}-{number}", number, str(adapter.folder))
+        await self._client.add_lora(request)
+        if self._adapter is not None:
+            await self._client.remove_lora(self._adapter.lora_int_id)
+        self._adapter = request
+
+    def load_now(self) -> ReplicaLoad:
+        return self._load.now
+
+    async def complete(self, request: SampleRequest) -> Answered:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        params = SamplingParams(
+            n=request.n,
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
+        name = f"{self._role}-{next(self._request_ids)}"
+        try:
+            answers = self._client.generate(prompt, params, name, lora_request=self._adapter)
+            *_, output = [part async for part in answers]
+        except VllmDeadError as error:
+            reason = failure_reason(str(error), self._logged.text_since())
+            raise EngineDeadError(reason) from None
+        except ValueError as error:
+            # What vLLM raises, in this process and before it begins, for a request that it will
+            # not have: too long, or with a token that the model does not know.
+            raise RefusedError(str(error)) from None
+        outputs = sorted(output.outputs, key=lambda one: one.index)
+        choices = tuple(Choice(tuple(one.token_ids), one.finish_reason) for one in outputs)
+        generated = sum(len(choice.completion_ids) for choice in choices)
+        self._load.generated(generated)
+        return Answered(choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated)
+
+
+class _Load:
+    """Told by vLLM of every step, in the place of its own loggers, which keep dozens of histograms:
+    `vllm.v1.metrics.loggers.StatLoggerBase` by shape. Told by us of every answer."""
+
+    def __init__(self) -> None:
+        self.now = ReplicaLoad()
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, **_: Any
+    ) -> None:
+        if scheduler_stats is None:
+            return
+        cache = scheduler_stats.prefix_cache_stats
+        self.now = replace(
+            self.now,
+            running=scheduler_stats.num_running_reqs,
+            waiting=scheduler_stats.num_waiting_reqs,
+            prefix_queried_tokens=self.now.prefix_queried_tokens + cache.queries,
+            prefix_hit_tokens=self.now.prefix_hit_tokens + cache.hits,
+        )
+
+    def generated(self, tokens: int) -> None:
+        self.now = replace(self.now, generated_tokens=self.now.generated_tokens + tokens)
+
+    def record_sleep_state(self, *_: Any) -> None: ...
+
+    def log(self) -> None: ...
+
+    def log_engine_initialized(self) -> None: ...

@@ -1,0 +1,67 @@
+"""Graded samples, and demonstrations in the student's own words, -> a round's pairs."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sirt_ray import user_code
+from sirt_ray.artifacts import parquet
+from sirt_ray.artifacts.store import Artifact
+from sirt_ray.config.job import JobConfig
+from sirt_ray.core.demonstrations import to_tune_on
+from sirt_ray.core.encoding import as_own
+from sirt_ray.core.interfaces import Counts
+from sirt_ray.core.own_pairs import OwnRule
+from sirt_ray.core.pairs import make_pairs
+from sirt_ray.errors import DataError, StageError
+from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.quickstart import assets
+from sirt_ray.training.tasks import Source
+from sirt_ray.types import Demonstration, Graded
+
+
+def pair(
+    out: Path, job: JobConfig, samples: Artifact, demonstrations: Artifact, round: int
+) -> Counts:
+    """Write `out/pairs.parquet` by the rule of the job's `refine`. Raises StageError where there is
+    no pair."""
+    unlike: Counter[str] = Counter()
+    shown: list[Graded] = []
+    if job.refine.pairs.uses_demonstrations:
+        stored = map(parquet.to_demonstration, parquet.rows(demonstrations.fetched()))
+        shown = list(_as_own(to_tune_on(stored, job), job, unlike))
+    rule = job.refine.pairs.own_rule
+    pairs, counts = make_pairs(
+        map(parquet.to_graded, parquet.rows(samples.fetched())),
+        job.refine.pairs,
+        f"{job.seed}/{round}",
+        shown,
+        None if rule is None else OwnRule(user_code.read(rule)),
+    )
+    counts |= unlike
+    if not pairs:
+        raise StageError(
+            f"round {round} made no preference pair from {counts['questions']} questions"
+            f" ({', '.join(f'{name} {n}' for name, n in counts.items() if n)}). Raise"
+            " refine.num_cot or sampling.temperature, look at the texts in"
+            f" {samples.path}, or try another pairs.rule"
+        )
+    parquet.write(out / "pairs.parquet", map(parquet.pair_row, pairs), parquet.PAIR, counts)
+    return counts
+
+
+def _as_own(
+    demonstrations: list[Demonstration], job: JobConfig, unlike: Counter[str]
+) -> Iterator[Graded]:
+    """Demonstrations in the student's token ids; those that cannot be are counted, as in tuning."""
+    # Brings torch with it, which planning a run does not need.
+    from sirt_ray.training.model import load_tokenizer
+
+    student = job.student
+    source = Source(str(assets.resolve(student.model)), student.revision)
+    tokenizer = load_tokenizer(located(source, weights=False))
+    for demonstration in demonstrations:
+        try:
+            yield as_own(demonstration, tokenizer)
+        except DataError:
+            unlike["demonstrations_end_of_sequence_inside"] += 1

@@ -1,0 +1,72 @@
+"""Questions -> what the engine is sent, and its choices -> text: one way for engines that take
+token ids, one for those that take text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sirt_ray.core.encoding import encode_prompt
+from sirt_ray.endpoint.replies import Api
+from sirt_ray.endpoint.request import prompt_of
+from sirt_ray.on_ray.engine.protocol import Choice
+from sirt_ray.types import PromptKind, Question
+
+_CONTEXT_TOKENS = 4
+
+
+class Prompter(Protocol):
+    def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
+        """The prompt as text and as token ids."""
+        ...
+
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+        """The completions of one prompt as text."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenPrompter:
+    """For an engine that takes and gives token ids. The tokenizer is loaded by the driver: to
+    unpickle it takes a sampling actor a second, to find and load it five."""
+
+    tokenizer: Any
+
+    def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
+        return encode_prompt(question, kind, self.tokenizer)
+
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+        ids = [choice.completion_ids for choice in choices]
+        return completion_texts(self.tokenizer, prompt_ids, ids)
+
+
+@dataclass(frozen=True)
+class TextPrompter:
+    """For an engine that tokenises by itself, as one behind an endpoint does."""
+
+    api: Api
+
+    def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
+        return prompt_of(self.api, question, kind), ()
+
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+        return [choice.text or "" for choice in choices]
+
+
+def completion_texts(
+    tokenizer: Any, prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]
+) -> list[str]:
+    """The completions of one prompt as text, without special tokens, leading spaces kept.
+
+    They are decoded behind the prompt's last tokens, because a tokenizer of the SentencePiece kind
+    drops the space in front of whatever it is given first.
+    """
+    context = list(prompt_ids[-_CONTEXT_TOKENS:])
+    before = tokenizer.decode(context, skip_special_tokens=True)
+    texts: list[str] = []
+    for ids in completions:
+        whole = tokenizer.decode([*context, *ids], skip_special_tokens=True)
+        alone = whole.startswith(before)
+        texts.append(
+            whole[len(before) :] if alone else tokenizer.decode(ids, skip_special_tokens=True)
+        )
+    return texts

@@ -1,0 +1,64 @@
+"""What runs inside one replica of an endpoint: a vLLM engine behind its own OpenAI routes."""
+
+import asyncio
+import json
+from typing import Any
+
+from sirt_ray.core.encoding import missing_chat_template
+from sirt_ray.errors import StageError
+from sirt_ray.on_ray.engine.protocol import ReplicaFacts
+from sirt_ray.on_ray.engine.replica import ENGINE_FAILED
+from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.on_ray.llm_server import (
+    LogMark,
+    engine_client,
+    failure_reason,
+    llm_config,
+    start_llm_server,
+)
+from sirt_ray.on_ray.serve.auth import App, KeyCheck, RequireKey
+from sirt_ray.training.tasks import Source
+
+
+class OpenAIReplica:
+    """One engine that answers HTTP. Serve's proxy hands it requests; it hands them to the routes
+    of vLLM's own server, so that nothing of the API is built twice.
+
+    On failure: a start fails with the engine's own reason; a dead engine fails the health check and
+    Serve starts a new replica.
+    """
+
+    async def __init__(
+        self, name: str, path: str, settings: dict[str, Any], key: KeyCheck | None
+    ) -> None:
+        self._key = key
+        logged = LogMark()
+        try:
+            await self._start(name, path, settings)
+        except Exception as error:
+            # Untrusted edge: the engine fails in many ways, in other processes too. The first
+            # reason has to reach the user through Serve's status text.
+            reason = failure_reason(str(error), logged.text_since())
+            raise StageError(f"{ENGINE_FAILED}{json.dumps(reason)}") from None
+
+    async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
+        from transformers import AutoTokenizer
+
+        path = (await asyncio.to_thread(located, Source(path))).here
+        config = llm_config(name, path, settings)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        template = missing_chat_template(tokenizer)
+        if template is not None:
+            config.engine_kwargs["chat_template"] = template
+        self._server: Any = await start_llm_server(config)
+
+    async def __serve_build_asgi_app__(self) -> App:
+        """What Serve answers HTTP with, asked for once the engine runs."""
+        return RequireKey(await self._server.__serve_build_asgi_app__(), self._key)
+
+    async def check_health(self) -> None:
+        await self._server.check_health()
+
+    async def facts(self) -> ReplicaFacts:
+        model = engine_client(self._server).model_config
+        return ReplicaFacts("", model.max_model_len, ())

@@ -1,0 +1,66 @@
+"""What a run has on a cluster, by which names, and how it is removed when its driver is gone.
+
+Serve applications outlive the driver that started them. Their names hold the run's folder, so two
+runs on one cluster never meet, and whoever drives a run again knows which are left of it.
+
+    python -m sirt_ray.on_ray.belongings RUN_ID...    # as a job on the cluster: remove them
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import ray
+from ray import serve
+
+from sirt_ray.storage import object_store
+from sirt_ray.storage.uri import is_uri
+
+_ROLES = ("teacher", "student")
+_DIGEST_BYTES = 4
+
+
+def run_id(folder: str | Path) -> str:
+    """A run's name on a cluster: that of its folder, and a digest of where the folder is.
+
+    Example::
+
+        run_id("/shared/runs/quickstart")  # quickstart-3f9a1c07
+    """
+    place = folder if isinstance(folder, str) else object_store.place(folder)
+    place = place.rstrip("/") if is_uri(place) else os.path.abspath(place)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", place.rpartition("/")[2])
+    digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{name}-{digest}"
+
+
+def app_name(run: str, role: str) -> str:
+    """The Serve application of a run's teacher or student."""
+    return f"sirt-{run}-{role}"
+
+
+def apps(runs: Iterable[str]) -> set[str]:
+    """All Serve applications that the runs may have."""
+    return {app_name(run, role) for run in runs for role in _ROLES}
+
+
+def remove(runs: Iterable[str]) -> list[str]:
+    """Remove what is left of runs that nobody drives; other runs' applications, and Serve itself,
+    stay. Returns the names of the removed ones."""
+    left = sorted(apps(runs) & set(serve.status().applications))
+    for app in left:
+        serve.delete(app)
+    return left
+
+
+def _main() -> None:
+    ray.init(address="auto", log_to_driver=False)
+    for app in remove(sys.argv[1:]):
+        sys.stdout.write(f"removed {app}\n")
+
+
+if __name__ == "__main__":
+    _main()

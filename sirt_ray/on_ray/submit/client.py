@@ -1,0 +1,224 @@
+"""Runs on a cluster, over Ray's Jobs API.
+
+    cluster = Cluster.at("http://head:8265")
+    submission = cluster.submit(run, folder, command, driver)
+    for text in follow(cluster, submission.id, say): ...
+    cluster.stop(submission, folder, say)
+
+A run is submitted under ids of its own: `sirt-<run id>-01`, `-02` and so on. Ray takes an id once,
+and a number is only given when the submission before it has ended: two drivers of one run are never
+there at once, whoever asks for them.
+"""
+
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.dashboard.utils import get_address_for_submission_client
+from ray.job_submission import JobSubmissionClient
+from ray.util.state import list_placement_groups
+
+import sirt_ray
+from sirt_ray.config.resources import DriverResources
+from sirt_ray.errors import ConfigError, ResourceError, StageError
+from sirt_ray.on_ray import serve_apps
+from sirt_ray.on_ray.submissions import Submission, SubmittedRun, explained, submission_id
+from sirt_ray.on_ray.submit.logs import Say, Seldom
+
+_CONNECTION_SECONDS = 10.0
+_POLL_SECONDS = 1.0
+_STOP_SECONDS = 120
+"""For a driver to remove what it has on the cluster, before Ray kills it."""
+_COLUMNS = 120
+"""Width of what the driver prints."""
+_MOST_GROUPS = 10_000
+
+
+def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> None:
+    """Put what a job needs into `folder`: its file, the files of code that it names, and this
+    package. Raises ConfigError where such a file does not lie beside the job or below."""
+    if job is not None:
+        shutil.copyfile(job, folder / job.name)
+        for file in dict.fromkeys(code):
+            if not file.resolve().is_relative_to(job.parent.resolve()):
+                raise ConfigError(
+                    f"{file} cannot be sent: it lies outside of {job.parent.resolve()}, the folder"
+                    f" of the job. Put it beside {job.name}"
+                )
+            to = folder / file.resolve().relative_to(job.parent.resolve())
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to)
+    if with_package:
+        package = Path(sirt_ray.__file__).parent
+        unneeded = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(package, folder / package.name, ignore=unneeded)
+
+
+class Cluster:
+    """A Ray cluster that runs are submitted to."""
+
+    def __init__(self, client: JobSubmissionClient) -> None:
+        self._client = client
+        self.address = client.get_address()
+
+    @classmethod
+    def at(cls, address: str | None) -> "Cluster":
+        """The cluster at the address of its dashboard. As with `ray job`, RAY_API_SERVER_ADDRESS
+        and RAY_ADDRESS go before `address`, and without any of them one of this machine is looked
+        for. Raises ResourceError where it does not answer, refuses the token, or runs another Ray.
+        """
+        with explained(address):
+            url = get_address_for_submission_client(address)
+        with explained(url):
+            _check_reachable(url)
+            # It resolves the address itself, and the environment goes first there, too.
+            client = JobSubmissionClient(address)
+        # The client has asked for it, and has no public name for it.
+        theirs = client._server_ray_version  # pyright: ignore[reportPrivateUsage]
+        if theirs != ray.__version__:
+            raise ResourceError(
+                f"the cluster at {url} runs Ray {theirs}, and this sirt-ray needs Ray"
+                f" {ray.__version__}: its driver could not join. Use an image with"
+                f" ray=={ray.__version__} on the cluster"
+            )
+        return cls(client)
+
+    def submissions(self) -> list[Submission]:
+        """All submissions of all runs, the oldest first."""
+        with explained(self.address):
+            jobs = self._client.list_jobs()
+        found = [s for job in jobs if (s := Submission.read(job)) is not None]
+        return sorted(found, key=lambda submission: (submission.began, submission.number))
+
+    def latest(self, run: SubmittedRun) -> Submission | None:
+        """A run's last submission."""
+        found = [s for s in self.submissions() if s.run.id == run.id]
+        return max(found, key=lambda submission: submission.number, default=None)
+
+    def submission(self, submission_id: str) -> Submission:
+        with explained(self.address):
+            try:
+                found = Submission.read(self._client.get_job_info(submission_id))
+            except RuntimeError as error:
+                if "does not exist" not in str(error):
+                    raise
+                found = None
+        if found is None:
+            raise StageError(
+                f"the cluster at {self.address} does not know {submission_id}: its head was started"
+                " anew since. `sirt submit` continues the run from what is stored"
+            )
+        return found
+
+    def log(self, submission_id: str) -> str:
+        """All that the driver has written; nothing where its node is gone."""
+        with explained(self.address):
+            try:
+                return self._client.get_job_logs(submission_id) or ""
+            except RuntimeError:
+                return ""
+
+    def tail(self, submission_id: str) -> AsyncIterator[str]:
+        """The log from its beginning, and what is written to it until the job is over."""
+        return self._client.tail_job_logs(submission_id)
+
+    def submit(
+        self, run: SubmittedRun, folder: Path, command: str, driver: DriverResources
+    ) -> Submission:
+        """Start `command` on a node that has what `driver` asks for, in a copy of `folder`. Returns
+        the run's submission that is under way, where there is one."""
+        before = self.latest(run)
+        if before is not None and not before.is_over:
+            return before
+        new = submission_id(run, 1 if before is None else before.number + 1)
+        with explained(self.address):
+            try:
+                self._client.submit_job(
+                    # In the shell's place: what ends the job reaches the driver.
+                    entrypoint=f"exec {command}",
+                    submission_id=new,
+                    runtime_env=_runtime_env(folder),
+                    metadata=run.metadata,
+                    entrypoint_num_cpus=driver.num_cpus or None,
+                    entrypoint_resources=driver.custom_resources or None,
+                    entrypoint_label_selector=driver.labels or None,
+                )
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise
+        return self.submission(new)
+
+    def stop(self, submission: Submission, folder: Path, say: Say) -> list[str]:
+        """End a run's driver and see to it that nothing of the run is left on the cluster.
+
+        The driver is asked first, and removes its engines itself. Whatever remains, also of a
+        driver that was killed, is removed by a job on the head node, in a copy of `folder`. Returns
+        what that job removed. Raises StageError where something could not be removed.
+        """
+        with explained(self.address):
+            self._client.stop_job(submission.id)
+        self._wait_until_over(submission.id, say)
+        left = self.left_behind(submission.run)
+        if not left:
+            return []
+        say(f"Removing what the driver has left: {', '.join(left)}")
+        cleanup = f"sirt-cleanup-{submission.run.id}-{time.time_ns():x}"
+        with explained(self.address):
+            self._client.submit_job(
+                entrypoint=f"exec python -m {serve_apps.__name__} {' '.join(submission.run.runs)}",
+                submission_id=cleanup,
+                runtime_env=_runtime_env(folder),
+            )
+        self._wait_until_over(cleanup, say)
+        stays = self.left_behind(submission.run)
+        if stays:
+            raise StageError(
+                f"{', '.join(stays)} could not be removed from {self.address}:"
+                f" {self.log(cleanup).strip()[-500:]}. Remove them there with `serve.delete`"
+            )
+        return left
+
+    def left_behind(self, run: SubmittedRun) -> list[str]:
+        """The run's Serve applications that are on the cluster now, or hold a place there."""
+        wanted = serve_apps.apps(run.runs)
+        with explained(self.address):
+            details = ServeSubmissionClient(self.address).get_serve_details()
+            # Ray's types do not say what is in the list.
+            groups: list[Any] = list_placement_groups(self.address, limit=_MOST_GROUPS)
+        held = [group.name for group in groups if group.state != "REMOVED"]
+        placed = {app for app in wanted for name in held if f"::{app}#" in name}
+        return sorted(placed | (wanted & set(details["applications"])))
+
+    def _wait_until_over(self, job_id: str, say: Say) -> None:
+        said = Seldom(say)
+        while True:
+            with explained(self.address):
+                if self._client.get_job_status(job_id).is_terminal():
+                    return
+            if said.waited > 2 * _STOP_SECONDS:
+                raise StageError(
+                    f"{job_id} is still there after {said.waited:.0f} s. Look at its log on"
+                    f" {self.address}"
+                )
+            said(f"waiting for the end of {job_id}")
+            time.sleep(_POLL_SECONDS)
+
+
+def _runtime_env(folder: Path) -> dict[str, Any]:
+    return {
+        "working_dir": str(folder),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "COLUMNS": str(_COLUMNS)},
+    }
+
+
+def _check_reachable(url: str) -> None:
+    """Ray's client would wait for minutes."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname or "", port), _CONNECTION_SECONDS).close()

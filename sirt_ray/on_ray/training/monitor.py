@@ -1,0 +1,106 @@
+"""What is seen of a training while it runs, by the lines that its workers write: the bar, metrics,
+and what it waits for."""
+
+import logging
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.core.interfaces import Progress
+from sirt_ray.errors import StorageError
+from sirt_ray.logs import tell
+from sirt_ray.on_ray.metrics import Emitter, show_training
+from sirt_ray.on_ray.needs import of_trainer
+from sirt_ray.on_ray.room import room, waits_for_room
+from sirt_ray.place import here, thread_here
+from sirt_ray.storage import object_store
+from sirt_ray.training.workdir import Tail, WorkFolder
+from sirt_ray.waiting import Wait, waiting
+
+_POLL_SECONDS = 0.5
+_POLL_STORAGE_SECONDS = 5.0
+_SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_second", "mfu")
+
+
+@contextmanager
+def watched(
+    work: WorkFolder, resources: TrainerResources, name: str, progress: Progress
+) -> Generator[None]:
+    """Show how far the workers are while the block runs."""
+    over = threading.Event()
+
+    def missing() -> str:
+        if waits_for_room():
+            return room(of_trainer(resources).bundles)
+        line = work.newest()
+        if line is None:
+            return "Ray Train starts them, or they load the model and the data"
+        return f"step {line['step']} of {line['total_steps']} was the last"
+
+    what = f"the first step of {name} by {resources.num_workers} training workers"
+    with waiting(what, missing) as wait:
+        watch = _Watch(work, name, progress, Emitter(here()), wait)
+        watcher = thread_here(partial(watch.run, over), f"watch {name}")
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    work: WorkFolder
+    name: str
+    progress: Progress
+    emitter: Emitter
+    wait: Wait
+
+    def run(self, over: threading.Event) -> None:
+        """The bar opens with the first line: only the workers know how many steps there are."""
+        in_storage = object_store.stored(self.work.path)
+        lines = _InStorage(self.work) if in_storage else Tail(self.work.metrics)
+        pause = _POLL_STORAGE_SECONDS if in_storage else _POLL_SECONDS
+        while not (new := lines.new()):
+            if over.wait(pause):
+                return
+        self.wait.moved(f"the next step of {self.name}")
+        with self.progress.stage(self.name, new[-1]["total_steps"], "steps") as bar:
+            while True:
+                for line in new:
+                    if not in_storage:  # Of those there, most are known when all are done.
+                        tell(logging.DEBUG, "a step", "step", artifact=self.name, line=line)
+                    bar.update(line["step"], **_figures(line))
+                if new:
+                    self.wait.moved()
+                    with suppress(StorageError):
+                        show_training(self.emitter, new[-1], self.work.repeated())
+                if over.wait(pause):
+                    return
+                new = lines.new()
+
+
+class _InStorage:
+    """Of the lines of a training in storage, now and then the newest."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._work = work
+        self._last: dict[str, Any] | None = None
+
+    def new(self) -> list[dict[str, Any]]:
+        before = self._last
+        with suppress(StorageError):  # The next look may reach it.
+            self._last = self._work.newest()
+        return [] if self._last is None or self._last == before else [self._last]
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, str | float]:
+    """What of a line stands beside the bar."""
+    figures: dict[str, str | float] = {key: line[key] for key in _SHOWN if key in line}
+    if "warnings" in line:
+        figures["warnings"] = ", ".join(line["warnings"])
+    return figures

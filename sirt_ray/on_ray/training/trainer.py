@@ -1,0 +1,278 @@
+"""Training as a Ray Train job: start the workers, watch their metrics, bring back what they made.
+
+What a worker does is `training/run.py`. Each function fills the folder `out`; while it works its
+files are in `out/.work`, and called again after a kill it goes on from there. The checkpoints are
+the trainer's own, so a Ray Train run is only one attempt and gets a name of its own each time: Ray
+Train would take a used name for a run to continue.
+"""
+
+import logging
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sirt_ray import errors
+from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import RefineConfig, TuneConfig
+from sirt_ray.core.interfaces import Counts, Progress
+from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
+from sirt_ray.logs import tell
+from sirt_ray.on_ray.training.monitor import watched
+from sirt_ray.on_ray.training.task_paths import on_this_node, places, with_inputs
+from sirt_ray.place import Place, at, here
+from sirt_ray.storage import object_store
+from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
+from sirt_ray.training.workdir import WorkFolder
+
+_START_ATTEMPT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_START_ATTEMPT_SECONDS = 60.0
+"""For so long Ray Train waits for room at once; then it asks for it anew."""
+
+
+def tune(
+    out: Path,
+    *,
+    base: Source,
+    demonstrations: Path,
+    config: TuneConfig,
+    resources: TrainerResources,
+    seed: int,
+    name: str,
+    progress: Progress,
+) -> Counts:
+    """Instruction-tune `base` on stored demonstrations; `out` becomes the student's folder."""
+    task = TuneTask(
+        out=out.resolve(),
+        source=_absolute(base),
+        demonstrations=demonstrations.resolve(),
+        config=config,
+        resources=resources,
+        seed=seed,
+    )
+    return _carry_out(task, name, progress)
+
+
+def reference_logps(
+    out: Path,
+    *,
+    student: Source,
+    pairs: Path,
+    config: RefineConfig,
+    resources: TrainerResources,
+    name: str,
+    progress: Progress,
+) -> Counts:
+    """Write `out/reference.parquet`: the student's log-probabilities of every pair, in order."""
+    task = ReferenceTask(
+        out=out.resolve(),
+        source=_absolute(student),
+        pairs=pairs.resolve(),
+        config=config,
+        resources=resources,
+    )
+    return _carry_out(task, name, progress)
+
+
+def refine(
+    out: Path,
+    *,
+    student: Source,
+    pairs: Path,
+    reference: Path | None,
+    config: RefineConfig,
+    resources: TrainerResources,
+    seed: int,
+    name: str,
+    progress: Progress,
+    reference_student: Source | None = None,
+) -> Counts:
+    """Refine `student` on pairs; `out` becomes the next student's folder.
+
+    `reference_student` is the model whose log-probabilities `reference` holds; None: `student`.
+    Without `reference`, for a loss that needs none, there is no such model either. Raises
+    ArtifactError where they are of other weights or pairs, and the model is another than `student`,
+    which else computes them again.
+    """
+    task = RefineTask(
+        out=out.resolve(),
+        source=_absolute(student),
+        pairs=pairs.resolve(),
+        reference=None if reference is None else reference.resolve(),
+        config=config,
+        resources=resources,
+        seed=seed,
+        reference_source=None if reference_student is None else _absolute(reference_student),
+    )
+    return _carry_out(task, name, progress)
+
+
+def _absolute(model: Source) -> Source:
+    """A folder as an absolute path, because workers run elsewhere; a hub name as it is."""
+    folder = Path(model.name)
+    return replace(model, name=str(folder.resolve())) if folder.exists() else model
+
+
+def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
+    """Run the workers to the end of the task, unless an earlier call has been there already."""
+    work = WorkFolder(task.out)
+    result = work.result()
+    if result is None:
+        attempt = work.claim(task.resources)
+        with watched(work, task.resources, name, progress):
+            _fit(task, work, attempt, name)
+        result = work.result()
+        assert result is not None, "the workers ended without a result"
+    work.remove()
+    return result
+
+
+def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
+    """One Ray Train run. Raises the SirtError that a worker met, StageError where workers died."""
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from sirt_ray.on_ray.needs import gpus_per_worker
+
+    # By default Ray looks every two seconds whether workers are done: small trainings take less.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if sum(node["Alive"] for node in ray.nodes()) == 1:
+        # Nothing is drained from a single machine; the watcher would be one more process.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    resources = task.resources
+    gpus = gpus_per_worker(resources)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "task": task,
+            "paths": places(task),
+            "attempt": attempt,
+            "place": here(),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": gpus} if gpus else {}),
+                **resources.custom_resources,
+            },
+        ),
+        run_config=RunConfig(
+            name=f"{name.replace('/', '-')}-{attempt}",
+            storage_path=object_store.address(work.path / "ray"),
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures,
+                controller_failure_limit=_start_attempts(resources) - 1,
+            ),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _met_by_worker(work) or _failed(error, resources) from error
+    met = _met_by_worker(work)
+    if met is not None:
+        raise met
+
+
+def _worker(given: dict[str, Any]) -> None:
+    """What Ray Train runs in each worker.
+
+    An error that any further attempt would meet again is left in the work folder. It is raised, so
+    that Ray Train ends the other workers, and the attempt that it then makes returns at once.
+    """
+    place: Place = given["place"]
+    with at(place):
+        _work(on_this_node(given["task"], given["paths"]), given["attempt"])
+
+
+def _work(task: Task, attempt: str) -> None:
+    work = WorkFolder(task.out, attempt)
+    if work.failure() is not None:
+        return
+    device = _device(task.resources)
+    tell(logging.INFO, f"a training worker begins on {device}", "worker_began", attempt=attempt)
+    from sirt_ray.training.run import run
+
+    try:
+        run(with_inputs(task), device, attempt)
+    except StorageError:
+        raise  # The next attempt may reach it.
+    except SirtError as error:
+        work.fail(type(error).__name__, str(error))
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = (
+            f"A training worker ran out of memory: {str(error).rstrip('.')}. Lower"
+            " resources.trainer.max_tokens_per_micro_batch, set gradient_checkpointing, raise"
+            " zero_stage, set offload, or train with LoRA; none but LoRA changes the result"
+        )
+        work.fail(StageError.__name__, message)
+        raise StageError(message) from error
+
+
+def _device(resources: TrainerResources) -> Any:
+    """The worker's device, with as many threads as the worker has CPUs."""
+    import ray
+    import ray.train.torch
+    import torch
+
+    if not ray.get_gpu_ids():
+        torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
+        return torch.device("cpu")
+    return ray.train.torch.get_device()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has an exception of its own for a GPU's memory, and only words for the machine's."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )
+
+
+def _met_by_worker(work: WorkFolder) -> SirtError | None:
+    failure = work.failure()
+    if failure is None:
+        return None
+    kind: type[SirtError] = getattr(errors, failure["kind"])
+    return kind(failure["message"])
+
+
+def _start_attempts(resources: TrainerResources) -> int:
+    attempt_s = float(os.environ.get(_START_ATTEMPT, _START_ATTEMPT_SECONDS))
+    return max(1, math.ceil(resources.start_timeout_s / attempt_s))
+
+
+def _failed(error: Exception, resources: TrainerResources) -> SirtError:
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        return ResourceError(
+            f"the {resources.num_workers} training workers found no room in"
+            f" {resources.start_timeout_s:g} s. Free what they need or add nodes, or raise"
+            " resources.trainer.start_timeout_s; the same command continues"
+        )
+    return StageError(_died(error, resources))
+
+
+def _died(error: Exception, resources: TrainerResources) -> str:
+    said = str(error).strip().splitlines()
+    memory = (
+        " Memory seems to have run out: lower resources.trainer.max_tokens_per_micro_batch."
+        if "OutOfMemory" in str(error) or "SIGKILL" in str(error)
+        else ""
+    )
+    return (
+        f"The training workers failed more than {resources.max_failures} times:"
+        f" {said[-1] if said else error!r}.{memory} The same command continues from the last"
+        " checkpoint"
+    )

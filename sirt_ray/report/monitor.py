@@ -1,0 +1,167 @@
+"""A run seen from outside: what its events and the files of the stage under way say."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sirt_ray.artifacts.locks import is_locked
+from sirt_ray.artifacts.store import partial_of
+from sirt_ray.errors import DataError
+from sirt_ray.report.jsonl import json_lines
+from sirt_ray.report.page.effort import kind_of, time_of
+from sirt_ray.report.page.facts import duration
+from sirt_ray.storage import object_store
+from sirt_ray.training.workdir import WorkFolder, last_line
+
+State = Literal["at work", "finished", "stopped", "gone"]
+"""`gone`: no driver holds the folder, and none has said that it stops."""
+
+_SILENT_SECONDS = 10.0
+"""So long without an event, it is asked whether there is a driver at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    state: State
+    stage: str | None = None
+    """The artifact under way, or that was when the run ended."""
+    since: float | None = None
+    """When it began, in seconds since 1970."""
+    why: str = ""
+    """Of a run that has stopped."""
+
+
+def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
+    """How a run stands by its events; before the first, it is at work."""
+    found = Standing("at work")
+    for event in events:
+        match event:
+            case {"event": "started", "artifact": str(artifact)}:
+                found = Standing("at work", artifact, time_of(event))
+            case {"event": "finished" | "reused", "artifact": str()}:
+                found = Standing("at work")
+            case {"event": "finished"}:
+                found = Standing("finished")
+            case {"event": "stopped" | "failed"}:
+                why = str(event.get("message", ""))
+                found = Standing("stopped", found.stage, found.since, why)
+            case _:
+                pass
+    return found
+
+
+def told(event: Mapping[str, Any]) -> str | None:
+    """An event as a line; None for one that says nothing new."""
+    match event:
+        case {"event": "finished", "artifact": str(artifact), "message": str(message)}:
+            took = event.get("seconds")
+            shown = duration(took) if isinstance(took, int | float) else ""
+            return f"✓ {artifact:20} {shown:>11}  {message.partition(': ')[2]}"
+        case {"event": "started" | "reused" | "finished" | "stopped" | "failed" | "awaited"}:
+            return None
+        case {"message": str(message)}:
+            return f"! {message}"
+        case _:
+            return None
+
+
+@dataclass(slots=True)
+class Follower:
+    """Reads on in a run's folder, which another process writes. Raises DataError for the folder of
+    no run."""
+
+    run_dir: Path
+    _events: list[dict[str, Any]] = field(default_factory=list)
+    _end: int = 0
+    _heard: float = field(default_factory=time.monotonic)
+    _rows: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object_store.pull(self.run_dir / "config.yaml")
+        if not (self.run_dir / "config.yaml").is_file():
+            raise DataError(
+                f"{object_store.place(self.run_dir)} is the folder of no run: there is no config.yaml in"
+                " it. Give a folder that `sirt run` has written or is writing, such as"
+                " runs/quickstart, or of a study one of its cells'"
+            )
+        self._heard -= _SILENT_SECONDS
+
+    def read_on(self) -> list[str]:
+        """The lines of the events since the last time."""
+        object_store.pull(self.run_dir / "events.jsonl")
+        found = json_lines(self.run_dir / "events.jsonl", self._end)
+        if found.rows:
+            self._heard = time.monotonic()
+        self._events += found.rows
+        first, self._end = not self._end, found.end
+        lines = [line for event in found.rows if (line := told(event)) is not None]
+        if first and found.rows:
+            self._heard -= _SILENT_SECONDS  # What lies there already is no sign of life.
+        return lines
+
+    def standing(self) -> Standing:
+        found = standing(self._events)
+        silent = time.monotonic() - self._heard >= _SILENT_SECONDS
+        if found.state != "at work" or not silent or is_locked(self.run_dir):
+            return found
+        return Standing("gone", found.stage, found.since)
+
+    def progress(self, stage: str) -> str:
+        """How far the artifact under way is, by the files that it leaves; empty where they say
+        nothing yet."""
+        partial = partial_of(self.run_dir / stage)
+        match kind_of(stage):
+            case "training":
+                return _training(WorkFolder(partial).metrics)
+            case "sampling":
+                within = partial / "completions"
+                return self._sampling(within if within.exists() else partial)
+            case _:
+                return ""
+
+    def _sampling(self, folder: Path) -> str:
+        for file in folder.glob("*.parquet"):
+            if file not in self._rows:
+                try:
+                    self._rows[file] = pq.read_metadata(file).num_rows
+                except (pa.ArrowInvalid, OSError):
+                    continue
+        done = sum(n for file, n in self._rows.items() if file.parent == folder)
+        usage = _usage(folder / ".usage.json")
+        parts = [f"{done:,} completions"] if done else []
+        if usage.get("seconds"):
+            rate = usage.get("generated_tokens", 0) / usage["seconds"]
+            parts.append(f"{rate:,.0f} tokens/s")
+        return ", ".join(parts)
+
+
+def _usage(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _training(metrics: Path) -> str:
+    """By the last step."""
+    object_store.pull(metrics)
+    try:
+        last = last_line(metrics)
+    except (OSError, ValueError):
+        return ""
+    if last is None:
+        return ""
+    parts = [f"step {last.get('step')} of {last.get('total_steps')}"]
+    for name, shown in (("loss", "loss {:.4g}"), ("margin", "margin {:.3g}")):
+        if isinstance(last.get(name), int | float):
+            parts.append(shown.format(last[name]))
+    if isinstance(last.get("tokens_per_second"), int | float):
+        parts.append(f"{last['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)

@@ -1,0 +1,32 @@
+"""Small files that are whole or not there, on a disk and in object storage."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sirt_ray.errors import named
+from sirt_ray.storage import object_store
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, f"{json.dumps(value, indent=2)}\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 atomically and durably, on this node: `storage.push` shows it to others."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise named(error, path) from error
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file as it is in storage or on the disk; None where there is none."""
+    content = object_store.read(path)
+    return None if content is None else json.loads(content)

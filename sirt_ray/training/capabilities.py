@@ -1,0 +1,60 @@
+"""What a model can be asked, found by asking it: packed rows, and its head alone.
+
+Architectures differ in ways that no setting tells: a model may drop a keyword that it does not
+know, bend its logits after the head, or mix in layers that are no attention. A wrong answer there
+would train silently on something else.
+"""
+
+import torch
+
+from sirt_ray.core.encoding import TokenSequence, TrainingExample
+from sirt_ray.training import attention
+from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.model import Model
+from sirt_ray.training.packing import Group, MicroBatch, grouped, micro_batch
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Between log-probabilities of one token, computed in two ways."""
+
+
+def probe(model: Model) -> Abilities:
+    """Compare, on a few tokens, the model's own logits with its head's and with a packed row's."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        padded, packed = (micro_batch(_groups(model), kind, device) for kind in (False, True))
+        usual = _token_logps(model, padded, Abilities(packed=False, bare_head=False))
+        bare_head = _agree(usual, model, padded, Abilities(packed=False, bare_head=True))
+        with attention.counted() as layers:
+            same = _agree(usual, model, packed, Abilities(packed=True, bare_head=bare_head))
+        # Weights that were never trained hardly look at other tokens: the layers are counted, too.
+        everywhere = layers[0] == model.config.get_text_config().num_hidden_layers
+    return Abilities(packed=same and everywhere, bare_head=bare_head)
+
+
+def _groups(model: Model) -> list[Group]:
+    """Two prompts, with completions of several lengths."""
+    size = model.config.get_text_config().vocab_size
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(size, (count,), generator=draw).tolist())
+
+    examples = [
+        TrainingExample("", tuple(TokenSequence(prompt, ids(n)) for n in lengths))
+        for prompt, lengths in ((ids(7), (5, 9)), (ids(4), (3, 1)))
+    ]
+    return grouped(examples, range(len(examples)), max_tokens=10**6)
+
+
+def _token_logps(model: Model, batch: MicroBatch, abilities: Abilities) -> torch.Tensor:
+    return CompletionLogps(model, abilities).token_logps(batch)
+
+
+def _agree(usual: torch.Tensor, model: Model, batch: MicroBatch, abilities: Abilities) -> bool:
+    try:
+        other = _token_logps(model, batch, abilities)
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    tolerance = _TOLERANCE[next(model.parameters()).dtype]
+    return torch.allclose(usual, other, rtol=0, atol=tolerance)
