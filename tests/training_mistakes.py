@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from sirt_ray import exit_codes
-from sirt_ray.cli.train import main as train_alone
+from sirt_ray.cli.main import main
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import TuneConfig
 from sirt_ray.errors import SirtError
@@ -29,7 +29,7 @@ def refine_alone(desk: Desk, *settings: str) -> int:
     pairs = tiny.write_pairs(desk.folder / "pairs", range(4)) / "pairs.parquet"
     given = [part for setting in settings for part in ("--set", setting)]
     out = ["--data", str(pairs), "--out", str(desk.folder / "out")]
-    return train_alone(["dpo", *out, *given])
+    return main(["train", "dpo", *out, *given])
 
 
 @makes("pairs of a student with another tokenizer")

@@ -23,12 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel
 
+from sirt_ray.artifacts.locks import in_turn
 from sirt_ray.errors import ArtifactError
-from sirt_ray.place import at_artifact
+from sirt_ray.logs import at_artifact
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json, write_json
 
@@ -292,3 +293,63 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
         " another folder (a job's `name`, or --out), or run with --redo to delete this artifact and"
         " build it and what depends on it again"
     )
+
+
+# FOLDED survey: How the artifacts of a job stand before it runs.
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How an artifact stands before a run."""
+
+    name: str
+    state: Literal["finished", "begun", "missing", "untrue"]
+    path: Path
+    """Where it lies, or will; the same for what two cells of a study have in common."""
+    changed: tuple[str, ...] = ()
+    """Where `untrue`: the inputs that differ, as `field: old -> new`."""
+
+
+class Survey(Store):
+    """A store that builds nothing and notes how each artifact stands."""
+
+    def __init__(self, root: Path, *, pool: Path | None = None) -> None:
+        super().__init__(root, pool=pool)
+        self.states: list[State] = []
+
+    def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
+        found = self.look(name, inputs)
+        state = "finished" if found.record else "begun" if found.begun else "missing"
+        self.states.append(
+            State(name, "untrue" if found.changed else state, found.home, found.changed)
+        )
+        counts: Json = found.record["counts"] if found.record else {}
+        return Artifact(name, found.home, found.fingerprint, counts)
+
+    @property
+    def finished(self) -> bool:
+        return all(state.state == "finished" for state in self.states)
+
+    def refuse_untrue(self) -> None:
+        """Raise ArtifactError for the first artifact that the job would make untrue; what depends
+        on it follows from it."""
+        for state in self.states:
+            if state.state == "untrue":
+                raise refusal(self.root / state.name, state.changed)
+
+
+# FOLDED pool: What the cells of a study share, where several of them run at once.
+
+
+class SharedStore(Store):
+    """A store whose artifacts are each built by the first driver that comes to them. The others
+    wait for it, and build what it could not."""
+
+    def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
+        found = self.look(name, inputs)
+        if found.record is not None and not found.changed:
+            return super().once(name, inputs, build)
+        found.home.parent.mkdir(parents=True, exist_ok=True)
+        lock = found.home.with_name(f".{found.home.name}.lock")
+        with in_turn(lock, lambda: self._tell("awaited", name)):
+            return super().once(name, inputs, build)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sirt_ray.benchmarks.base import Benchmark
+from sirt_ray.benchmarks.base import Benchmark, Part
 from sirt_ray.benchmarks.commonsense_qa import COMMONSENSE_QA
 from sirt_ray.benchmarks.custom import own_benchmark
 from sirt_ray.benchmarks.gsm8k import GSM8K
@@ -21,6 +21,30 @@ from sirt_ray.benchmarks.synthetic import (
 )
 from sirt_ray.config.data import DataConfig
 from sirt_ray.types import Judgement, Question
+
+# FOLDED benchmarks.sizes: How many questions the splits have that are trained on and reported on, as published: for plans
+# that read no rows. `num_train` and `num_test` of a job may take fewer.
+
+PUBLISHED: Mapping[tuple[str, Part], int] = {
+    ("gsm8k", "train"): 7473,
+    ("gsm8k", "test"): 1319,
+    ("multiarith", "train"): 420,
+    ("multiarith", "test"): 180,
+    ("commonsense_qa", "train"): 9741,
+    ("commonsense_qa", "test"): 1221,
+    ("openbookqa", "train"): 4957,
+    ("openbookqa", "test"): 500,
+    ("piqa", "train"): 16113,
+    ("piqa", "test"): 1838,
+    ("social_i_qa", "train"): 33410,
+    ("social_i_qa", "test"): 1954,
+    ("math", "train"): 7500,
+    ("math", "test"): 5000,
+    ("mmlu", "test"): 14042,
+}
+"""By the papers and, where those round, the cards of the hub's data sets. Where a test split has no
+public labels, `test` is the validation split that is reported on in its place."""
+
 
 REGISTRY: dict[str, Benchmark] = {
     "gsm8k": GSM8K,

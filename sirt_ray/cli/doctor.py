@@ -111,7 +111,7 @@ def _trial() -> Sequence[Finding]:
 def _cluster(address: str) -> list[Finding]:
     """Whether this process can join. Ray compares the versions itself, of itself and of Python."""
     from sirt_ray.config.resources import ResourcesConfig
-    from sirt_ray.on_ray import needs
+    from sirt_ray.on_ray import cluster
     from sirt_ray.on_ray.cluster import connected
     from sirt_ray.on_ray.submit.client import Cluster
 
@@ -123,7 +123,7 @@ def _cluster(address: str) -> list[Finding]:
             tempfile.TemporaryDirectory(prefix="sirt-doctor-") as logs,
             connected(address, ResourcesConfig(), Path(logs)),
         ):
-            nodes, gpus = len(needs.nodes()), needs.cluster_gpus()
+            nodes, gpus = len(cluster.nodes()), cluster.cluster_gpus()
         found = f"{address} has {nodes} node{'s' * (nodes != 1)} and {gpus:g} GPUs"
         return [Finding("cluster", "ok", found)]
     except SirtError as error:

@@ -5,16 +5,14 @@ import re
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
-from sirt_ray.artifacts.store import Store
+from sirt_ray.artifacts.store import Store, Survey
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_allow_code, add_debug, examples
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig, ScoringConfig
 from sirt_ray.config.resources import ResourcesConfig
-from sirt_ray.logs import heard_by
-from sirt_ray.place import in_run
+from sirt_ray.logs import heard_by, in_run
 from sirt_ray.storage import object_store
-from sirt_ray.survey import Survey
 
 EXAMPLES = """\
 examples:
@@ -89,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from sirt_ray.driver.checks import check_model
     from sirt_ray.on_ray.cluster import connected
     from sirt_ray.on_ray.data.read import check_rows_available
-    from sirt_ray.on_ray.model_scores import ModelScoring
+    from sirt_ray.on_ray.sampling.evaluate import ModelScoring
     from sirt_ray.on_ray.serve.resolve import find_model, find_run
     from sirt_ray.report.journal import RunJournal, run_console
     from sirt_ray.report.progress import progress_for

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from sirt_ray import cluster_command, user_code
+from sirt_ray import user_code
 from sirt_ray.cli import (
     completion,
     doctor,
@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_to(commands)
     evaluate.add_to(commands)
     submit.add_to(commands)
-    cluster_command.add_to(commands)
     serve.add_to(commands)
     report.add_to(commands)
     export.add_to(commands)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sirt_ray import cluster_plan
+from sirt_ray.artifacts.store import State
 from sirt_ray.cli.options import add_debug, add_job, examples
 from sirt_ray.cli.run import checked, print_plan
 from sirt_ray.config import load
 from sirt_ray.config import study as studies
 from sirt_ray.config.job import JobConfig
+from sirt_ray.driver import plan as cluster_plan
 from sirt_ray.planning import clusters
 from sirt_ray.planning.clusters import Cluster
-from sirt_ray.survey import State
 
 _NO_CLUSTER = (
     "For who sits where, memory and GPU-hours give the cluster: --address A, or --cluster as in"
@@ -63,22 +63,22 @@ def show(
     """Print the placement on the cluster that the arguments name, if they do. Raises ConfigError
     for a description that is none, ResourceError for what does not fit."""
     if arguments.cluster is not None:
-        cluster_plan.show(console, jobs, artifacts, clusters.described(arguments.cluster))
+        cluster_plan.show_placement(console, jobs, artifacts, clusters.described(arguments.cluster))
     elif arguments.address is not None:
-        cluster_plan.show(console, jobs, artifacts, _live(arguments.address, jobs[0]))
+        cluster_plan.show_placement(console, jobs, artifacts, _live(arguments.address, jobs[0]))
     else:
         console.print(_NO_CLUSTER, soft_wrap=True, highlight=False)
 
 
 def _live(address: str, job: JobConfig) -> Cluster:
-    from sirt_ray.on_ray import live_cluster
+    from sirt_ray.on_ray import cluster
     from sirt_ray.on_ray.cluster import connected
 
     with (
         tempfile.TemporaryDirectory(prefix="sirt-plan-") as logs,
         connected(address, job.resources, Path(logs)),
     ):
-        return live_cluster.read(address)
+        return cluster.read(address)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,13 @@ from rich.console import Console
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
+from sirt_ray.artifacts.store import Survey
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_allow_code, add_debug, add_job, add_redo, examples
 from sirt_ray.config import load
 from sirt_ray.config import study as studies
 from sirt_ray.config.job import JobConfig
 from sirt_ray.storage import object_store
-from sirt_ray.survey import Survey
 
 EXAMPLES = """\
 examples:

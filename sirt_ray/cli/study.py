@@ -18,9 +18,8 @@ from sirt_ray.config import study as studies
 from sirt_ray.config.study import STATES, Study
 from sirt_ray.driver import plan as study_plan
 from sirt_ray.driver import run as running
-from sirt_ray.driver.study import Ended, How, one_by_one
+from sirt_ray.driver.study import Ended, How, one_by_one, side_by_side
 from sirt_ray.report.journal import run_console
-from sirt_ray.side_by_side import side_by_side
 from sirt_ray.storage.atomic import write_json
 
 
@@ -28,7 +27,7 @@ def plan(arguments: argparse.Namespace) -> int:
     console = Console()
     unchecked: list[str] = []
     study = _checked(arguments, unchecked)
-    artifacts = study_plan.show(console, study)
+    artifacts = study_plan.show_study(console, study)
     running.print_code(console, study.jobs)
     running.print_unchecked(console, unchecked)
     plan_command.show(console, arguments, study.jobs, list(artifacts.values()))
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = run_console()
     study = _checked(arguments, None)
     if arguments.dry_run:
-        study_plan.show(console, study)
+        study_plan.show_study(console, study)
         running.print_code(console, study.jobs)
         return 0
     user_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)

@@ -17,8 +17,8 @@ from sirt_ray.on_ray.data.read import check_rows_available
 from sirt_ray.on_ray.engine.weights import located, names
 from sirt_ray.quickstart import assets
 from sirt_ray.storage.uri import is_uri
-from sirt_ray.tracking.packages import check_installed
-from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
+from sirt_ray.tracking.sender import check_installed
+from sirt_ray.training.model import hub_unreachable, why_not_loaded
 from sirt_ray.training.tasks import Source
 
 Use = Literal["served", "asked", "trained"]

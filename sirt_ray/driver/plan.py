@@ -11,16 +11,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sirt_ray.artifacts.store import RECORD
+from sirt_ray.artifacts.store import RECORD, State
 from sirt_ray.benchmarks.base import Generated
-from sirt_ray.benchmarks.registry import benchmarks_of
-from sirt_ray.benchmarks.sizes import PUBLISHED
+from sirt_ray.benchmarks.registry import PUBLISHED, benchmarks_of
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.study import Study
-from sirt_ray.config.training import RULES
-from sirt_ray.driver import run
-from sirt_ray.optimization import TrainingConfig
-from sirt_ray.survey import State
+from sirt_ray.config.training import RULES, TrainingConfig
+from sirt_ray.driver import placement_table, run
+from sirt_ray.errors import ResourceError
+from sirt_ray.planning import models, remedies, speed
+from sirt_ray.planning import resources as needs
+from sirt_ray.planning.clusters import Cluster
+from sirt_ray.planning.placement import Placement, Role, Setup, place, problem
+from sirt_ray.planning.speed import Asking, Estimate
+from sirt_ray.quickstart import assets
 
 _FORMULAS = """\
 Each is a most, from the settings alone: every question gets its demonstration, its right answers
@@ -48,11 +52,12 @@ class Work:
         self.unsized |= other.unsized
 
 
+Artifacts = Sequence[tuple[JobConfig, State]]
 Distinct = Mapping[Path, tuple[JobConfig, State]]
 """Where an artifact lies -> a job that it is made for, and how it stands."""
 
 
-def show(console: Console, study: Study) -> Distinct:
+def show_study(console: Console, study: Study) -> Distinct:
     """Print the study's axes, its artifacts by kind, and what is to be done; returns the artifacts.
     Raises ArtifactError where settings would make a finished artifact untrue."""
     distinct: dict[Path, tuple[JobConfig, State]] = {}
@@ -218,3 +223,254 @@ def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str | None:
         f" {hours:.1f} h, with starting engines where it was needed"
         + (f"; nothing is known of {', '.join(unknown)}" if unknown else "")
     )
+
+
+# FOLDED cluster_plan: `sirt plan --address` and `--cluster`: who sits where, with how much memory, for how long.
+#
+# The rules are `planning`'s; here a job, or the jobs of a study, are brought to them.
+
+
+def show_placement(
+    console: Console, jobs: Sequence[JobConfig], artifacts: Artifacts, cluster: Cluster
+) -> None:
+    """Print the placement of each different (teacher, student, resources), and what all artifacts
+    that are still to be made take. Raises one ResourceError for all that does not fit."""
+    if cluster.described:
+        jobs = [_anywhere(job) for job in jobs]
+        artifacts = [(_anywhere(job), state) for job, state in artifacts]
+    placed = {key: (setup, place(setup, cluster)) for key, setup in setups(jobs).items()}
+    problems: dict[str, None] = {}
+    for setup, placement in placed.values():
+        placement_table.show(console, setup, placement)
+        problems |= dict.fromkeys(_problems(setup, cluster))
+    if problems:
+        raise ResourceError("\n".join(problems))
+    at_once = min(needs.runs_at_once(job.resources, cluster.resources) for job in jobs)
+    at_once = min(at_once, len(jobs))
+    hours = estimates(artifacts, [placed[_key(job)] for job, _ in artifacts])
+    placement_table.show_time(console, cluster, hours, at_once)
+
+
+def _anywhere(job: JobConfig) -> JobConfig:
+    """The job without the names by which it chooses nodes."""
+    resources = job.resources
+    parts = {
+        "teacher": resources.teacher.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "student": resources.student.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "trainer": resources.trainer.model_copy(update={"custom_resources": {}}),
+    }
+    return job.model_copy(update={"resources": resources.model_copy(update=parts)})
+
+
+Key = tuple[str | None, str, str]
+
+
+def _key(job: JobConfig) -> Key:
+    return job.teacher.model, job.student.model, job.resources.model_dump_json()
+
+
+def setups(jobs: Iterable[JobConfig]) -> dict[Key, Setup]:
+    """Each different (teacher, student, resources) of the jobs."""
+    by_key: defaultdict[Key, list[JobConfig]] = defaultdict(list)
+    for job in jobs:
+        by_key[_key(job)].append(job)
+    return {key: setup_of(alike) for key, alike in by_key.items()}
+
+
+def setup_of(jobs: Sequence[JobConfig]) -> Setup:
+    """Of jobs with the same teacher, student and resources."""
+    first = jobs[0]
+    named = {first.student.model: first.student.revision}
+    if first.teacher.model is not None:
+        named[first.teacher.model] = first.teacher.revision
+    trainings: dict[str, TrainingConfig] = {}
+    for job in jobs:
+        for config in _trainings(job):
+            trainings.setdefault(f"{type(config).__name__} {config.model_dump_json()}", config)
+    sampled = [
+        sampling.max_tokens
+        for job in jobs
+        for sampling in (job.teacher.sampling, job.refine.sampling, job.evaluation.sampling)
+    ]
+    return Setup(
+        first.teacher.model,
+        first.student.model,
+        {
+            name: models.shape_of(str(assets.resolve(name)), revision)
+            for name, revision in named.items()
+        },
+        first.resources,
+        tuple(trainings.values()),
+        max(sampled),
+    )
+
+
+def _trainings(job: JobConfig) -> list[TrainingConfig]:
+    rounds = range(1, min(job.refine.rounds, 2) + 1)
+    return [*([] if job.tune.skip else [job.tune]), *map(job.refine.of_round, rounds)]
+
+
+def _problems(setup: Setup, cluster: Cluster) -> list[str]:
+    """What does not fit, each with the smallest change that would make it fit; where a part has
+    none, also the cluster that would do."""
+    texts: list[str] = []
+    changes: list[remedies.Change | None] = []
+    for role in setup.roles:
+        told = problem(setup, cluster, role)
+        if told is None:
+            continue
+        who = setup.teacher if role == "teacher" else setup.student
+        change = remedies.smallest_change(setup, cluster, role)
+        changes.append(change)
+        way = "No setting makes it fit" if change is None else f"The smallest change: {change}"
+        texts.append(f"{who}: {told}. {way}")
+    if None in changes:
+        larger = remedies.smallest_cluster(setup, cluster)
+        if larger is not None:
+            with_change = f" with {larger[1]}" if larger[1].settings else ", as it is"
+            teacher = f"{setup.teacher} and " if setup.teacher else ""
+            texts.append(
+                f"{teacher}{setup.student}: the smallest cluster that holds all of it without"
+                f" another method is {larger[0].name}{with_change}"
+            )
+    return texts
+
+
+# FOLDED hours: How long what is still to be made will take on a placement: by finished artifacts of the same
+# kind and model where there are some, else by `planning.speed`.
+
+Placed = tuple[Setup, Placement]
+_TRAINED = ("student", "reference")
+_SAMPLED = ("demonstrations", "samples", "evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What making one artifact is."""
+
+    kind: str
+    role: Role
+    model: str
+    units: float
+    """Completions, or steps, or a reference's pairs."""
+    tokens: float
+    asking: Asking | None
+    """Of a sampled one."""
+    training: TrainingConfig | None
+    """Of a trained one."""
+
+
+@dataclass(slots=True)
+class _Taken:
+    """By finished artifacts of one kind and model."""
+
+    seconds: float = 0.0
+    units: float = 0.0
+    tokens: float = 0.0
+
+
+def estimates(artifacts: Artifacts, placed: Sequence[Placed]) -> list[Estimate]:
+    """By kind, in the order of the artifacts, of what is not finished. `placed`: of each artifact's
+    job."""
+    measured: dict[tuple[str, str], _Taken] = {}
+    for job, state in artifacts:
+        task = _task(job, state)
+        if state.state == "finished" and task is not None:
+            _add(measured.setdefault((task.kind, task.model), _Taken()), task.kind, state)
+    found: dict[str, Estimate] = {}
+    for (job, state), (setup, placement) in zip(artifacts, placed, strict=True):
+        task = _task(job, state)
+        if state.state != "finished" and task is not None:
+            taken = measured.get((task.kind, task.model))
+            one = _estimate(task, job, setup, placement, taken)
+            found[task.kind] = found.get(task.kind, Estimate(task.kind)).plus(one)
+    return list(found.values())
+
+
+def _estimate(
+    task: _Task, job: JobConfig, setup: Setup, placement: Placement, taken: _Taken | None
+) -> Estimate:
+    part = placement.parts.get(task.role)
+    gpus = 0.0 if part is None else part.total_gpus
+    if taken is not None and taken.units:
+        seconds = taken.seconds / taken.units * task.units
+        tokens = taken.tokens / taken.units * task.units
+        return Estimate(task.kind, 1, tokens, seconds, seconds * gpus, measured=1)
+    known = _seconds(task, job, setup, placement) if task.units else 0.0
+    return Estimate(task.kind, 1, task.tokens, known, None if known is None else known * gpus)
+
+
+def _seconds(task: _Task, job: JobConfig, setup: Setup, placement: Placement) -> float | None:
+    """By the formulas; None where something that they need is not known."""
+    endpoint = job.teacher.endpoint
+    if task.role == "teacher" and endpoint is not None:
+        pace = endpoint.requests_per_minute
+        return None if pace is None else 60 * task.units / pace
+    part, gpu = placement.parts.get(task.role), placement.cluster.gpu
+    shape = setup.shape(task.role)
+    if part is None or part.memory is None or shape is None or not part.gpus:
+        return None
+    if gpu is None or not gpu.peak_flops:
+        return None
+    if task.asking is not None:
+        engine = setup.engine(task.role)
+        return speed.sampling_seconds(task.asking, shape, engine, part.memory, gpu, part.count)
+    assert task.training is not None
+    trainer, forward_only = setup.resources.trainer, task.kind == "reference"
+    return speed.training_seconds(task.tokens, shape, task.training, trainer, gpu, forward_only)
+
+
+def _task(job: JobConfig, state: State) -> _Task | None:
+    """None where it takes no model."""
+    version, _, kind = state.name.rpartition("/")
+    if kind in _TRAINED:
+        return _training_task(job, version, kind)
+    if kind not in _SAMPLED or (kind == "demonstrations" and not job.teacher.answers):
+        return None
+    completions = work_of(job, state.name).completions
+    per_prompt, sampling = 1.0, job.evaluation.sampling
+    if kind == "demonstrations":
+        per_prompt, sampling = job.demonstrations.samples_per_question, job.teacher.sampling
+    elif kind == "samples":
+        refine = job.at_round(_round(version)).refine
+        prompts = 2 if refine.num_plain else 1
+        per_prompt, sampling = (refine.num_cot + refine.num_plain) / prompts, refine.sampling
+    taught = kind == "demonstrations" or version == "teacher"
+    role: Role = "teacher" if taught else "student"
+    model = job.teacher.source if taught else job.student.model
+    asking = Asking(completions, per_prompt, sampling.max_tokens)
+    return _Task(kind, role, model, completions, asking.tokens, asking, None)
+
+
+def _training_task(job: JobConfig, version: str, kind: str) -> _Task:
+    """Of instruction tuning, of a round, or of the pass of a round's reference."""
+    round = _round(version)
+    refine = job.at_round(round).refine if round else job.refine
+    config: TrainingConfig = refine if round else job.tune
+    sampling = refine.sampling if round else job.teacher.sampling
+    work = work_of(job, f"{version}/student")
+    seen = min(work.steps * config.batch_size, work.examples * config.epochs)
+    if kind == "reference":
+        seen = work.examples
+    units = seen if kind == "reference" else work.steps
+    tokens = seen * speed.example_tokens(config, sampling.max_tokens)
+    return _Task(kind, "trainer", job.student.model, units, tokens, None, config)
+
+
+def _add(taken: _Taken, kind: str, state: State) -> None:
+    """What a finished artifact's record says; earlier versions wrote no usage."""
+    record = json.loads((state.path / RECORD).read_text())
+    counts: Mapping[str, float] = record["counts"]
+    if kind == "student":
+        seconds, units, tokens = counts["seconds"], counts["steps"], counts["tokens"]
+    elif kind == "reference":
+        seconds, units, tokens = record["seconds"], counts["pairs"], counts["tokens"]
+    else:
+        sampling = record["counts"].get("sampling", counts)
+        if "usage" not in sampling:
+            return
+        seconds, units = sampling["usage"]["seconds"], sampling["completions"]
+        tokens = sampling["completion_tokens"]
+    taken.seconds += seconds
+    taken.units += units
+    taken.tokens += tokens

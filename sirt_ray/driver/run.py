@@ -9,24 +9,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import user_code
-from sirt_ray.artifacts.store import Store
+from sirt_ray.artifacts.store import SharedStore, Store, Survey
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ConfigError, InputError
-from sirt_ray.logs import heard_by
-from sirt_ray.place import in_run
-from sirt_ray.pool import SharedStore
+from sirt_ray.logs import heard_by, in_run
 from sirt_ray.report.journal import SILENT, RunJournal
 from sirt_ray.report.live import PageKeeper
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_text
-from sirt_ray.survey import Survey
 
 if TYPE_CHECKING:  # brings Ray with it
-    from sirt_ray.on_ray.stage_metrics import StageMetrics
+    from sirt_ray.on_ray.metrics import StageMetrics
 
 
 _CHECKED = {
@@ -78,7 +75,7 @@ class Run:
 
     def on_cluster(self, keep_engines: bool = False) -> Outcome:
         """Run the job on the Ray that this process is connected to."""
-        from sirt_ray.on_ray.stage_metrics import StageMetrics
+        from sirt_ray.on_ray.metrics import StageMetrics
 
         with in_run(self.job.name), heard_by(self.journal):
             self._metrics = StageMetrics(self.job.name)

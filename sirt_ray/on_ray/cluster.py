@@ -1,26 +1,234 @@
 """The Ray that a run uses: the cluster at an address, or one of its own on this machine."""
 
 import importlib.util
+import json
 import logging
 import math
 import os
 import platform
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.state import state as cluster_state
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
+from ray.exceptions import RayError
+from ray.experimental import internal_kv
+from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sirt_ray.config.resources import ResourcesConfig
+from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
-from sirt_ray.on_ray import needs
-from sirt_ray.planning.resources import DATA_CPUS, runs_at_once
+from sirt_ray.planning import gpus, resources
+from sirt_ray.planning.clusters import Cluster, Node
+from sirt_ray.planning.gpus import Gpu
+from sirt_ray.planning.resources import DATA_CPUS, Need, Resources, describe, runs_at_once
+
+# FOLDED on_ray.room: Who waits for room on the cluster, and who has it.
+
+
+def room(wanted: Sequence[Resources]) -> str:
+    """`it needs 2 x (1 CPU, 1 GPU); free now: 1 CPU; reserved: 1 GPU by sirt-mine-student`."""
+    held = held_by(placement_group_table().values())
+    reserved = "; ".join(f"{describe(amounts)} by {who}" for who, amounts in held.items())
+    free = describe(ray.available_resources())
+    return f"it needs {counted(wanted)}; free now: {free}" + f"; reserved: {reserved}" * bool(held)
+
+
+def waits_for_room() -> bool:
+    """Whether any placement group of the cluster has not got what it asks for."""
+    return any(group["state"] == "PENDING" for group in placement_group_table().values())
+
+
+def counted(bundles: Sequence[Resources]) -> str:
+    """Equal bundles once, with their number."""
+    numbers: dict[str, int] = {}
+    for bundle in bundles:
+        text = describe(bundle)
+        numbers[text] = numbers.get(text, 0) + 1
+    return " and ".join(text if n == 1 else f"{n} x ({text})" for text, n in numbers.items())
+
+
+def held_by(groups: Any) -> Mapping[str, Resources]:
+    """What placement groups (of Ray's table) have got: of Serve's by application, others together
+    as `other groups`."""
+    held: dict[str, dict[str, float]] = {}
+    for group in groups:
+        if group["state"] != "CREATED":
+            continue
+        amounts = held.setdefault(_owner(group["name"]), {})
+        for bundle in group["bundles"].values():
+            for name, amount in bundle.items():
+                amounts[name] = amounts.get(name, 0.0) + amount
+    return held
+
+
+def _owner(name: str) -> str:
+    """Serve names a replica's group `SERVE_REPLICA::<application>#<deployment>#<id>`."""
+    prefix, _, replica = name.partition("::")
+    return replica.split("#")[0] if prefix == "SERVE_REPLICA" and replica else "other groups"
+
+
+# FOLDED on_ray.needs: What the parts of a run need of the cluster that is there, and the refusal of what it can never
+# give. The rules are `planning.needs`'s.
+
+
+def cluster_gpus() -> float:
+    return ray.cluster_resources().get("GPU", 0.0)
+
+
+def on_gpu(engine: EngineConfig) -> bool:
+    return resources.on_gpu(engine, _gpus_for(engine))
+
+
+def of_engine(role: str, engine: EngineConfig) -> Need:
+    """The replicas that are always there, and one at least."""
+    return resources.of_engine(role, engine, _gpus_for(engine))
+
+
+def of_trainer(trainer: TrainerResources) -> Need:
+    return resources.of_trainer(trainer, _gpus_for_workers(trainer))
+
+
+def gpus_per_worker(trainer: TrainerResources) -> float:
+    return resources.gpus_per_worker(trainer, _gpus_for_workers(trainer))
+
+
+def _gpus_for(engine: EngineConfig) -> float:
+    """Ray is asked only where the settings leave it open: what Serve reads in a file is built
+    before there is a connection."""
+    return cluster_gpus() if engine.device == "auto" else 0.0
+
+
+def _gpus_for_workers(trainer: TrainerResources) -> float:
+    return cluster_gpus() if trainer.gpus_per_worker is None else 0.0
+
+
+def nodes() -> list[Node]:
+    """Those that are alive."""
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+
+
+def may_grow() -> bool:
+    """Whether an autoscaler is there that may add nodes.
+
+    The second version of Ray's is there only where a cluster has one. The first reports on every
+    cluster, and calls nodes `node_<id>` where it only watches them."""
+    if is_autoscaler_v2(fetch_from_server=True):
+        return True
+    told = internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    report = (json.loads(told) if told else {}).get("autoscaler_report") or {}
+    kinds = (report.get("node_type_mapping") or {}).items()
+    return any(kind != format_readonly_node_type(node) for node, kind in kinds)
+
+
+def most() -> Resources | None:
+    """What an autoscaler that says so may bring the cluster to."""
+    return cluster_state.get_max_resources_from_cluster_config()
+
+
+def check_resources(*wanted: Need) -> None:
+    """Raise one ResourceError for all needs that the cluster can never meet, each for itself: parts
+    that are not needed at the same time may use the same resources."""
+    limit = most()
+    if limit is None and may_grow():
+        return
+    there = nodes()
+    problems = [
+        text for need in wanted if (text := resources.unmet(need, there, limit)) is not None
+    ]
+    if problems:
+        raise ResourceError("\n".join(problems))
+
+
+# FOLDED on_ray.live_cluster: The cluster at an address as its nodes, with what their GPUs hold.
+
+_LOOK_SECONDS = 60
+_TYPE_LABEL = "ray.io/accelerator-type"
+_TYPE_RESOURCE = "accelerator_type:"
+Device = tuple[str, int]
+"""A GPU's name, and bytes of its memory."""
+
+
+def read(address: str) -> Cluster:
+    """The nodes that are alive on the Ray that this process is connected to. Each node with GPUs is
+    asked what they are, by a task that takes none of them."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    found = [devices_of(node) for node in alive]
+    cluster = from_nodes(address, alive, found)
+    if most() is None and not may_grow():
+        return cluster
+    text = "nodes that the autoscaler may add are not looked at"
+    return replace(cluster, assumed=[*cluster.assumed, text])
+
+
+def from_nodes(
+    address: str, alive: Sequence[Mapping[str, Any]], devices: Sequence[Sequence[Device]]
+) -> Cluster:
+    """Ray's nodes, and each one's GPUs as far as they were found."""
+    nodes: list[Node] = []
+    assumed: list[str] = []
+    for number, (node, there) in enumerate(zip(alive, devices, strict=True), start=1):
+        made = Node(node["Resources"], node["Labels"])
+        if made.gpus:
+            kind = _named(made) if not there else _smallest(there)
+            if kind is None:
+                assumed.append(f"node {number}: what its GPUs hold is not known")
+            elif not there:
+                assumed.append(f"node {number}: its GPUs hold what an {kind.name} does")
+            made = replace(made, gpu=kind)
+        nodes.append(made)
+    return Cluster(f"the cluster at {address}", nodes, assumed, described=False)
+
+
+def _named(node: Node) -> Gpu | None:
+    """By what Ray says of the node."""
+    label = node.labels.get(_TYPE_LABEL)
+    names = [name for name in node.resources if name.startswith(_TYPE_RESOURCE)]
+    for name in [label, *(name.removeprefix(_TYPE_RESOURCE) for name in names)]:
+        if name and (kind := gpus.by_name(name)) is not None:
+            return kind
+    return None
+
+
+def _smallest(there: Sequence[Device]) -> Gpu:
+    name, size = min(there, key=lambda device: device[1])
+    kind = gpus.by_device(name) or Gpu(name, 0.0, 0.0, 0.0)
+    return replace(kind, memory_gb=round(size / gpus.GB, 1))
+
+
+def devices_of(node: Mapping[str, Any]) -> list[Device]:
+    if not node["Resources"].get("GPU"):
+        return []
+    task = ray.remote(_look).options(
+        num_cpus=0,
+        max_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    )
+    try:
+        return ray.get(task.remote(), timeout=_LOOK_SECONDS)
+    except RayError:  # an image without nvidia-smi, a node that has just gone: its label may do
+        return []
+
+
+def _look() -> list[Device]:
+    asked = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    text = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    rows = [line.rpartition(",") for line in text.splitlines() if line.strip()]
+    return [(name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in rows]
+
 
 _CONNECTION_SECONDS = 10.0
 _MOST_SIGNALS = 4096
@@ -197,7 +405,7 @@ def runs_that_fit(address: str | None, resources: ResourcesConfig, logs: Path) -
         there = {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
         return runs_at_once(resources, there)
     with connected(address, resources, logs):
-        return runs_at_once(resources, needs.most() or ray.cluster_resources())
+        return runs_at_once(resources, most() or ray.cluster_resources())
 
 
 def _local_cpus(resources: ResourcesConfig, at_once: int) -> int:

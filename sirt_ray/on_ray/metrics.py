@@ -8,13 +8,13 @@ A metric that is made before its process is connected to Ray is lost without a w
 what emits is made when the work begins.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge
 
-from sirt_ray.place import Place
+from sirt_ray.logs import Place
 
 _PLACE = ("run", "round", "stage")
 
@@ -192,3 +192,78 @@ def show_training(emitter: Emitter, line: Mapping[str, Any], repeated: Mapping[s
 def show_repeated(emitter: Emitter, repeated: Mapping[str, float]) -> None:
     emitter.set("sirt_repeated_steps", repeated.get("steps", 0))
     emitter.set("sirt_repeated_seconds", repeated.get("seconds", 0.0))
+
+
+# FOLDED on_ray.stage_metrics: A run's artifacts as metrics: what begins, what ends, and what came of it.
+
+Counts = Mapping[str, Any]
+
+
+class StageMetrics:
+    """Hears of every artifact as the store tells of it (`artifacts.Tell`), while this process is
+    connected to Ray."""
+
+    def __init__(self, run: str) -> None:
+        self._run = Place(run)
+        self._running: Emitter | None = None
+
+    def artifact(self, kind: str, name: str, **fields: Any) -> None:
+        round, _, stage = name.rpartition("/")
+        emitter = Emitter(replace(self._run, round=round, stage=stage))
+        if kind == "started":
+            self._running = emitter
+            emitter.set("sirt_stage_running", 1)
+            return
+        emitter.set("sirt_stage_seconds", fields.get("seconds"))
+        show = _BY_STAGE.get(stage)
+        if show is not None and "counts" in fields:
+            show(emitter, fields["counts"])
+        self.stopped()
+
+    def stopped(self) -> None:
+        """No stage works any more, whether it has ended or was broken off."""
+        if self._running is not None:
+            self._running.set("sirt_stage_running", 0)
+            self._running = None
+
+
+def _demonstrations(emitter: Emitter, counts: Counts) -> None:
+    for key, number in counts.items():
+        if key == "kept" or key.startswith("dropped_"):
+            emitter.set("sirt_demonstrations", number, fate=key)
+    _samples(emitter, counts.get("sampling", {}))
+
+
+def _samples(emitter: Emitter, counts: Counts) -> None:
+    emitter.set("sirt_wasted_tokens", counts.get("usage", {}).get("wasted_tokens"))
+
+
+def _pairs(emitter: Emitter, counts: Counts) -> None:
+    emitter.set("sirt_pairs", counts["pairs"])
+    paired = counts["questions_paired"]
+    emitter.set("sirt_pair_questions", paired, paired="yes")
+    emitter.set("sirt_pair_questions", counts["questions"] - paired, paired="no")
+    known = {"questions", "questions_paired", "pairs", "completions"}
+    for reason, number in counts.items():
+        if reason not in known and isinstance(number, int):
+            emitter.set("sirt_unpaired", number, reason=reason)
+
+
+def _student(emitter: Emitter, counts: Counts) -> None:
+    show_repeated(emitter, counts.get("repeated", {}))
+
+
+def _evaluation(emitter: Emitter, counts: Counts) -> None:
+    _samples(emitter, counts.get("sampling", {}))
+    for benchmark, prompts in counts["test"].items():
+        for prompt, score in prompts.items():
+            emitter.set("sirt_accuracy", score["accuracy"], benchmark=benchmark, prompt=prompt)
+
+
+_BY_STAGE: Mapping[str, Callable[[Emitter, Counts], None]] = {
+    "demonstrations": _demonstrations,
+    "samples": _samples,
+    "pairs": _pairs,
+    "student": _student,
+    "evaluation": _evaluation,
+}

@@ -8,8 +8,7 @@ import math
 from dataclasses import dataclass, fields
 
 from sirt_ray.config.resources import EngineConfig, TrainerResources
-from sirt_ray.config.training import RefineConfig
-from sirt_ray.optimization import LoraConfig, TrainingConfig
+from sirt_ray.config.training import LoraConfig, RefineConfig, TrainingConfig
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.models import ModelShape
 

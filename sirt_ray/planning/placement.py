@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
-from sirt_ray.optimization import TrainingConfig
+from sirt_ray.config.training import TrainingConfig
 from sirt_ray.planning import memory
 from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster

@@ -20,7 +20,7 @@ from itertools import product
 from typing import Any
 
 from sirt_ray.config.resources import EngineConfig, TrainerResources
-from sirt_ray.optimization import LoraConfig, TrainingConfig
+from sirt_ray.config.training import LoraConfig, TrainingConfig
 from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster, of_size
 from sirt_ray.planning.gpus import GPUS

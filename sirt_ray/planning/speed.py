@@ -8,8 +8,7 @@ its peak is assumed, see `ASSUMED`.
 from dataclasses import dataclass
 
 from sirt_ray.config.resources import EngineConfig, TrainerResources
-from sirt_ray.config.training import RefineConfig
-from sirt_ray.optimization import TrainingConfig
+from sirt_ray.config.training import RefineConfig, TrainingConfig
 from sirt_ray.planning import memory
 from sirt_ray.planning.gpus import Gpu
 from sirt_ray.planning.memory import Memory

@@ -11,7 +11,7 @@ from sirt_ray.driver.checks import check_model
 from sirt_ray.errors import DataError, ModelError, StageError
 from sirt_ray.publish import adapters, card, data
 from sirt_ray.publish.students import Student
-from sirt_ray.training.export import ADAPTER
+from sirt_ray.training.checkpoint import ADAPTER
 from sirt_ray.training.workdir import RESULT
 
 _OURS = {RECORD, RESULT, "metrics.jsonl", ADAPTER}

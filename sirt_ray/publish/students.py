@@ -10,7 +10,7 @@ from sirt_ray.errors import DataError, ModelError
 from sirt_ray.report.runs import RunRecord, read_run
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json
-from sirt_ray.training.export import ADAPTER
+from sirt_ray.training.checkpoint import ADAPTER
 
 
 @dataclass(frozen=True, slots=True)

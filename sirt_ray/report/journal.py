@@ -16,7 +16,7 @@ from rich.markup import escape
 from sirt_ray import logs
 from sirt_ray.core.scoring import scores_to_json
 from sirt_ray.errors import StorageError
-from sirt_ray.place import at_artifact
+from sirt_ray.logs import at_artifact
 from sirt_ray.report.summary import summary
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sirt_ray import user_code
-from sirt_ray.artifacts.store import Artifact, Build, differences
+from sirt_ray.artifacts.store import Artifact, Build, Survey, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
@@ -21,7 +21,6 @@ from sirt_ray.core.loop import Loop
 from sirt_ray.errors import DataError
 from sirt_ray.report.journal import SILENT
 from sirt_ray.storage import object_store
-from sirt_ray.survey import Survey
 from sirt_ray.types import Scores
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rich.table import Table
 
-from sirt_ray.survey import State
+from sirt_ray.artifacts.store import State
 from sirt_ray.types import PromptKind, Scores
 
 PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}

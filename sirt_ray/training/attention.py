@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sirt_ray.training.packing import Segments
+from sirt_ray.training.batching import Segments
 
 PACKED = "sirt_packed"
 """The name under which `transformers` knows it."""

@@ -9,9 +9,9 @@ import torch
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
+from sirt_ray.training.batching import Group, MicroBatch, grouped, micro_batch
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.model import Model
-from sirt_ray.training.packing import Group, MicroBatch, grouped, micro_batch
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Between log-probabilities of one token, computed in two ways."""

@@ -14,12 +14,94 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import TrainingConfig
 from sirt_ray.errors import ArtifactError
-from sirt_ray.optimization import TrainingConfig
-from sirt_ray.training import zero
+from sirt_ray.training.batching import MicroBatch
 from sirt_ray.training.forward import Abilities, CompletionLogps
-from sirt_ray.training.masters import Masters
-from sirt_ray.training.packing import MicroBatch
+
+# FOLDED training.zero: Config -> DeepSpeed's dictionary. Nothing else decides what DeepSpeed does.
+
+_NEVER = 2**31
+"""Steps between DeepSpeed's own progress lines."""
+
+
+def deepspeed_config(config: TrainingConfig, resources: TrainerResources) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given.
+
+    Batch sizes are nominal: the micro-batches of a step are counted by the trainer, which tells
+    DeepSpeed the last one of each step and divides the loss by the whole batch itself. The
+    optimizer is made by the trainer too, also for offload: torch's is fused on the CPU as well, and
+    DeepSpeed's would have to be compiled on every machine. In bfloat16 without ZeRO DeepSpeed would
+    accumulate gradients in bfloat16; stage 1 computes the same and accumulates in float32.
+    """
+    bfloat16 = config.dtype == "bfloat16"
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": {
+            "stage": max(resources.zero_stage, 1) if bfloat16 else resources.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": False,
+            **({} if resources.offload == "none" else {"offload_optimizer": {"device": "cpu"}}),
+            **({"offload_param": {"device": "cpu"}} if resources.offload == "parameters" else {}),
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": _NEVER,
+        "wall_clock_breakdown": False,
+    }
+
+
+# FOLDED training.masters: What an optimizer works on where parameters are too coarse for small updates.
+#
+# A bfloat16 number has 8 significant bits: an update below a 256th of it is lost. So the optimizer
+# keeps float32 copies, and gradients of micro-batches are added up in float32, too.
+
+
+class Masters:
+    """For each trained parameter the one that is stepped: itself, or its float32 copy.
+
+    A copy's gradient is filled by the backward pass, parameter by parameter, so that no second set
+    of gradients is held.
+    """
+
+    def __init__(self, trained: Iterable[Parameter]) -> None:
+        self._trained = list(trained)
+        self.stepped = [_stepped(parameter) for parameter in self._trained]
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Round the copies into the model."""
+        for parameter, master in zip(self._trained, self.stepped, strict=True):
+            if master is not parameter:
+                parameter.copy_(master)
+
+    def state(self) -> list[Tensor]:
+        return [master.detach() for master in self.stepped]
+
+    @torch.no_grad()
+    def load(self, state: Iterable[Tensor]) -> None:
+        for master, saved in zip(self.stepped, state, strict=True):
+            master.copy_(saved)
+        self.write_back()
+
+
+def _stepped(parameter: Parameter) -> Parameter:
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
+        return parameter
+    master = Parameter(parameter.detach().float())
+
+    def take(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        parameter.grad = None
+
+    parameter.register_post_accumulate_grad_hook(take)
+    return master
+
 
 State = dict[str, Tensor]
 """Parameter name -> value on the CPU."""
@@ -175,7 +257,7 @@ class DeepSpeedEngine(Workers):
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=adamw(_trained(model).values(), config) if optimize else None,
-            config=zero.deepspeed_config(config, resources),
+            config=deepspeed_config(config, resources),
         )
 
     @property

@@ -18,21 +18,90 @@ import torch
 from torch import Tensor
 
 from sirt_ray.config.resources import TrainerResources
+from sirt_ray.config.training import TrainingConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
-from sirt_ray.optimization import TrainingConfig
-from sirt_ray.training import checkpoint, choice, health
-from sirt_ray.training.batching import BatchPlan, Part, micro_batches
+from sirt_ray.training import checkpoint
+from sirt_ray.training import metrics as health
+from sirt_ray.training.batching import BatchPlan, Part, grouped, micro_batch, micro_batches
 from sirt_ray.training.data import TrainingData
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.health import Line
-from sirt_ray.training.memory import peak_memory_gib
-from sirt_ray.training.metrics import Forwarded, ModelSize, device_peak, forwarded
-from sirt_ray.training.packing import grouped, micro_batch
-from sirt_ray.training.schedule import learning_rate
+from sirt_ray.training.metrics import (
+    Forwarded,
+    Line,
+    ModelSize,
+    device_peak,
+    forwarded,
+    peak_memory_gib,
+)
 from sirt_ray.training.scoring import Score, score
 from sirt_ray.training.workdir import State, WorkFolder, read_lines
+
+# FOLDED training.schedule: The learning rate of each optimizer step: a pure function, so that resuming needs no state.
+
+
+def warmup_steps(config: TrainingConfig, total_steps: int) -> int:
+    """Optimizer steps with a rising rate: the larger of the count and the ratio's share."""
+    return max(config.warmup_steps, math.ceil(config.warmup_ratio * total_steps))
+
+
+def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """The rate of optimizer step `step` (1 .. total_steps).
+
+    It rises linearly to `config.learning_rate`, reached at the last warm-up step, then falls to
+    just above 0 at the last step (`cosine`, `linear`) or stays (`constant`).
+    """
+    peak = config.learning_rate
+    warmup = warmup_steps(config, total_steps)
+    if step <= warmup:
+        return peak * step / warmup
+    if config.schedule == "constant":
+        return peak
+    left = (total_steps + 1 - step) / (total_steps + 1 - warmup)
+    if config.schedule == "linear":
+        return peak * left
+    return peak * 0.5 * (1 - math.cos(math.pi * left))
+
+
+# FOLDED training.choice: Which weights of a training are chosen, and when one that no longer improves ends.
+#
+# Pure functions of the evaluations so far. They stand in `State`, which every checkpoint holds, so a
+# resumed training ends at the step where an uninterrupted one does.
+
+_DIGITS = 9
+"""Of an accuracy. It is a sum of shares, whose last bits depend on their order."""
+
+
+def judged(state: State, found: Mapping[str, float], choose: str) -> State:
+    """`state` with the evaluation `found` after `state.step`; it is the best so far where
+    `best_step` is that step."""
+    state = replace(state, validation=dict(found))
+    if state.best is None or better(found, state.best, choose):
+        return replace(state, best=dict(found), best_step=state.step, stale=0)
+    return replace(state, stale=state.stale + 1)
+
+
+def better(one: Mapping[str, float], other: Mapping[str, float], choose: str) -> bool:
+    """Whether `one` is to be chosen: by `accuracy` first where that is asked, then by the loss."""
+    if choose == "accuracy":
+        ahead = round(one["accuracy"], _DIGITS) - round(other["accuracy"], _DIGITS)
+        if ahead:
+            return ahead > 0
+    return one["loss"] < other["loss"]
+
+
+def out_of_patience(state: State, config: TrainingConfig) -> bool:
+    return config.patience is not None and state.stale >= config.patience
+
+
+def why_stopped(state: State, config: TrainingConfig) -> str:
+    """For the record of a training that was out of patience."""
+    what = "higher accuracy" if config.choose == "accuracy" else "lower loss"
+    return (
+        f"no {what} on held-out questions in {state.stale} evaluations after step {state.best_step}"
+    )
+
 
 _VALIDATED = ("loss", "accuracy", "margin", "kl")
 """What is told of an evaluation, where the objective measures it."""
@@ -123,7 +192,7 @@ class Fit:
         config, total = self._settings.config, self.total_steps
         state = checkpoint.resume(self._engine, self._work)
         self._recent.extend(read_lines(self._work.metrics))
-        while state.step < total and not choice.out_of_patience(state, config):
+        while state.step < total and not out_of_patience(state, config):
             state, line = self._step(state)
             step = state.step
             if step % config.evaluate_every_steps == 0 or step == total:
@@ -213,7 +282,7 @@ class Fit:
             )
         choose = self._settings.config.choose
         found = {name: metrics[name] for name in _VALIDATED if name in metrics}
-        state = choice.judged(state, found, choose)
+        state = judged(state, found, choose)
         if state.best_step == state.step and choose != "last":
             checkpoint.save_weights(self._engine, self._work, state.step)
         return replace(state, seconds=state.seconds + time.monotonic() - began)

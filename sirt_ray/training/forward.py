@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sirt_ray.training import attention
+from sirt_ray.training.batching import MicroBatch
 from sirt_ray.training.model import Model
-from sirt_ray.training.packing import MicroBatch
 
 _CHUNK_BYTES = 128 * 2**20
 """Of logits in float32 that the head makes at once. Where all fit they are kept for the backward

@@ -15,13 +15,13 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.errors import ArtifactError
-from sirt_ray.training import choice, data, health
+from sirt_ray.training import data, metrics
+from sirt_ray.training import fit as choice
 from sirt_ray.training.capabilities import probe
+from sirt_ray.training.checkpoint import export
 from sirt_ray.training.engine import DeepSpeedEngine, Engine, PlainEngine, Workers
-from sirt_ray.training.export import export
 from sirt_ray.training.fit import Fit, Objective, Settings
 from sirt_ray.training.forward import Abilities, CompletionLogps
-from sirt_ray.training.kto import UnpairedRefinement
 from sirt_ray.training.metrics import model_size
 from sirt_ray.training.model import (
     Model,
@@ -31,9 +31,8 @@ from sirt_ray.training.model import (
     prepare,
     weights_key,
 )
-from sirt_ray.training.objectives import Refinement
-from sirt_ray.training.reference import reference_logps
-from sirt_ray.training.sft import Tuning
+from sirt_ray.training.objectives import Refinement, Tuning, UnpairedRefinement
+from sirt_ray.training.scoring import reference_logps
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
 from sirt_ray.training.workdir import State, WorkFolder, last_line
 
@@ -182,7 +181,7 @@ def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
         "seconds": round(state.seconds, 3),
         "repeated": work.repeated(),
         "peak_memory_gib": last.get("peak_memory_gib"),
-        "warnings": health.described(last.get("warnings", {})),
+        "warnings": metrics.described(last.get("warnings", {})),
     }
 
 

@@ -18,12 +18,12 @@ from sirt_ray.artifacts.locks import locked
 from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.config.base import NonNegative, Section
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import RefineConfig, TuneConfig
+from sirt_ray.config.training import RefineConfig, TrainingConfig, TuneConfig
 from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
-from sirt_ray.optimization import TrainingConfig
 from sirt_ray.storage.hashing import content_key, model_key
-from sirt_ray.training import external_data, quantization
+from sirt_ray.training import external_data
+from sirt_ray.training import model as quantization
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workdir import WorkFolder, last_line
 

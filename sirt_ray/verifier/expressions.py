@@ -1,7 +1,7 @@
 """Mathematical final answers, compared after plain normalisation of their LaTeX.
 
-It knows that `\\dfrac12`, `\\frac{1}{2}` and `0.5` are the same, that units and delimiters do not
-count, that the order matters in `(1, 2)` but not in a bare list `1, 2`, and that `x \\ge 0` is an
+It knows that `\dfrac12`, `\frac{1}{2}` and `0.5` are the same, that units and delimiters do not
+count, that the order matters in `(1, 2)` but not in a bare list `1, 2`, and that `x \ge 0` is an
 interval. Numbers are compared by value. It does no algebra: whether `x+1` and `1+x` are the same is
 asked of somebody who does, and only where this says no (`answers.grade`).
 """
@@ -11,8 +11,8 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from sirt_ray.core import intervals, spelled
 from sirt_ray.verifier import numbers, numerals
+from sirt_ray.verifier import numerals as spelled
 from sirt_ray.verifier.statements import (
     WINDOW,
     Found,
@@ -22,6 +22,64 @@ from sirt_ray.verifier.statements import (
     last_sentence,
     readings,
 )
+
+# FOLDED core.intervals: Sets of real numbers: an inequality of one variable is the interval that it describes, so that
+# `3 < x \le 4` and `(3,4]` are the same answer.
+#
+# All texts are without spaces and have ≤ and ≥ for LaTeX's names, as `expressions.normalise` makes
+# them.
+
+_VARIABLE = r"(?:[a-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|varphi|omega))"
+_BETWEEN = re.compile(rf"([^<>≤≥=]{{1,100}})([<>≤≥]){_VARIABLE}([<>≤≥])([^<>≤≥=]{{1,100}})")
+_BEYOND = re.compile(rf"{_VARIABLE}([<>≤≥])([^<>≤≥=]{{1,100}})")
+_BEFORE = re.compile(rf"([^<>≤≥=]{{1,100}})([<>≤≥]){_VARIABLE}")
+_GREATER, _INCLUSIVE = ">≥", "≤≥"
+_INFINITE = r"\infty"
+
+
+def from_inequality(text: str) -> str | None:
+    """The interval, or the union of the intervals between whose inequalities there are commas (as
+    for "or"); None where the text is no inequality between bounds and one variable.
+
+    Example::
+
+        from_inequality("3<x≤4") == "(3,4]"
+    """
+    if not any(sign in text for sign in "<>≤≥"):
+        return None
+    found = [_interval(part) for part in text.split(",")]
+    known = [interval for interval in found if interval is not None]
+    return "\\cup".join(known) if len(known) == len(found) else None
+
+
+def _interval(text: str) -> str | None:
+    if match := _BETWEEN.fullmatch(text):
+        low, first, second, high = match.groups()
+        if (first in _GREATER) != (second in _GREATER):
+            return None
+        if first in _GREATER:
+            low, first, second, high = high, second, first, low
+        return f"{_opening(first)}{low},{high}{_closing(second)}"
+    if match := _BEYOND.fullmatch(text):
+        sign, bound = match.groups()
+        greater = sign in _GREATER
+    elif match := _BEFORE.fullmatch(text):
+        bound, sign = match.groups()
+        greater = sign not in _GREATER
+    else:
+        return None
+    if greater:
+        return f"{_opening(sign)}{bound},{_INFINITE})"
+    return f"(-{_INFINITE},{bound}{_closing(sign)}"
+
+
+def _opening(sign: str) -> str:
+    return "[" if sign in _INCLUSIVE else "("
+
+
+def _closing(sign: str) -> str:
+    return "]" if sign in _INCLUSIVE else ")"
+
 
 LONGEST_EXPRESSION = 400
 MOST_IN_A_ROW = 20
@@ -54,7 +112,7 @@ _MIXED = re.compile(
     r"(?<![0-9a-z.}/])([0-9]{1,20})\s{1,3}([0-9]{1,20})/([0-9]{1,20})(?![0-9a-z./])"
 )
 _LESS = re.compile(r"<=|\\leq?(?:slant)?(?![a-z])")
-_GREATER = re.compile(r">=|\\geq?(?:slant)?(?![a-z])")
+_AT_LEAST = re.compile(r">=|\\geq?(?:slant)?(?![a-z])")
 _MODULUS = re.compile(
     r"\\p?mod\s?(?:\{[^{}]{0,40}\}|[0-9]{1,20})|\(\\(?:b|text|mathrm)?mod[^()]{0,40}\)"
 )
@@ -204,7 +262,7 @@ def normalise(text: str) -> str:
     text = text.strip()[:LONGEST_EXPRESSION].translate(_PLAIN)
     text = _SIGN_OF_ROOT.sub(_as_root, _MODULUS.sub("", text))
     text = _without_name(_POINT.sub("", _ARTICLE.sub("", text).strip("$ .\n").rstrip("\\")))
-    text = _LESS.sub("\u2264", _GREATER.sub("\u2265", text))
+    text = _LESS.sub("\u2264", _AT_LEAST.sub("\u2265", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = text.replace("\\\\", ";").replace("\\{", "{").replace("\\}", "}")
     text = (
@@ -225,7 +283,7 @@ def normalise(text: str) -> str:
     if option := _LETTER_AND_TEXT.fullmatch(text):
         return option[1]
     text = _LETTER_IN_BRACKETS.sub(r"\1", text).rstrip("%.")
-    return intervals.from_inequality(text) or text
+    return from_inequality(text) or text
 
 
 def _as_root(match: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ A text without a figure may spell its number out ("The answer is eighteen.").
 import re
 from collections import deque
 
-from sirt_ray.core import spelled
+from sirt_ray.verifier import numerals
 from sirt_ray.verifier.numerals import LONGEST_NUMBER, Number, equal, numbers_in, plain
 from sirt_ray.verifier.statements import (
     WINDOW,
@@ -78,7 +78,7 @@ def extract(text: str) -> Found | None:
 
 def _spelled_out(text: str) -> Found | None:
     """A number in words is no answer where it is only mentioned ("the two of them")."""
-    figures = spelled.in_figures(text)
+    figures = numerals.in_figures(text)
     if figures == text:
         return None
     found = _extract(figures)

@@ -86,7 +86,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
     from sirt_ray.training.forward import CompletionLogps
     from sirt_ray.training.model import checkpoint_activations, load_model, prepare
     from sirt_ray.training.objectives import Refinement
-    from sirt_ray.training.reference import reference_logps
+    from sirt_ray.training.scoring import reference_logps
     from sirt_ray.training.tasks import Source
     from sirt_ray.training.workdir import WorkFolder, read_lines
 

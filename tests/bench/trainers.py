@@ -32,9 +32,8 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     from sirt_ray.training.engine import PlainEngine
     from sirt_ray.training.fit import Fit, Settings
     from sirt_ray.training.forward import CompletionLogps
-    from sirt_ray.training.objectives import Refinement
-    from sirt_ray.training.reference import reference_logps
-    from sirt_ray.training.sft import Tuning
+    from sirt_ray.training.objectives import Refinement, Tuning
+    from sirt_ray.training.scoring import reference_logps
     from sirt_ray.training.workdir import WorkFolder
 
     resources = TrainerResources(

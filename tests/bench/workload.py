@@ -181,9 +181,8 @@ def flops(made: Any, examples: list[TrainingExample], at_once: int, shared: bool
     """Of the examples' training, and of the reference's pass where there is one, in optimizer
     batches of `at_once`. `shared`: what examples of a question have in common goes through the
     model once."""
-    from sirt_ray.training.batching import micro_batches
+    from sirt_ray.training.batching import grouped, micro_batches
     from sirt_ray.training.metrics import forwarded, model_size
-    from sirt_ray.training.packing import grouped
 
     size = model_size(made)
     assert size is not None

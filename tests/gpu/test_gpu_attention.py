@@ -9,9 +9,9 @@ from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
+from sirt_ray.training.batching import grouped, micro_batch
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.forward import Abilities, CompletionLogps
-from sirt_ray.training.packing import grouped, micro_batch
 
 SIZES: dict[str, Any] = {
     "vocab_size": 101,

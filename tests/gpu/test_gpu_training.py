@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray.cli.train import main
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import RefineConfig, TuneConfig
-from sirt_ray.optimization import LoraConfig
+from sirt_ray.config.training import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.training import run as training
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.metrics import model_size

@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import RefineConfig, TuneConfig
+from sirt_ray.config.training import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.core.encoding import encode_demonstration
-from sirt_ray.optimization import LoraConfig
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workdir import read_lines

@@ -3,7 +3,8 @@
 import ray
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
-from sirt_ray.on_ray import live_cluster, needs
+from sirt_ray.on_ray import cluster as live_cluster
+from sirt_ray.on_ray import cluster as needs
 from sirt_ray.planning.placement import Setup, place, problem
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sirt_ray.publish.card import UNLICENSED
 from sirt_ray.publish.folder import export_student
 from sirt_ray.publish.students import find_student
-from sirt_ray.training import health
+from sirt_ray.training import metrics
 from sirt_ray.training.workdir import read_lines
 from tests.event_files import curves
 from tests.run_folders import content, events
@@ -200,7 +200,7 @@ def test_the_same_command_again_touches_nothing(undisturbed: Path) -> None:
     run(undisturbed.parent, **SMALL)
     assert stamps(undisturbed) == before
     said = {event["event"] for event in events(undisturbed)[told:]}
-    assert said - set(health.WORDS) == {"reused", "finished"}
+    assert said - set(metrics.WORDS) == {"reused", "finished"}
 
 
 def test_a_changed_setting_is_refused(undisturbed: Path) -> None:

@@ -16,14 +16,13 @@ from transformers import AutoTokenizer
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
-from sirt_ray.on_ray import needs
+from sirt_ray.logs import Place, at
+from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
-from sirt_ray.on_ray.metrics import METRICS
+from sirt_ray.on_ray.metrics import METRICS, StageMetrics
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 from sirt_ray.on_ray.sampling.run import sample
-from sirt_ray.on_ray.stage_metrics import StageMetrics
-from sirt_ray.place import Place, at
 from tests.asked import (
     PLAN,
     QUESTIONS,
@@ -186,11 +185,11 @@ def test_labels_that_no_node_has_are_refused(ray_cluster: None, tmp_path: Path) 
 
 def test_all_that_the_cluster_can_never_give_is_said_at_once(ray_cluster: None) -> None:
     wants = (
-        needs.of_engine("student", EngineConfig(num_cpus=64)),
-        needs.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2)),
+        cluster.of_engine("student", EngineConfig(num_cpus=64)),
+        cluster.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2)),
     )
     with pytest.raises(ResourceError) as refused:
-        needs.check_resources(*wants)
+        cluster.check_resources(*wants)
     engine, trainer = str(refused.value).splitlines()
     assert "64 CPU on one node" in engine
     assert "missing: 2 CPU" in trainer

@@ -26,7 +26,7 @@ def deployed(ray_cluster: None) -> Iterator[Any]:
     def deploy(arguments: dict[str, Any], environment: dict[str, str]) -> Any:
         application = {
             "name": "student",
-            "import_path": "sirt_ray.on_ray.serve_app:build",
+            "import_path": "sirt_ray.on_ray.serve.app:build",
             "args": arguments,
             "runtime_env": {"env_vars": environment},
         }

@@ -12,8 +12,7 @@ import pytest
 
 from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.config.study import Cell, Study
-from sirt_ray.driver.study import How
-from sirt_ray.side_by_side import side_by_side
+from sirt_ray.driver.study import How, side_by_side
 
 STUDY = Path(__file__).parents[2] / "jobs" / "study_quickstart.yaml"
 SMALL = {

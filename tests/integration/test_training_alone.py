@@ -10,13 +10,13 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from sirt_ray.cli.train import main
+from sirt_ray.cli.main import main
 from sirt_ray.training.workdir import last_line
 
 WITHOUT = """
 import sys
 sys.modules["ray"] = sys.modules["deepspeed"] = sys.modules["vllm"] = None
-from sirt_ray.training.__main__ import main
+from sirt_ray.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -30,7 +30,16 @@ def words(room: Path, out: Path) -> list[str]:
         "resources.gpus_per_worker": "0",
     }
     return [
-        *("dpo", "--model", str(room / "base"), "--data", str(room / "pairs"), "--out", str(out)),
+        *(
+            "train",
+            "dpo",
+            "--model",
+            str(room / "base"),
+            "--data",
+            str(room / "pairs"),
+            "--out",
+            str(out),
+        ),
         *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
     ]
 

@@ -12,12 +12,11 @@ from sirt_ray.config.resources import EngineConfig, TrainerResources
 from sirt_ray.config.training import TuneConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
-from sirt_ray.logs import Said, heard_by
+from sirt_ray.logs import Said, heard_by, waiting
 from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
 from sirt_ray.training.tasks import Source
-from sirt_ray.waiting import waiting
 from tests.bars import Bars
 from tests.sleeping import SleepingEngine
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray import storage_copies
+from sirt_ray.storage import object_store
 from tests.s3_server import ALWAYS_ALLOWED, allow, environment, file_system, s3_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read by torch when it is imported.
@@ -31,7 +31,7 @@ def node(
     """Be another node, with a disk of its own, while the block runs."""
     for name, value in environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
-    storage_copies._store.cache_clear()
+    object_store._store.cache_clear()
 
     @contextmanager
     def be(name: str) -> Iterator[None]:

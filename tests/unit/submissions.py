@@ -3,7 +3,7 @@
 from ray.job_submission import JobDetails, JobStatus
 
 from sirt_ray.on_ray.serve_apps import run_id
-from sirt_ray.on_ray.submissions import Submission, SubmittedRun, submission_id
+from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, submission_id
 
 RUN = SubmittedRun("mine", "/shared/runs/mine", "9d0c", (run_id("/shared/runs/mine"),))
 

@@ -7,15 +7,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import TuneConfig
+from sirt_ray.config.training import LoraConfig, TuneConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
-from sirt_ray.optimization import LoraConfig
 from sirt_ray.planning import memory
 from sirt_ray.planning.models import configured_shape
 from sirt_ray.training import attention
+from sirt_ray.training.batching import MicroBatch, grouped, micro_batch
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.model import Model, add_lora, checkpoint_activations
-from sirt_ray.training.packing import MicroBatch, grouped, micro_batch
 from sirt_ray.training.tasks import Source
 
 SETTINGS = {

@@ -10,7 +10,7 @@ import tiny
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.cli.train import main
+from sirt_ray.cli.main import main
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.errors import DataError
 from sirt_ray.training import external_data
@@ -38,7 +38,9 @@ def answers(tmp_path: Path) -> Path:
 
 
 def train(kind: str, base: Path, data: Path, out: Path, *more: str) -> int:
-    return main([kind, "--model", str(base), "--data", str(data), "--out", str(out), *more])
+    return main(
+        ["train", kind, "--model", str(base), "--data", str(data), "--out", str(out), *more]
+    )
 
 
 def test_tuning_on_given_rows_is_done_once(
@@ -90,7 +92,7 @@ def test_nothing_is_begun_that_cannot_work(
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dpo", "--model", "m"]) == 2
+    assert main(["train", "dpo", "--model", "m"]) == 2
     said = capsys.readouterr().err
     assert "data: is required" in said and "out: is required" in said
 
@@ -102,7 +104,10 @@ def test_settings_come_from_a_file_and_then_from_the_command_line(
     file = tmp_path / "settings.yaml"
     file.write_text(json.dumps(asked))
     out = tmp_path / "out"
-    assert main(["sft", str(file), "--out", str(out), *QUICK, "--set", "tune.max_steps=1"]) == 0
+    assert (
+        main(["train", "sft", str(file), "--out", str(out), *QUICK, "--set", "tune.max_steps=1"])
+        == 0
+    )
     assert len(read_lines(out / "student" / "metrics.jsonl")) == 1
 
 

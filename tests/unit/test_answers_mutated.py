@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sirt_ray.core import option_texts
 from sirt_ray.verifier import answers
+from sirt_ray.verifier import choices as option_texts
 from tests import responses
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.training.batching import BatchPlan, micro_batches, num_tokens
-from sirt_ray.training.packing import Group
+from sirt_ray.training.batching import BatchPlan, Group, micro_batches, num_tokens
 
 
 def group(number: int, num_prompt: int, *num_completions: int) -> Group:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sirt_ray.config.training import TuneConfig
-from sirt_ray.training.choice import better, judged, out_of_patience
+from sirt_ray.training.fit import better, judged, out_of_patience
 from sirt_ray.training.workdir import State
 
 

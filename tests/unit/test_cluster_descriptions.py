@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sirt_ray.errors import ConfigError
-from sirt_ray.on_ray import live_cluster
+from sirt_ray.on_ray import cluster as live_cluster
 from sirt_ray.planning import gpus
 from sirt_ray.planning.clusters import described
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from fakes import job
 
-from sirt_ray import cluster_plan, hours
+from sirt_ray.artifacts.store import State
 from sirt_ray.cli.main import main
+from sirt_ray.driver import plan as cluster_plan
+from sirt_ray.driver import plan as hours
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.placement import place
-from sirt_ray.survey import State
 
 JOBS = Path(__file__).parents[2] / "jobs"
 ALL = sorted(JOBS.glob("**/*.yaml"))

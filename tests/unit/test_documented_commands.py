@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from sirt_ray.cli import completion, main
-from sirt_ray.cli import train as training
 from tests import newcomer
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +89,7 @@ def understood(command: str) -> None:
         else:
             assert words[1] in subcommands()
     elif words[2] == "sirt_ray.training" and len(words) > 3:
-        parse(training._parser(), words[3:])
+        parse(main._parser(), ["train", *words[3:]])
     elif words[2].startswith(("sirt_ray", "tests")):
         assert find_spec(words[2]) is not None, words[2]
     for word in words:

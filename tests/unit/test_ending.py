@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from sirt_ray import exit_codes
-from sirt_ray.cli.main import main
+from sirt_ray.cli import main
 
 
 class TestErrorsThatNobodyHasThoughtOf:
@@ -56,7 +56,9 @@ def test_every_command_can_be_debugged() -> None:
         action for action in main._parser()._actions if isinstance(action, _SubParsersAction)
     )
     for name, command in commands.choices.items():
-        assert "--debug" in command.format_help(), name
+        inner = [a for a in command._actions if isinstance(a, _SubParsersAction)]
+        for parser in [p for a in inner for p in a.choices.values()] or [command]:
+            assert "--debug" in parser.format_help(), name
 
 
 def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

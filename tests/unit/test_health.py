@@ -7,8 +7,8 @@ import pytest
 
 from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
-from sirt_ray.training import health
-from sirt_ray.training.health import Line
+from sirt_ray.training import metrics
+from sirt_ray.training.metrics import Line
 from sirt_ray.training.objectives import Refinement
 
 
@@ -24,14 +24,14 @@ def line(step: int, fall: float = 0.0, beta: float = 0.1) -> dict[str, Any]:
 
 
 def test_length_ratio_is_of_tokens_over_all_pairs() -> None:
-    assert health.length_ratio([pair(30, 5), pair(10, 15)]) == 2.0
+    assert metrics.length_ratio([pair(30, 5), pair(10, 15)]) == 2.0
 
 
 @pytest.mark.parametrize(
     ("ratio", "expected"), [(0.79, True), (0.8, False), (1.25, False), (1.3, True)]
 )
 def test_lengths_drift_outside_their_range(ratio: float, expected: bool) -> None:
-    assert health.drifts(ratio) == expected
+    assert metrics.drifts(ratio) == expected
 
 
 def falling(falls: Iterable[float], beta: float = 0.1) -> list[dict[str, Any]]:
@@ -41,10 +41,10 @@ def falling(falls: Iterable[float], beta: float = 0.1) -> list[dict[str, Any]]:
 def test_fall_is_in_nats_a_token_in_the_middle_of_the_newest_lines() -> None:
     rising = falling(range(12), beta=0.5)
     # The last ten lost 2, 3, ... 11 nats.
-    assert health.chosen_fall(rising, beta=0.5) == pytest.approx(6.5 / 20)
+    assert metrics.chosen_fall(rising, beta=0.5) == pytest.approx(6.5 / 20)
     # Five lines lost 8 nats; before them there were five without a fall.
-    assert health.chosen_fall(falling([8.0] * 5), beta=0.1) == pytest.approx(4.0 / 20)
-    assert health.chosen_fall(falling([-8.0] * 10), beta=0.1) == pytest.approx(-8.0 / 20)
+    assert metrics.chosen_fall(falling([8.0] * 5), beta=0.1) == pytest.approx(4.0 / 20)
+    assert metrics.chosen_fall(falling([-8.0] * 10), beta=0.1) == pytest.approx(-8.0 / 20)
 
 
 def test_a_few_bad_steps_are_no_fall_and_a_lasting_one_is() -> None:
@@ -77,14 +77,14 @@ def test_a_warning_keeps_the_step_that_raised_it() -> None:
     before: Line | None = None
     seen: list[dict[str, int]] = []
     for step, names in enumerate([["a"], [], ["b"], ["a", "b"]], start=1):
-        seen.append(health.raised(before, names, step))
+        seen.append(metrics.raised(before, names, step))
         before = {"step": step, "warnings": seen[-1]}
     assert seen == [{"a": 1}, {"a": 1}, {"a": 1, "b": 3}, {"a": 1, "b": 3}]
-    assert health.raised(None, [], 1) == {}
+    assert metrics.raised(None, [], 1) == {}
 
 
 def test_the_record_says_what_to_do_about_each() -> None:
-    described = health.described({"length_drift": 1, "chosen_logp_falls": 40})
+    described = metrics.described({"length_drift": 1, "chosen_logp_falls": 40})
     assert [(one["name"], one["step"]) for one in described] == [
         ("length_drift", 1),
         ("chosen_logp_falls", 40),

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from stored_runs import Node, run_dir, write
 
-from sirt_ray.artifacts.locks import locked
+from sirt_ray.artifacts.locks import held, locked
 from sirt_ray.errors import ArtifactError
-from sirt_ray.lease import held
 from sirt_ray.storage import object_store
 
 
@@ -19,7 +18,7 @@ class TestOneDriver:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, seconds in (("BEAT", 0.1), ("SETTLED", 0.05)):
-            monkeypatch.setattr(f"sirt_ray.lease._{name}_SECONDS", seconds)
+            monkeypatch.setattr(f"sirt_ray.artifacts.locks._{name}_SECONDS", seconds)
 
     def test_a_second_driver_elsewhere_is_told_who_is_at_work(
         self, node: Node, bucket: str
@@ -54,14 +53,14 @@ class TestOneDriver:
             return content[:-1] if content and next(torn, False) else content
 
         with node("one"), held(run_dir(bucket)):
-            monkeypatch.setattr("sirt_ray.lease.object_store.read", read)
+            monkeypatch.setattr("sirt_ray.artifacts.locks.object_store.read", read)
             with pytest.raises(ArtifactError, match="another driver"), held(run_dir(bucket)):
                 pytest.fail("two drivers")
 
     def test_a_killed_driver_holds_for_seconds(
         self, node: Node, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sirt_ray.lease._DEAD_AFTER_SECONDS", 0.6)
+        monkeypatch.setattr("sirt_ray.artifacts.locks._DEAD_AFTER_SECONDS", 0.6)
         with node("one"):
             self.lease(bucket)
             began = time.monotonic()

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sirt_ray.logs import FORMAT_VARIABLE, JsonFormatter, heard_by, tell
-from sirt_ray.place import Place, at, at_artifact, here, in_run
+from sirt_ray.logs import (
+    FORMAT_VARIABLE,
+    JsonFormatter,
+    Place,
+    at,
+    at_artifact,
+    heard_by,
+    here,
+    in_run,
+    tell,
+)
 from sirt_ray.report.journal import LOG_FILE, RunJournal, run_console
 from sirt_ray.report.progress import LogProgress
 

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from fakes import FakeStages, Heard, Killed, job
 
-from sirt_ray.artifacts.store import Store
+from sirt_ray.artifacts.store import Store, Survey
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError
-from sirt_ray.survey import Survey
 
 WHOLE = [
     "questions",

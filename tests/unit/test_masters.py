@@ -4,8 +4,8 @@ import psutil
 import torch
 from torch.nn import Parameter
 
-from sirt_ray.training.masters import Masters
-from sirt_ray.training.memory import peak_memory_gib
+from sirt_ray.training.engine import Masters
+from sirt_ray.training.metrics import peak_memory_gib
 
 
 def coarse(value: float) -> Parameter:

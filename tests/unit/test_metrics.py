@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
+from sirt_ray.logs import Place, at
 from sirt_ray.on_ray import metrics
 from sirt_ray.on_ray.engine.protocol import ReplicaLoad
-from sirt_ray.on_ray.metrics import METRICS, Emitter, count_part, show_training
+from sirt_ray.on_ray.metrics import METRICS, Emitter, StageMetrics, count_part, show_training
 from sirt_ray.on_ray.sampling.monitor import Watch
-from sirt_ray.on_ray.stage_metrics import StageMetrics
-from sirt_ray.place import Place, at
 
 Series = dict[tuple[str, ...], float]
 PLACE = Place("mine", "round_01", "samples")

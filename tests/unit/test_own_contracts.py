@@ -16,8 +16,7 @@ from sirt_ray.config.custom import OwnBenchmarkConfig
 from sirt_ray.config.data import DataConfig
 from sirt_ray.config.training import PairsConfig
 from sirt_ray.core import prompts
-from sirt_ray.core.own_pairs import OwnRule
-from sirt_ray.core.pairs import make_pairs
+from sirt_ray.core.pairs import OwnRule, make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.types import Judgement, Question

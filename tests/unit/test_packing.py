@@ -17,14 +17,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from sirt_ray.config.training import LoraConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.core.losses import PairSettings, preference_loss
-from sirt_ray.optimization import LoraConfig
 from sirt_ray.training import attention, forward
+from sirt_ray.training.batching import grouped, micro_batch
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.model import add_lora
-from sirt_ray.training.packing import grouped, micro_batch
 from sirt_ray.training.tasks import Source
 
 CPU = torch.device("cpu")

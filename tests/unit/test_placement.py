@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cluster_plan import setup_of
 from sirt_ray.config import study as studies
 from sirt_ray.config.resources import ResourcesConfig, TrainerResources
-from sirt_ray.config.training import RefineConfig, TuneConfig
-from sirt_ray.optimization import LoraConfig
+from sirt_ray.config.training import LoraConfig, RefineConfig, TuneConfig
+from sirt_ray.driver.plan import setup_of
 from sirt_ray.planning import memory, remedies
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.models import shape_of

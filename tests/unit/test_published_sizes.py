@@ -9,9 +9,8 @@ import pytest
 
 from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.base import PAPER_NUM_TRAIN, Hub, Part
-from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.benchmarks.registry import PUBLISHED, REGISTRY
 from sirt_ray.benchmarks.selection import select_training, text_key
-from sirt_ray.benchmarks.sizes import PUBLISHED
 from sirt_ray.errors import DataError
 from sirt_ray.types import Question
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from trained_runs import TrainedStages, export, write
 
-from sirt_ray.cli.main import main
+from sirt_ray.cli import main
 from tests.hub_receiver import receiver
 
 TOKEN = "hf_write_0123456789"

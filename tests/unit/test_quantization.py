@@ -8,10 +8,9 @@ import tiny
 import torch
 
 from sirt_ray.config import load
-from sirt_ray.config.training import TuneConfig
+from sirt_ray.config.training import LoraConfig, TuneConfig
 from sirt_ray.errors import ConfigError, ResourceError
-from sirt_ray.optimization import LoraConfig
-from sirt_ray.training import quantization
+from sirt_ray.training import model
 from sirt_ray.training.model import load_model, weights_key
 from sirt_ray.training.tasks import Source
 
@@ -39,7 +38,7 @@ def no_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_double_quantised_nf4_is_asked_for(bitsandbytes: None) -> None:
-    asked = quantization.arguments(torch.bfloat16, torch.device("cuda", 1))
+    asked = model.arguments(torch.bfloat16, torch.device("cuda", 1))
     assert asked["device_map"] == {"": torch.device("cuda", 1)}
     settings = asked["quantization_config"].to_dict()
     assert settings["load_in_4bit"] and settings["bnb_4bit_use_double_quant"]
@@ -49,13 +48,13 @@ def test_double_quantised_nf4_is_asked_for(bitsandbytes: None) -> None:
 
 def test_no_gpu_is_refused(bitsandbytes: None) -> None:
     with pytest.raises(ResourceError, match=r"needs a GPU for every training worker\. Provide"):
-        quantization.check(on_gpu=False)
-    quantization.check(on_gpu=True)
+        model.check(on_gpu=False)
+    model.check(on_gpu=True)
 
 
 def test_no_bitsandbytes_is_refused(no_bitsandbytes: None) -> None:
     with pytest.raises(ResourceError, match=r"package bitsandbytes \(pip install"):
-        quantization.check(on_gpu=True)
+        model.check(on_gpu=True)
 
 
 def test_loading_on_a_cpu_is_refused_but_exporting_reads_the_base_as_it_is(tmp_path: Path) -> None:

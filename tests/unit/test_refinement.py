@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import RefineConfig
+from sirt_ray.config.training import LoraConfig, RefineConfig
 from sirt_ray.core.encoding import TrainingExample, encode_pair
 from sirt_ray.errors import StageError
-from sirt_ray.optimization import LoraConfig
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.data import pair_examples, refinement_data, stored_reference
 from sirt_ray.training.engine import PlainEngine

@@ -20,8 +20,8 @@ from sirt_ray.training.data import pair_examples, refinement_data, stored_refere
 from sirt_ray.training.engine import PlainEngine
 from sirt_ray.training.fit import Fit, Settings
 from sirt_ray.training.forward import Abilities, CompletionLogps
-from sirt_ray.training.kto import UnpairedRefinement
 from sirt_ray.training.model import load_model
+from sirt_ray.training.objectives import UnpairedRefinement
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
 from sirt_ray.training.workdir import WorkFolder, read_lines

@@ -13,7 +13,7 @@ from sirt_ray.on_ray.engine.options import (
     questions_per_call,
     target_calls,
 )
-from sirt_ray.on_ray.llm_server import failure_reason
+from sirt_ray.on_ray.engine.vllm import failure_reason
 from sirt_ray.on_ray.sampling.prompts import completion_texts
 from sirt_ray.on_ray.sampling.run import uncovered
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed, stop_reason

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.optimization import TrainingConfig
-from sirt_ray.training.schedule import learning_rate
+from sirt_ray.config.training import TrainingConfig
+from sirt_ray.training.fit import learning_rate
 
 
 def rates(steps: int, **changed: Any) -> list[float]:

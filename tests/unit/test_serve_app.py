@@ -27,7 +27,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def built(arguments: dict[str, Any]) -> BuiltApplication:
-    builder = import_attr("sirt_ray.on_ray.serve_app:build")
+    builder = import_attr("sirt_ray.on_ray.serve.app:build")
     application = call_user_app_builder_with_args_if_necessary(builder, arguments)
     return build_app(application, name="student", default_runtime_env={})
 
@@ -48,7 +48,7 @@ def test_the_manifest_is_what_serve_reads(key: str) -> None:
     config = yaml.safe_load(yaml.safe_load(MANIFEST.read_text())["spec"]["serveConfigV2"])
     schema = ServeDeploySchema.model_validate(config)
     (application,) = schema.applications
-    assert import_attr(application.import_path) is import_attr("sirt_ray.on_ray.serve_app:build")
+    assert import_attr(application.import_path) is import_attr("sirt_ray.on_ray.serve.app:build")
     assert application.args["model"].startswith("s3://")
     (deployment,) = built(application.args | {"model": "quickstart:student"}).deployments
     name, _, settings, _ = deployment.init_args

@@ -11,14 +11,13 @@ import pytest
 from rich.console import Console
 from stored_runs import Node, run_dir, write
 
-from sirt_ray.artifacts.store import RECORD, Store
+from sirt_ray.artifacts.store import RECORD, Store, Survey
 from sirt_ray.errors import ArtifactError, ConfigError, StorageError
 from sirt_ray.logs import heard_by, tell
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.storage import object_store
 from sirt_ray.storage.hashing import content_key
 from sirt_ray.storage.uri import masked
-from sirt_ray.survey import Survey
 from sirt_ray.types import Score, Scores
 from tests.s3_server import KEY, SECRET, allow
 

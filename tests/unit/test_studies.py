@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeStages, Heard, Killed
 
-from sirt_ray.artifacts.store import Store
+from sirt_ray.artifacts.store import Store, Survey
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.main import main
 from sirt_ray.config import study as studies
@@ -13,7 +13,6 @@ from sirt_ray.config.study import Cell, Study
 from sirt_ray.core.loop import Loop
 from sirt_ray.driver.plan import work_of
 from sirt_ray.errors import ArtifactError, ConfigError
-from sirt_ray.survey import Survey
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
 GOOD = """\

@@ -19,8 +19,8 @@ from sirt_ray.cli import submit as submit_command
 from sirt_ray.cli.main import main
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.on_ray.serve_apps import apps, run_id
-from sirt_ray.on_ray.submissions import Submission, explained
 from sirt_ray.on_ray.submit.client import Cluster, pack
+from sirt_ray.on_ray.submit.submissions import Submission, explained
 from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
 from sirt_ray.storage import object_store
 from sirt_ray.training.workdir import WorkFolder
@@ -59,7 +59,7 @@ def test_a_job_brings_its_file_and_this_package_and_no_more(tmp_path: Path) -> N
     sent.mkdir()
     pack(sent, job, with_package=True)
     names = {path.relative_to(sent).as_posix() for path in sent.rglob("*") if path.is_file()}
-    assert {"mine.yaml", "sirt_ray/cli.py", "sirt_ray/py.typed"} <= names
+    assert {"mine.yaml", "sirt_ray/cli/main.py", "sirt_ray/py.typed"} <= names
     assert "sirt_ray/quickstart/assets/student/model.safetensors" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     assert sum((sent / name).stat().st_size for name in names) < 20 << 20

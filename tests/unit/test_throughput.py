@@ -9,14 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sirt_ray.config.training import LoraConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
-from sirt_ray.optimization import LoraConfig
-from sirt_ray.training.batching import micro_batches
+from sirt_ray.training.batching import grouped, micro_batch, micro_batches
 from sirt_ray.training.forward import Abilities, CompletionLogps
-from sirt_ray.training.memory import peak_memory_gib
-from sirt_ray.training.metrics import Forwarded, forwarded, model_size, peak_flops
+from sirt_ray.training.metrics import Forwarded, forwarded, model_size, peak_flops, peak_memory_gib
 from sirt_ray.training.model import add_lora
-from sirt_ray.training.packing import grouped, micro_batch
 from sirt_ray.training.tasks import Source
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tracked_runs import STEPS, run
 
-from sirt_ray.tracking.feed import Sent
+from sirt_ray.tracking.sender import Sent
 from tests.event_files import curves
 
 

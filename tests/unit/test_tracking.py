@@ -11,15 +11,13 @@ from fakes import job
 from tracked_runs import STEPS, run, tracked_job
 
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli.main import main
+from sirt_ray.cli import main
 from sirt_ray.config import load
 from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
-from sirt_ray.tracking import packages
+from sirt_ray.tracking import sender as packages
 from sirt_ray.tracking.base import Examples, Figures, Origin
-from sirt_ray.tracking.feed import Sent
-from sirt_ray.tracking.packages import check_installed
-from sirt_ray.tracking.sender import Sender, Trackers
+from sirt_ray.tracking.sender import Sender, Sent, Trackers, check_installed
 from sirt_ray.training.workdir import Tail
 
 

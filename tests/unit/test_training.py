@@ -14,14 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import TuneConfig
+from sirt_ray.config.training import LoraConfig, TuneConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample, encode_demonstration
 from sirt_ray.errors import DataError, StageError
-from sirt_ray.optimization import LoraConfig
 from sirt_ray.training.data import held_out_questions
 from sirt_ray.training.metrics import MEASURED
+from sirt_ray.training.objectives import Tuning
 from sirt_ray.training.run import run
-from sirt_ray.training.sft import Tuning
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import WorkFolder, read_lines
 

@@ -161,4 +161,4 @@ class TestEveryPlaceInTheCode:
         named = calls_in_the_package().items()
         executed = {place.partition(":")[0] for place, (name, _) in named if name in _EXECUTES}
         # What a job's own file holds, and only where `--allow-code` allows it.
-        assert executed == {"own_code.py"}
+        assert executed == {"user_code.py"}

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sirt_ray import waiting as waits
-from sirt_ray.logs import heard_by
-from sirt_ray.place import at_artifact, in_run
-from sirt_ray.waiting import Wait, waiting
+from sirt_ray import logs as waits
+from sirt_ray.logs import Wait, at_artifact, heard_by, in_run, waiting
 
 WHAT = "godot"
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import TuneConfig
-from sirt_ray.training.zero import deepspeed_config
+from sirt_ray.training.engine import deepspeed_config
 
 
 @pytest.mark.parametrize(

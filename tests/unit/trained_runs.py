@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from written_runs import WrittenStages, write_run
 
 from sirt_ray.artifacts.store import Artifact
-from sirt_ray.cli.main import main
+from sirt_ray.cli import main
 from sirt_ray.core.interfaces import Counts, Policy
 from tests.tiny import save_student, save_talker, write_demonstrations, write_pairs
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from sirt_ray.benchmarks.base import Benchmark, Hub, Part
 from sirt_ray.errors import DataError
-from sirt_ray.waiting import waiting
+from sirt_ray.logs import waiting
 
 
 def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:

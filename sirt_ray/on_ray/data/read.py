@@ -29,12 +29,12 @@ from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config.data import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
+from sirt_ray.logs import waiting
+from sirt_ray.on_ray.cluster import room
 from sirt_ray.on_ray.data.hub import download
 from sirt_ray.on_ray.data.splits import write_splits
-from sirt_ray.on_ray.room import room
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
-from sirt_ray.waiting import waiting
 
 _ROWS_PER_BLOCK = 1000
 """Of rows that the driver hands over. Files are cut into blocks by Ray Data."""

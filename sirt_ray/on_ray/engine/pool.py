@@ -10,13 +10,13 @@ import ray
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray import needs, serve_apps
+from sirt_ray.on_ray import cluster, serve_apps
+from sirt_ray.on_ray.cluster import on_gpu
 from sirt_ray.on_ray.engine.api import endpoint_engine, endpoint_resources
 from sirt_ray.on_ray.engine.server import ModelServer
-from sirt_ray.on_ray.needs import on_gpu
 from sirt_ray.planning.resources import Need, fits, less, starts_early, stays_beside
 from sirt_ray.quickstart import assets
-from sirt_ray.training import quantization
+from sirt_ray.training import model
 
 Role = Literal["teacher", "student"]
 
@@ -32,12 +32,12 @@ class Engines:
     def check_cluster(self) -> None:
         """Raise one ResourceError for everything that the cluster can never give."""
         roles: list[Role] = ["teacher", "student"] if self._job.teacher.answers else ["student"]
-        needs.check_resources(
-            *(needs.of_engine(role, self._resources(role)) for role in roles),
-            needs.of_trainer(self._job.resources.trainer),
+        cluster.check_resources(
+            *(cluster.of_engine(role, self._resources(role)) for role in roles),
+            cluster.of_trainer(self._job.resources.trainer),
         )
         if self._job.quantizes:
-            quantization.check(needs.gpus_per_worker(self._job.resources.trainer) > 0)
+            model.check(cluster.gpus_per_worker(self._job.resources.trainer) > 0)
 
     def begin(self, teacher: Policy, student: Policy) -> None:
         """Start the teacher, which answers first, and beside it, where there is room for both, the
@@ -75,14 +75,14 @@ class Engines:
         a later stage starts them."""
         self.stop("teacher")
         resources = self._job.resources
-        wanted = needs.of_trainer(resources.trainer)
+        wanted = cluster.of_trainer(resources.trainer)
         if not stays_beside(resources.student, wanted, ray.available_resources()):
             self.stop("student")
 
     def _make_room_for_teacher(self) -> Need:
         """Stop a student's engine that an earlier job has left, if the teacher does not fit beside
         it; returns what the teacher needs."""
-        needed = needs.of_engine("teacher", self._resources("teacher"))
+        needed = cluster.of_engine("teacher", self._resources("teacher"))
         if "student" in self._up and not fits(needed, ray.available_resources()):
             self.stop("student")
         return needed

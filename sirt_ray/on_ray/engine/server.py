@@ -23,19 +23,77 @@ from ray.serve.handle import DeploymentHandle
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
-from sirt_ray.on_ray import needs
-from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
-from sirt_ray.on_ray.engine.options import target_calls
+from sirt_ray.logs import Wait, waiting
+from sirt_ray.on_ray import cluster
+from sirt_ray.on_ray.cluster import check_resources, on_gpu, room, waits_for_room
+from sirt_ray.on_ray.engine.options import engine_kwargs, environment, most_calls, target_calls
 from sirt_ray.on_ray.engine.protocol import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.engine.vllm import VllmEngine
-from sirt_ray.on_ray.needs import check_resources, on_gpu
-from sirt_ray.on_ray.room import room, waits_for_room
-from sirt_ray.on_ray.samplers import Samplers
+from sirt_ray.on_ray.sampling.actors import Samplers
 from sirt_ray.on_ray.serve_apps import app_name
 from sirt_ray.planning.resources import bundles
 from sirt_ray.storage import object_store
-from sirt_ray.waiting import Wait, waiting
+
+# FOLDED on_ray.deployments: How a replica with an engine is deployed on Ray Serve: its place, its health, its number.
+
+
+def deployment(
+    name: str, replica: Any, engine: EngineConfig, scaling: dict[str, Any]
+) -> serve.Deployment:
+    """`replica` as a deployment with the engine's resources; `scaling` says how many there are."""
+    gpu = on_gpu(engine)
+    group = bundles(engine, gpu)
+    labels = {"placement_group_bundle_label_selector": [engine.labels] * len(group)}
+    return serve.deployment(
+        name=name,
+        max_ongoing_requests=most_calls(engine),
+        max_constructor_retry_count=1,
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=10.0,
+        health_check_timeout_s=60.0,
+        # A line for every call would say nothing and take its time.
+        logging_config={"enable_access_log": False},
+        placement_group_bundles=group,
+        placement_group_strategy="PACK",
+        ray_actor_options={
+            "num_cpus": engine.num_cpus,
+            "runtime_env": {"env_vars": environment(engine, gpu)},
+        },
+        **(labels if engine.labels else {}),
+        **scaling,
+    )(replica)
+
+
+def replicas(engine: EngineConfig, min_replicas: int, target: int) -> dict[str, Any]:
+    """From `min_replicas` to the engine's most, by requests under way; `target` of them are enough
+    for one replica."""
+    if min_replicas == engine.max_replicas:
+        return {"num_replicas": engine.max_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": min_replicas,
+            "initial_replicas": max(1, min_replicas),
+            "max_replicas": engine.max_replicas,
+            "target_ongoing_requests": target,
+            "upscale_delay_s": engine.upscale_delay_s,
+            "downscale_delay_s": engine.downscale_delay_s,
+            "downscale_to_zero_delay_s": engine.downscale_delay_s,
+        }
+    }
+
+
+def llm_settings(engine: EngineConfig, **more_kwargs: Any) -> dict[str, Any]:
+    """What Ray's `LLMConfig` is made of, but for the model; `more_kwargs` are vLLM's."""
+    gpu = on_gpu(engine)
+    return {
+        "engine_kwargs": engine_kwargs(engine, gpu) | more_kwargs,
+        "accelerator_config": {"kind": "gpu" if gpu else "cpu"},
+        "placement_group_config": {"bundles": bundles(engine, gpu)},
+        "log_engine_metrics": False,
+        "runtime_env": {"env_vars": environment(engine, gpu)},
+    }
+
 
 _POLL_SECONDS = 0.2
 _LOAD_TIMEOUT_SECONDS = 1800.0
@@ -88,7 +146,7 @@ class ModelServer:
         """Begin to start the engines and return at once. `run`: the run's name on the cluster.
         `pointers` is a folder that every node sees. `serving`: the engine of each replica; None:
         vLLM. An application that a killed job of the same run left behind is replaced."""
-        check_resources(needs.of_engine(role, engine))
+        check_resources(cluster.of_engine(role, engine))
         app, pointer = app_name(run, role), pointers.absolute() / f"{role}.json"
         serve.start(proxy_location="Disabled")
         if app in serve.status().applications:

@@ -22,11 +22,11 @@ from filelock import FileLock
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
+from sirt_ray.logs import waiting
 from sirt_ray.storage import object_store
+from sirt_ray.storage.object_store import each
 from sirt_ray.storage.uri import is_uri, masked
-from sirt_ray.storage_copies import each
 from sirt_ray.training.tasks import Source
-from sirt_ray.waiting import waiting
 
 _KEPT = 4
 """Copies of one place, the versions of a run's student for example. Those that were used least

@@ -17,10 +17,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from sirt_ray.core.interfaces import Bar
+from sirt_ray.logs import here, thread_here
 from sirt_ray.on_ray.engine.protocol import ReplicaLoad
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import Emitter
-from sirt_ray.place import here, thread_here
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
 

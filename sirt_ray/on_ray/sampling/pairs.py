@@ -11,8 +11,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.core.demonstrations import to_tune_on
 from sirt_ray.core.encoding import as_own
 from sirt_ray.core.interfaces import Counts
-from sirt_ray.core.own_pairs import OwnRule
-from sirt_ray.core.pairs import make_pairs
+from sirt_ray.core.pairs import OwnRule, make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.quickstart import assets

@@ -18,16 +18,15 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
+from sirt_ray.logs import here, waiting
 from sirt_ray.on_ray.engine.options import calls_in_flight, questions_per_call
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.monitor import Usage, watched
 from sirt_ray.on_ray.sampling.prompts import Prompter
 from sirt_ray.on_ray.sampling.questions import AskedQuestions
 from sirt_ray.on_ray.sampling.worker import SUMMED, BlockJob, Grade, SamplingPlan
-from sirt_ray.place import here
 from sirt_ray.storage import object_store
 from sirt_ray.types import Question
-from sirt_ray.waiting import waiting
 
 _MOST_PARTS = 1000
 """Of one sampling: each costs the driver a task to hold and a file to look at."""

@@ -14,12 +14,12 @@ from typing import Any
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
 from sirt_ray.errors import StageError
+from sirt_ray.logs import Place, at
 from sirt_ray.on_ray.engine.protocol import SampleReply, SampleRequest
 from sirt_ray.on_ray.metrics import Emitter, count_part
 from sirt_ray.on_ray.sampling.prompts import Prompter
 from sirt_ray.on_ray.sampling.questions import AskedQuestions
 from sirt_ray.on_ray.sampling.retry import Asked, Asker, Unanswered
-from sirt_ray.place import Place, at
 from sirt_ray.storage import object_store
 from sirt_ray.types import Completion, Graded, Judgement, PromptKind, Question, StopReason
 

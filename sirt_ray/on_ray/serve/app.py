@@ -9,31 +9,34 @@ with connected(address, ...), opened(model, door, key, address, say) as endpoint
 client --HTTP--> Serve's proxy (the door) --> OpenAIReplica: key, vLLM's routes, engine
 """
 
+import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import ray
+from pydantic import Field
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sirt_ray.config.base import Section
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.logs import Said, heard_by
-from sirt_ray.on_ray import needs
-from sirt_ray.on_ray.deployments import deployment, llm_settings, replicas
+from sirt_ray.on_ray import cluster
+from sirt_ray.on_ray.cluster import check_resources
 from sirt_ray.on_ray.engine.options import target_requests
-from sirt_ray.on_ray.engine.server import ModelServer
-from sirt_ray.on_ray.needs import check_resources
+from sirt_ray.on_ray.engine.server import ModelServer, deployment, llm_settings, replicas
 from sirt_ray.on_ray.serve.address import Door
-from sirt_ray.on_ray.serve.auth import KeyCheck
+from sirt_ray.on_ray.serve.auth import DEFAULT_VARIABLE, KeyCheck, take_key
 from sirt_ray.on_ray.serve.replica import OpenAIReplica
-from sirt_ray.on_ray.serve.resolve import ServedModel
+from sirt_ray.on_ray.serve.resolve import ServedModel, find_model
 
 Say = Callable[[str], None]
 Result = TypeVar("Result")
@@ -82,7 +85,7 @@ def opened(
     Waits for: the engine's start, telling `say` every 30 s. Raises ResourceError where the door or
     the cluster cannot be had, ModelError or StageError with the engine's reason.
     """
-    check_resources(needs.of_engine("student", model.engine))
+    check_resources(cluster.of_engine("student", model.engine))
     app = _app_name(model)
     _open_serve(app, door, address)
     try:
@@ -168,3 +171,34 @@ def application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
     scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))
     endpoint = deployment("openai", serve.ingress()(OpenAIReplica), engine, scaling)
     return endpoint.bind(model.name, model.path, llm_settings(engine, allowed_origins=[]), key)
+
+
+# FOLDED on_ray.serve_app: `sirt serve` for a Ray Serve that reads what to run in a file, as from KubeRay's RayService.
+#
+#     applications:
+#       - name: student
+#         import_path: sirt_ray.on_ray.serve.app:build
+#         args: {model: s3://bucket/runs/mine/round_03/student, name: mine, engine: {device: gpu}}
+#
+# Serve keeps the application and its proxies; there is no command that lives as long as they do.
+
+
+class ServedApplication(Section):
+    model: str
+    """As `sirt serve` takes it, or the address of a model in object storage."""
+    name: str | None = None
+    """What clients call it; None: the run's or model's name."""
+    engine: dict[str, Any] = Field(default={})
+    """Fields of `resources.student`, as --set gives them to `sirt serve`. Name `device`: a cluster
+    that grows by itself may have no GPU yet when this is read."""
+    api_key_env: str = DEFAULT_VARIABLE
+    """The variable with the key that clients must show. Serve listens to other machines here, so
+    there must be one."""
+
+
+def build(arguments: ServedApplication) -> Application:
+    """The application. Raises ConfigError without a key, ModelError without a model; Serve shows
+    both in the application's status."""
+    key = take_key(arguments.api_key_env)
+    options = [f"{field}={json.dumps(value)}" for field, value in arguments.engine.items()]
+    return application(find_model(arguments.model, arguments.name, options), key)

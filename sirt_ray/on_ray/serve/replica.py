@@ -8,14 +8,14 @@ from sirt_ray.core.encoding import missing_chat_template
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.protocol import ReplicaFacts
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED
-from sirt_ray.on_ray.engine.weights import located
-from sirt_ray.on_ray.llm_server import (
+from sirt_ray.on_ray.engine.vllm import (
     LogMark,
     engine_client,
     failure_reason,
     llm_config,
     start_llm_server,
 )
+from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.serve.auth import App, KeyCheck, RequireKey
 from sirt_ray.training.tasks import Source
 

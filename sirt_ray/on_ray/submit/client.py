@@ -28,8 +28,8 @@ import sirt_ray
 from sirt_ray.config.resources import DriverResources
 from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import serve_apps
-from sirt_ray.on_ray.submissions import Submission, SubmittedRun, explained, submission_id
 from sirt_ray.on_ray.submit.logs import Say, Seldom
+from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, explained, submission_id
 
 _CONNECTION_SECONDS = 10.0
 _POLL_SECONDS = 1.0

@@ -10,7 +10,7 @@ import aiohttp
 from ray.job_submission import JobStatus
 
 from sirt_ray.errors import ResourceError
-from sirt_ray.on_ray.submissions import Submission
+from sirt_ray.on_ray.submit.submissions import Submission
 
 Say = Callable[[str], None]
 Result = TypeVar("Result")

@@ -12,14 +12,11 @@ from typing import Any
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.core.interfaces import Progress
 from sirt_ray.errors import StorageError
-from sirt_ray.logs import tell
+from sirt_ray.logs import Wait, here, tell, thread_here, waiting
+from sirt_ray.on_ray.cluster import of_trainer, room, waits_for_room
 from sirt_ray.on_ray.metrics import Emitter, show_training
-from sirt_ray.on_ray.needs import of_trainer
-from sirt_ray.on_ray.room import room, waits_for_room
-from sirt_ray.place import here, thread_here
 from sirt_ray.storage import object_store
 from sirt_ray.training.workdir import Tail, WorkFolder
-from sirt_ray.waiting import Wait, waiting
 
 _POLL_SECONDS = 0.5
 _POLL_STORAGE_SECONDS = 5.0

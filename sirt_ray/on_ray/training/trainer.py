@@ -18,10 +18,9 @@ from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
-from sirt_ray.logs import tell
+from sirt_ray.logs import Place, at, here, tell
 from sirt_ray.on_ray.training.monitor import watched
 from sirt_ray.on_ray.training.task_paths import on_this_node, places, with_inputs
-from sirt_ray.place import Place, at, here
 from sirt_ray.storage import object_store
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workdir import WorkFolder
@@ -135,7 +134,7 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from sirt_ray.on_ray.needs import gpus_per_worker
+    from sirt_ray.on_ray.cluster import gpus_per_worker
 
     # By default Ray looks every two seconds whether workers are done: small trainings take less.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
