@@ -18,7 +18,7 @@ from sirt_ray.on_ray.engine.options import engine_kwargs, environment
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed
 from sirt_ray.quickstart import assets, tasks
 from sirt_ray.types import Question
-from tests.bars import Bars
+from tests.helpers.bars import Bars
 
 MODEL = "quickstart:student"
 SAMPLING = SamplingConfig(temperature=0.9, max_tokens=96)

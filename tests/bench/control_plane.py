@@ -33,8 +33,8 @@ from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.run import sample
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.report.progress import LogProgress
-from tests import sleeping
-from tests.bars import Bars
+from tests.helpers import sleeping
+from tests.helpers.bars import Bars
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
 

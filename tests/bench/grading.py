@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.types import Question
-from tests import responses
+from tests.helpers import responses
 
 _SHOWN = 3
 _CHUNK = 10_000

@@ -18,7 +18,7 @@ from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.sampling.prompts import completion_texts
 from sirt_ray.types import Question
 from tests.bench.contenders import ENGINE, MODEL, SAMPLING, Rate, Work
-from tests.ports import free_port
+from tests.helpers.ports import free_port
 
 
 class _Script:

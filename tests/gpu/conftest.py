@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+
+from tests.helpers import tiny
 
 _HERE = Path(__file__).parent
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from dying import KilledAt, KilledError
 from transformers import AutoModelForCausalLM
 
-from sirt_ray.cli.train import main
+from sirt_ray.cli.main import main
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import LoraConfig, RefineConfig, TuneConfig
 from sirt_ray.training import run as training
@@ -20,7 +19,8 @@ from sirt_ray.training.model import add_lora, load_model
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import read_lines
-from tests.gpu.kinds import KINDS
+from tests.helpers.dying import KilledAt, KilledError
+from tests.helpers.kinds import KINDS
 
 NEAR = 0.02
 """Between losses of about 5 nats in bfloat16, computed in another order."""

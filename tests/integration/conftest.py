@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small_run import SMALL, run
+
+from tests.helpers.small_run import SMALL, run
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.nodes import plain_environment
-from tests.ports import free_port
-from tests.sleeping import wait_until
+from tests.helpers.nodes import plain_environment
+from tests.helpers.paths import ROOT
+from tests.helpers.ports import free_port
+from tests.helpers.sleeping import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -170,7 +171,7 @@ def test_sampling_brings_a_node_which_goes_when_it_ends(growing: Growing, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**growing.environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**growing.environment, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
     )
     try:

@@ -1,6 +1,6 @@
 """Runs that are submitted to a cluster of several nodes, which may be lost.
 
-All nodes are on this machine (`tests/nodes.py`), and so is the disk that they share. This is
+All nodes are on this machine (`tests/helpers/nodes.py`), and so is the disk that they share. This is
 `make test-cluster`, and no part of `make test`.
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from sirt_ray.training.workdir import read_lines
-from tests.nodes import Nodes
-from tests.run_folders import content
-from tests.sleeping import wait_until
-from tests.small_run import JOBS
+from tests.helpers.nodes import Nodes
+from tests.helpers.run_folders import content
+from tests.helpers.sleeping import wait_until
+from tests.helpers.small_run import JOBS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

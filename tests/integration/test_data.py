@@ -21,7 +21,7 @@ from sirt_ray.errors import DataError
 from sirt_ray.on_ray.data import read as on_ray_data
 from sirt_ray.on_ray.data.read import check_rows_available, prepare_questions, rows_identity
 from sirt_ray.types import Question
-from tests.bars import Bars
+from tests.helpers.bars import Bars
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

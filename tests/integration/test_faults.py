@@ -1,6 +1,6 @@
 """Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
 
-Most faults are set off in an engine that sleeps (`tests/sleeping.py` says what it stands for),
+Most faults are set off in an engine that sleeps (`tests/helpers/sleeping.py` says what it stands for),
 behind real Serve and Ray Data. The last tests, twenty runs that are not part of `make test`, kill
 real engines, replicas and drivers; `test_sampling.py` kills one.
 """
@@ -28,10 +28,10 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.types import Question
-from tests import sleeping
-from tests.asked import BLOCK, Sampling, engine_process
-from tests.sleeping import SleepingEngine, apple_questions, wait_until
-from tests.tiny import save_talker
+from tests.helpers import sleeping
+from tests.helpers.asked import BLOCK, Sampling, engine_process
+from tests.helpers.sleeping import SleepingEngine, apple_questions, wait_until
+from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -244,7 +244,7 @@ def test_drivers_are_lost_at_random_points(
     for at in range(5):
         out = tmp_path / str(at) / "samples"
         out.parent.mkdir()
-        command = [sys.executable, "-m", "tests.integration.sampling_driver", str(model), str(out)]
+        command = [sys.executable, "-m", "tests.helpers.sampling_driver", str(model), str(out)]
         parts = moment.randrange(len(expected) // (4 * BLOCK))
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
             wait_until(lambda: len(parquet.files(out)) >= parts, 300, f"part {parts}")  # noqa: B023

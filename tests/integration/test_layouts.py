@@ -4,10 +4,8 @@ one process, without Ray."""
 from pathlib import Path
 from typing import Any
 
-import layouts
 import peft
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -19,6 +17,7 @@ from sirt_ray.core.encoding import encode_demonstration
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workdir import read_lines
+from tests.helpers import layouts, tiny
 
 TUNE = TuneConfig(
     batch_size=6, epochs=10, max_steps=20, evaluate_every_steps=20, validation_fraction=0.1

@@ -1,4 +1,4 @@
-"""The mistakes of `tests/mistakes.py` that only show where Ray runs, on one cluster for all:
+"""The mistakes of `tests/helpers/mistakes.py` that only show where Ray runs, on one cluster for all:
 `sirt` in processes of its own, which join it."""
 
 import json
@@ -16,9 +16,10 @@ from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import worker
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 
-from tests.mistakes import MISTAKES, Mistake, check
+from tests.helpers.mistakes import MISTAKES, Mistake, check
+from tests.helpers.paths import JOBS
 
-QUICKSTART = str(Path(__file__).parents[2] / "jobs" / "quickstart.yaml")
+QUICKSTART = str(JOBS / "quickstart.yaml")
 OURS = [mistake for mistake in MISTAKES if mistake.where == "cluster"]
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]

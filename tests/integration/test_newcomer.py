@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import newcomer
-from tests.hub_receiver import receiver
-from tests.newcomer import Step
-from tests.ports import free_port
+from tests.helpers import newcomer
+from tests.helpers.hub_receiver import receiver
+from tests.helpers.newcomer import Step
+from tests.helpers.paths import ROOT
+from tests.helpers.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "hf_write_0123456789"
 INTERRUPTED = 130
 

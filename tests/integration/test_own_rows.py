@@ -13,7 +13,7 @@ from sirt_ray.config.data import DataConfig
 from sirt_ray.errors import DataError
 from sirt_ray.on_ray.data.read import prepare_questions
 from sirt_ray.types import Question
-from tests.bars import Bars
+from tests.helpers.bars import Bars
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

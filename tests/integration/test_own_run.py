@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-JOBS = Path(__file__).parents[2] / "jobs"
+from tests.helpers.paths import JOBS
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

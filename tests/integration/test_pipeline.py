@@ -16,7 +16,6 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import trl
-from small_run import SMALL, command, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sirt_ray.publish.card import UNLICENSED
@@ -24,8 +23,9 @@ from sirt_ray.publish.folder import export_student
 from sirt_ray.publish.students import find_student
 from sirt_ray.training import metrics
 from sirt_ray.training.workdir import read_lines
-from tests.event_files import curves
-from tests.run_folders import content, events
+from tests.helpers.event_files import curves
+from tests.helpers.run_folders import content, events
+from tests.helpers.small_run import SMALL, command, run
 
 STAGES = (
     "questions",

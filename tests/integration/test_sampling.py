@@ -25,7 +25,7 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 from sirt_ray.on_ray.sampling.run import sample
 from sirt_ray.types import Question
-from tests.asked import (
+from tests.helpers.asked import (
     MAX_TOKENS,
     PLAN,
     QUESTIONS,
@@ -34,9 +34,9 @@ from tests.asked import (
     greedy_reference,
     question,
 )
-from tests.bars import Bars
-from tests.sleeping import wait_until
-from tests.tiny import save_talker
+from tests.helpers.bars import Bars
+from tests.helpers.sleeping import wait_until
+from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

@@ -23,15 +23,15 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import METRICS, StageMetrics
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 from sirt_ray.on_ray.sampling.run import sample
-from tests.asked import (
+from tests.helpers.asked import (
     PLAN,
     QUESTIONS,
     grader,
     greedy_reference,
 )
-from tests.bars import Bars
-from tests.sleeping import wait_until
-from tests.tiny import save_talker
+from tests.helpers.bars import Bars
+from tests.helpers.sleeping import wait_until
+from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

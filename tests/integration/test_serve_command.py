@@ -23,10 +23,11 @@ from sirt_ray.core import prompts
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.quickstart import assets
 from sirt_ray.types import Question
-from tests.serve_process import KEY, Running, assert_stopped, ready, started, wait_for
+from tests.helpers.paths import JOBS, TESTS
+from tests.helpers.serve_process import KEY, Running, assert_stopped, ready, started, wait_for
 
-JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
-LM_EVAL = Path(__file__).parents[1] / "lm_eval"
+JOB = JOBS / "quickstart.yaml"
+LM_EVAL = TESTS / "lm_eval"
 MODEL = "quickstart"
 STUDENT = assets.resolve("quickstart:student")
 QUESTION = Question("toy/0", "toy", "Tom has 3 apples and buys 4. How many apples?", (), "7")

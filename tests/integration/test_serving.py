@@ -9,7 +9,7 @@ from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError
 from sirt_ray.on_ray.engine.server import ModelServer
-from tests.tiny import save_talker
+from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

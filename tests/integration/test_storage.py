@@ -16,9 +16,10 @@ from pyarrow import fs
 from ray.cluster_utils import Cluster
 
 from sirt_ray.quickstart import tasks
-from tests.s3_server import KEY, SECRET, environment, file_system, s3_server
+from tests.helpers.paths import JOBS
+from tests.helpers.s3_server import KEY, SECRET, environment, file_system, s3_server
 
-JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+JOB = JOBS / "quickstart.yaml"
 SETTINGS = {
     "data.train": "[word_problems]",
     "data.evaluate": "[word_problems]",

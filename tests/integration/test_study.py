@@ -13,8 +13,9 @@ import pytest
 from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.config.study import Cell, Study
 from sirt_ray.driver.study import How, side_by_side
+from tests.helpers.paths import JOBS
 
-STUDY = Path(__file__).parents[2] / "jobs" / "study_quickstart.yaml"
+STUDY = JOBS / "study_quickstart.yaml"
 SMALL = {
     "only": "[{method: [instruction_tuning, rft], seed: 0}]",
     "data.num_train": 24,

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -24,7 +23,9 @@ from sirt_ray.on_ray.training import trainer
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workdir import last_line, read_lines
-from tests.bars import Bars
+from tests.helpers import tiny
+from tests.helpers.bars import Bars
+from tests.helpers.paths import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -173,7 +174,7 @@ import sys
 from pathlib import Path
 import ray
 sys.path[:0] = sys.argv[1].split(":")
-import test_training as here
+import tests.integration.test_training as here
 ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
 here.tune(Path(sys.argv[2]), Path(sys.argv[3]), here.layout(2, 3))
 """
@@ -181,9 +182,8 @@ here.tune(Path(sys.argv[2]), Path(sys.argv[3]), here.layout(2, 3))
 
 def test_killed_machine_costs_nothing(room: Path, tuned: Path) -> None:
     out = room / "driver_killed"
-    here = Path(__file__).parent
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, f"{here}:{here.parent}", str(room), str(out)],
+        [sys.executable, "-c", DRIVER, str(ROOT), str(room), str(out)],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-import tiny
 import torch
 from safetensors.torch import load_file
 
 from sirt_ray.cli.main import main
 from sirt_ray.training.workdir import last_line
+from tests.helpers import tiny
 
 WITHOUT = """
 import sys

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
@@ -22,6 +21,7 @@ from sirt_ray.config.training import RefineConfig
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
 from sirt_ray.training.workdir import read_lines
+from tests.helpers import tiny
 
 CPU = torch.device("cpu")
 RESOURCES = TrainerResources()

@@ -17,8 +17,8 @@ from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
 from sirt_ray.training.tasks import Source
-from tests.bars import Bars
-from tests.sleeping import SleepingEngine
+from tests.helpers.bars import Bars
+from tests.helpers.sleeping import SleepingEngine
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

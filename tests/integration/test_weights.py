@@ -9,7 +9,6 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from tiny import save_talker
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.config.resources import EngineConfig
@@ -18,6 +17,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.publish.adapters import combine
+from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

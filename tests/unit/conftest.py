@@ -2,7 +2,6 @@
 threads that wait for each other take minutes where something else uses the cores, too."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 
 from sirt_ray.storage import object_store
-from tests.s3_server import ALWAYS_ALLOWED, allow, environment, file_system, s3_server
+from tests.helpers.s3_server import ALWAYS_ALLOWED, allow, environment, file_system, s3_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read by torch when it is imported.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import tiny
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts import parquet
@@ -15,6 +14,7 @@ from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.errors import DataError
 from sirt_ray.training import external_data
 from sirt_ray.training.workdir import read_lines
+from tests.helpers import tiny
 
 QUICK = ("--set", "resources.gpus_per_worker=0")
 TUNE = (*QUICK, "--set", "tune.learning_rate=3e-3", "--set", "tune.max_steps=6")

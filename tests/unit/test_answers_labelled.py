@@ -12,7 +12,7 @@ from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.types import Question, Verdict
 from sirt_ray.verifier import answers, expressions
-from tests import responses
+from tests.helpers import responses
 
 BENCHMARKS = (
     *("gsm8k", "multiarith", "math"),

@@ -8,7 +8,7 @@ import pytest
 
 from sirt_ray.verifier import answers
 from sirt_ray.verifier import choices as option_texts
-from tests import responses
+from tests.helpers import responses
 
 
 @pytest.mark.parametrize(

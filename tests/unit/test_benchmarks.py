@@ -15,7 +15,7 @@ from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.errors import DataError
 from sirt_ray.quickstart import tasks
 from sirt_ray.types import Judgement, Question
-from tests.benchmark_rows import ARITH, CSQA, OBQA, PIQA, ROWS, SIQA
+from tests.helpers.benchmark_rows import ARITH, CSQA, OBQA, PIQA, ROWS, SIQA
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
 
 from sirt_ray.cli.main import main
 from sirt_ray.quickstart import assets
+from tests.helpers import tiny
 
 JOB = """\
 name: mine

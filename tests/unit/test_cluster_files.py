@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_rules import ROOT, misfits, pyproject
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
+from tests.helpers.cluster_rules import ROOT, misfits, pyproject
 
 CLUSTER = ROOT / "cluster"
 CLOUDS = sorted((CLUSTER / "ray_up").glob("*.yaml"))

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_rules import PART_OF, ROOT, cluster_of, misfits, pods, unsafe
-from cluster_schemas import closed, kuberay_schema, open_objects, problems
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
+from tests.helpers.cluster_rules import PART_OF, ROOT, cluster_of, misfits, pods, unsafe
+from tests.helpers.cluster_schemas import closed, kuberay_schema, open_objects, problems
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 MANIFESTS = sorted(KUBERAY.glob("*/ray*.yaml"))

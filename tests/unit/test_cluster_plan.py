@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import job
 
 from sirt_ray.artifacts.store import State
 from sirt_ray.cli.main import main
@@ -14,8 +13,9 @@ from sirt_ray.driver import plan as cluster_plan
 from sirt_ray.driver import plan as hours
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.placement import place
+from tests.helpers.fakes import job
+from tests.helpers.paths import JOBS
 
-JOBS = Path(__file__).parents[2] / "jobs"
 ALL = sorted(JOBS.glob("**/*.yaml"))
 
 

@@ -2,16 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sirt_ray.on_ray.metrics import METRICS
+from tests.helpers.paths import ROOT
 
-DASHBOARD: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "cluster/grafana/sirt-ray.json").read_text()
-)
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "cluster/grafana/sirt-ray.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 BY_EXPORTED_NAME = {metric.exported: metric for metric in METRICS.values()}

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from fakes import graded, job
-
 from sirt_ray.config.job import DemonstrationsConfig
 from sirt_ray.core.demonstrations import (
     first_per_benchmark,
@@ -12,6 +10,7 @@ from sirt_ray.core.demonstrations import (
     to_tune_on,
 )
 from sirt_ray.types import Demonstration, Question
+from tests.helpers.fakes import graded, job
 
 
 def question(name: str, reference: str = "4") -> Question:

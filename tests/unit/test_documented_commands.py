@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from sirt_ray.cli import completion, main
-from tests import newcomer
+from tests.helpers import newcomer
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 _PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import tiny
 
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import (
@@ -16,6 +15,7 @@ from sirt_ray.core.encoding import (
 )
 from sirt_ray.errors import DataError, ModelError
 from sirt_ray.types import Demonstration, PromptKind
+from tests.helpers import tiny
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_endpoint import ASKED, TEACHER, FakeEndpoint, ask, choice, reply, texts, with_engine
 
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core import prompts
@@ -16,6 +15,16 @@ from sirt_ray.errors import ConfigError, StageError
 from sirt_ray.on_ray.engine.api import EndpointEngine
 from sirt_ray.on_ray.engine.protocol import RefusedError
 from sirt_ray.types import Question
+from tests.helpers.fake_endpoint import (
+    ASKED,
+    TEACHER,
+    FakeEndpoint,
+    ask,
+    choice,
+    reply,
+    texts,
+    with_engine,
+)
 
 KEY = "sk-very-secret"
 

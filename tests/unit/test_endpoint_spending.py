@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_endpoint import (
+
+from sirt_ray.endpoint.rate_limit import Pace
+from sirt_ray.errors import BudgetSpentError
+from sirt_ray.on_ray.engine.api import EndpointEngine
+from sirt_ray.on_ray.engine.protocol import Answered, RefusedError
+from tests.helpers.fake_endpoint import (
     ASKED,
     MOST_TOKENS,
     FakeEndpoint,
@@ -18,11 +23,6 @@ from fake_endpoint import (
     texts,
     with_engine,
 )
-
-from sirt_ray.endpoint.rate_limit import Pace
-from sirt_ray.errors import BudgetSpentError
-from sirt_ray.on_ray.engine.api import EndpointEngine
-from sirt_ray.on_ray.engine.protocol import Answered, RefusedError
 
 PRICES = {"price_per_million_prompt_tokens": 1e5, "price_per_million_completion_tokens": 2e5}
 """A request costs 0.1 * 10 + 0.2 * 5 = 2, and at most 0.1 * 78 + 0.2 * 20 = 11.8."""

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import job
 
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.engine import pool
 from sirt_ray.on_ray.engine.pool import Engines
+from tests.helpers.fakes import job
 
 
 class Server:

@@ -13,8 +13,9 @@ from sirt_ray.config.job import ScoringConfig
 from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
 from sirt_ray.on_ray.serve.resolve import find_run
+from tests.helpers.paths import JOBS
 
-JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+JOB = JOBS / "quickstart.yaml"
 
 
 def config(*given: str) -> ScoringConfig:

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Sequence
 import aiohttp
 import pytest
 from ray.job_submission import JobStatus
-from submissions import submission
 
 from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray.submit import logs
 from sirt_ray.on_ray.submit.logs import follow
 from sirt_ray.on_ray.submit.submissions import Submission
+from tests.helpers.submissions import submission
 
 
 class FakeDashboard:

@@ -9,12 +9,9 @@ from sirt_ray.config import load as jobfile
 from sirt_ray.config import study
 from sirt_ray.config.job import JobConfig
 from sirt_ray.errors import ConfigError
+from tests.helpers.paths import JOBS
 
-JOBS = [
-    path
-    for path in sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
-    if not study.is_study(path)
-]
+JOB_FILES = [path for path in sorted(JOBS.glob("**/*.yaml")) if not study.is_study(path)]
 BENCHMARKS = {"gsm8k", "commonsense_qa"}
 GOOD = """\
 name: mine
@@ -118,7 +115,7 @@ def test_a_missing_file_says_which(tmp_path: Path) -> None:
         jobfile.load(tmp_path / "nowhere.yaml", [], BENCHMARKS)
 
 
-@pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
+@pytest.mark.parametrize("path", JOB_FILES, ids=[path.name for path in JOB_FILES])
 def test_every_job_parses_and_shows_only_what_it_changes(path: Path) -> None:
     from sirt_ray.benchmarks.registry import REGISTRY
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stored_runs import Node, run_dir, write
 
 from sirt_ray.artifacts.locks import held, locked
 from sirt_ray.errors import ArtifactError
 from sirt_ray.storage import object_store
+from tests.helpers.stored_runs import Node, run_dir, write
 
 
 class TestOneDriver:

@@ -10,7 +10,7 @@ import pytest
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.engine.weights import local_folder
-from tests.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
+from tests.helpers.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
 
 
 class Bucket:

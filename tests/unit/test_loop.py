@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeStages, Heard, Killed, job
 
 from sirt_ray.artifacts.store import Store, Survey
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError
+from tests.helpers.fakes import FakeStages, Heard, Killed, job
 
 WHOLE = [
     "questions",

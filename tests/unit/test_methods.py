@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeStages, Heard
 
 from sirt_ray.artifacts.store import Store
 from sirt_ray.config import load as jobfile
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.presets import METHODS
 from sirt_ray.core.loop import Loop
+from tests.helpers.fakes import FakeStages, Heard
 
 JOB = """\
 name: tiny

@@ -1,4 +1,4 @@
-"""Each mistake of `tests/mistakes.py` that takes no Ray, made for real, and what is said about it.
+"""Each mistake of `tests/helpers/mistakes.py` that takes no Ray, made for real, and what is said about it.
 
 The hub is not ours, and a server on this machine stands in for it.
 """
@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
-from fake_endpoint import FakeEndpoint, ask
 
-import tests.training_mistakes  # noqa: F401  It makes those of a training.
+import tests.helpers.training_mistakes  # noqa: F401  It makes those of a training.
 from sirt_ray import exit_codes
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact, Store
@@ -22,9 +20,12 @@ from sirt_ray.cli.main import main
 from sirt_ray.config.job import JobConfig
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.sampling import pairs
-from tests.desk import MADE, Desk, edited, makes
-from tests.mistakes import MISTAKES, Mistake, check
-from tests.mistakes_page import page
+from tests.helpers import tiny
+from tests.helpers.desk import MADE, Desk, edited, makes
+from tests.helpers.fake_endpoint import FakeEndpoint, ask
+from tests.helpers.mistakes import MISTAKES, Mistake, check
+from tests.helpers.mistakes_page import page
+from tests.helpers.paths import JOBS
 
 
 @makes("a setting that does not exist")
@@ -225,8 +226,10 @@ def test_every_mistake_is_made() -> None:
 
 
 def test_the_page_is_that_of_the_list() -> None:
-    written = (Path(__file__).parents[2] / "jobs" / "mistakes.md").read_text()
-    assert written == page(), "write it anew: python -m tests.mistakes_page > jobs/mistakes.md"
+    written = (JOBS / "mistakes.md").read_text()
+    assert written == page(), (
+        "write it anew: python -m tests.helpers.mistakes_page > jobs/mistakes.md"
+    )
 
 
 def test_what_is_no_mistake(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 
 from sirt_ray.planning import models
 from sirt_ray.quickstart import assets
+from tests.helpers import tiny
 
 PARAMETERS = {
     # By the weights' index on the hub; the model cards round them (7B, 13B, 70B, 46.7B, 30.5B ...).

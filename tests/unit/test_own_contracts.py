@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import graded
 
 from sirt_ray import user_code
 from sirt_ray.benchmarks.custom import made_rows, own_benchmark
@@ -20,8 +19,9 @@ from sirt_ray.core.pairs import OwnRule, make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.types import Judgement, Question
+from tests.helpers.fakes import graded
+from tests.helpers.paths import JOBS
 
-JOBS = Path(__file__).parents[2] / "jobs"
 QUESTION = Question("sums/test/0", "sums", "How many?", (), "4")
 RULE = """
     def own(answers, rng):

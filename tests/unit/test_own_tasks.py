@@ -21,8 +21,8 @@ from sirt_ray.errors import ConfigError
 from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.on_ray.submit.client import pack
 from sirt_ray.types import Question
+from tests.helpers.paths import JOBS
 
-JOBS = Path(__file__).parents[2] / "jobs"
 CODE = """\
 import pathlib
 from sirt_ray.types import Judgement

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM as Models
 from transformers import (
@@ -26,6 +25,7 @@ from sirt_ray.training.capabilities import probe
 from sirt_ray.training.forward import Abilities, CompletionLogps
 from sirt_ray.training.model import add_lora
 from sirt_ray.training.tasks import Source
+from tests.helpers import tiny
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {

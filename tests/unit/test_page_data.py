@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 
 import pytest
-from fakes import graded
-from written_runs import WrittenStages, answer, write_run
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.report.jsonl import json_lines
@@ -19,6 +17,8 @@ from sirt_ray.report.page.pairs import read_pairs
 from sirt_ray.report.page.text import cut, showable
 from sirt_ray.report.runs import read_run
 from sirt_ray.types import PreferencePair
+from tests.helpers.fakes import graded
+from tests.helpers.written_runs import WrittenStages, answer, write_run
 
 TESTS = {
     "teacher": {"gsm8k": "1111", "multiarith": "1111"},

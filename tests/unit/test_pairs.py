@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from fakes import graded
 
 from sirt_ray.config.training import PairsConfig
 from sirt_ray.core.pairs import make_pairs
 from sirt_ray.types import Graded
+from tests.helpers.fakes import graded
 
 SAMPLES = [
     graded("a", 0, ids=(10, 2)),

@@ -1,7 +1,6 @@
 """Who sits where, recomputed by hand, and what is refused; more GPUs never need more of each."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ from sirt_ray.planning import memory, remedies
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.models import shape_of
 from sirt_ray.planning.placement import Setup, place, problem
+from tests.helpers.paths import JOBS
 
-JOBS = Path(__file__).parents[2] / "jobs"
 TEACHER, STUDENT = "meta-llama/Llama-2-70b-chat-hf", "meta-llama/Llama-2-7b-chat-hf"
 LARGER = "meta-llama/Llama-2-13b-chat-hf"
 GB = 1e9

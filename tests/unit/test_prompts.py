@@ -6,19 +6,18 @@ version, write the file anew, and read what has changed:
     PYTHONPATH=.:tests python tests/unit/test_prompts.py
 """
 
-from pathlib import Path
-
 import pytest
-import tiny
 
 from sirt_ray.benchmarks.base import Hub
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.types import PromptKind, Question
-from tests.benchmark_rows import ROWS
+from tests.helpers import tiny
+from tests.helpers.benchmark_rows import ROWS
+from tests.helpers.paths import TESTS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "prompts.txt"
+GOLDEN = TESTS / "golden" / "prompts.txt"
 PUBLISHED = [name for name, benchmark in REGISTRY.items() if isinstance(benchmark.source, Hub)]
 KINDS: tuple[PromptKind, ...] = ("cot", "plain")
 

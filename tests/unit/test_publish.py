@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes import job
 from huggingface_hub import ModelCard
-from trained_runs import TESTS, TrainedStages, export, write
 
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
@@ -17,6 +15,8 @@ from sirt_ray.errors import DataError, ModelError
 from sirt_ray.publish.card import UNLICENSED, public_job
 from sirt_ray.publish.folder import export_student
 from sirt_ray.publish.students import find_student
+from tests.helpers.fakes import job
+from tests.helpers.trained_runs import TESTS, TrainedStages, export, write
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from trained_runs import TrainedStages, export, write
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -17,6 +16,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.publish.card import UNLICENSED
 from sirt_ray.publish.folder import export_student
 from sirt_ray.publish.students import find_student
+from tests.helpers.trained_runs import TrainedStages, export, write
 
 PROMPT = torch.tensor([[1, *range(40, 60)]])
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from trained_runs import TrainedStages, export, write
 
 from sirt_ray.cli import main
-from tests.hub_receiver import receiver
+from tests.helpers.hub_receiver import receiver
+from tests.helpers.trained_runs import TrainedStages, export, write
 
 TOKEN = "hf_write_0123456789"
 

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 from sirt_ray.config import load
@@ -13,6 +12,7 @@ from sirt_ray.errors import ConfigError, ResourceError
 from sirt_ray.training import model
 from sirt_ray.training.model import load_model, weights_key
 from sirt_ray.training.tasks import Source
+from tests.helpers import tiny
 
 JOB = """\
 name: q

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from dying import KilledAt, KilledError
 from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts import parquet
@@ -27,6 +25,8 @@ from sirt_ray.training.objectives import Refinement
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
 from sirt_ray.training.workdir import WorkFolder, read_lines
+from tests.helpers import tiny
+from tests.helpers.dying import KilledAt, KilledError
 
 CPU = torch.device("cpu")
 REFINE = RefineConfig(batch_size=8, epochs=2, learning_rate=1e-3, warmup_steps=0)

@@ -9,8 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fakes import Heard
-from written_runs import WrittenStages, write_run
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact
@@ -20,6 +18,8 @@ from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.live import PageKeeper
 from sirt_ray.report.page.pages import document_page, run_page
 from sirt_ray.report.page.svg import drawing
+from tests.helpers.fakes import Heard
+from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
     "teacher": {"gsm8k": "11111110", "multiarith": "1111"},

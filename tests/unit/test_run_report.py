@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from fakes import Killed
-from written_runs import WrittenStages, write_run
 
 from sirt_ray.cli.main import main
+from tests.helpers.fakes import Killed
+from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
     "teacher": {"gsm8k": "11111110", "multiarith": "1111"},

@@ -4,7 +4,6 @@ it is asked: tokenizers and templates with which it would not are refused."""
 from typing import Any
 
 import pytest
-import tiny
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +16,7 @@ from sirt_ray.core.encoding import (
 )
 from sirt_ray.errors import ModelError
 from sirt_ray.types import Demonstration, PromptKind
+from tests.helpers import tiny
 
 BOS, EOS = 1, 2
 CHAT = tiny.CHAT_TEMPLATE

@@ -19,9 +19,10 @@ from sirt_ray.on_ray.serve.address import Door
 from sirt_ray.on_ray.serve.auth import KeyCheck, RequireKey, open_host_warning, take_key
 from sirt_ray.on_ray.serve.resolve import find_model, last_kept_student
 from sirt_ray.report.journal import RunJournal
-from tests.ports import free_port
+from tests.helpers.paths import JOBS
+from tests.helpers.ports import free_port
 
-JOB = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+JOB = JOBS / "quickstart.yaml"
 
 
 @pytest.fixture

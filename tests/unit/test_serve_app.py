@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_rules import ROOT
 from pydantic import ValidationError
 from ray._common.utils import import_attr
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
@@ -15,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from sirt_ray.errors import ConfigError, SirtError
 from sirt_ray.on_ray.serve.replica import OpenAIReplica
 from sirt_ray.quickstart import assets
+from tests.helpers.cluster_rules import ROOT
 
 MANIFEST = ROOT / "cluster" / "kuberay" / "service" / "rayservice.yaml"
 ARGUMENTS = {"model": "quickstart:student", "engine": {"device": "cpu", "max_replicas": 3}}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from stored_runs import Node, run_dir, write
 
 from sirt_ray.artifacts.store import RECORD, Store, Survey
 from sirt_ray.errors import ArtifactError, ConfigError, StorageError
@@ -19,7 +18,8 @@ from sirt_ray.storage import object_store
 from sirt_ray.storage.hashing import content_key
 from sirt_ray.storage.uri import masked
 from sirt_ray.types import Score, Scores
-from tests.s3_server import KEY, SECRET, allow
+from tests.helpers.s3_server import KEY, SECRET, allow
+from tests.helpers.stored_runs import Node, run_dir, write
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_runs import Node, run_dir, write
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.driver.checks import check_model
@@ -20,6 +19,8 @@ from sirt_ray.storage.atomic import write_json
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
 from sirt_ray.training.workdir import State, WorkFolder, read_lines
+from tests.helpers.paths import JOBS
+from tests.helpers.stored_runs import Node, run_dir, write
 
 
 class TestTraining:
@@ -98,7 +99,7 @@ class TestModels:
         assert model_key(f"file://{student}", None) == model_key(str(student), None)
 
     def test_a_runs_student_is_found_by_its_address(self, node: Node, bucket: str) -> None:
-        job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+        job = JOBS / "quickstart.yaml"
         told = [{"event": "rolled_back", "version": "round_02"}]
         with node("one"):
             run = run_dir(bucket)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from fakes import FakeStages, Heard, Killed
 
 from sirt_ray.artifacts.store import Store, Survey
 from sirt_ray.benchmarks.registry import REGISTRY
@@ -13,8 +12,10 @@ from sirt_ray.config.study import Cell, Study
 from sirt_ray.core.loop import Loop
 from sirt_ray.driver.plan import work_of
 from sirt_ray.errors import ArtifactError, ConfigError
+from tests.helpers.fakes import FakeStages, Heard, Killed
+from tests.helpers.paths import JOBS
 
-JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("**/*.yaml"))
+JOB_FILES = sorted(JOBS.glob("**/*.yaml"))
 GOOD = """\
 study: mine
 output: {output}
@@ -190,7 +191,7 @@ def test_a_plan_counts_from_the_settings(tmp_path: Path) -> None:
     assert (student.examples, student.steps) == (40 * 6 + 40, 14 * 3)
 
 
-@pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
+@pytest.mark.parametrize("path", JOB_FILES, ids=[path.name for path in JOB_FILES])
 def test_every_job_and_study_of_ours_can_be_planned_without_a_network(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,6 @@ def test_every_job_and_study_of_ours_can_be_planned_without_a_network(
 
 
 def test_every_study_of_ours_names_known_benchmarks(tmp_path: Path) -> None:
-    for path in JOBS:
+    for path in JOB_FILES:
         if studies.is_study(path):
             assert studies.load(path, [], REGISTRY).cells

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from fakes import FakeStages
 
 from sirt_ray.cli.main import main
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import cluster, stages
+from tests.helpers.fakes import FakeStages
 
 STUDY = """\
 study: mine

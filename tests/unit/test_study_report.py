@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Killed
-from test_run_report import refused, reported, sections
-from written_runs import WrittenStages, write_run
+
+from tests.helpers.fakes import Killed
+from tests.helpers.written_runs import WrittenStages, write_run
+from tests.unit.test_run_report import refused, reported, sections
 
 DATA = {"train": ["gsm8k", "multiarith"], "evaluate": ["piqa", "gsm8k", "multiarith"]}
 REFERENCES = {

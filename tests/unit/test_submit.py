@@ -13,7 +13,6 @@ import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
-from submissions import RUN, details, submission
 
 from sirt_ray.cli import submit as submit_command
 from sirt_ray.cli.main import main
@@ -24,6 +23,7 @@ from sirt_ray.on_ray.submit.submissions import Submission, explained
 from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
 from sirt_ray.storage import object_store
 from sirt_ray.training.workdir import WorkFolder
+from tests.helpers.submissions import RUN, details, submission
 
 JOB = """\
 name: mine

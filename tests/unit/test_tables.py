@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import graded
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.errors import DataError
 from sirt_ray.types import Demonstration, PreferencePair, Question
+from tests.helpers.fakes import graded
 
 QUESTION = Question("q1", "q1", "How many?", ("two", "four"), "B")
 GRADED = [graded("q1", 0), graded("q1", 1, verdict="unparseable", kind="plain")]

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from fakes import job
 from pydantic import ValidationError
 
 from sirt_ray.artifacts.store import Artifact, fingerprint
@@ -11,6 +10,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.config.load import dump
 from sirt_ray.config.teacher import EndpointConfig, TeacherConfig
 from sirt_ray.core import fingerprints
+from tests.helpers.fakes import job
 
 ENDPOINT: dict[str, Any] = {"url": "http://127.0.0.1:8000/v1", "model": "big"}
 FILE = {"path": "answers.jsonl"}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracked_runs import STEPS, run
 
 from sirt_ray.tracking.sender import Sent
-from tests.event_files import curves
+from tests.helpers.event_files import curves
+from tests.helpers.paths import ROOT
+from tests.helpers.tracked_runs import STEPS, run
 
 
 def test_tensorboard_has_the_curves_of_every_training_and_the_scores_over_rounds(
@@ -69,7 +70,7 @@ def test_wandb_keeps_a_run_for_each_round_offline(tmp_path: Path) -> None:
     """In a process of its own: it starts a service, which ends with the process."""
     pytest.importorskip("wandb", reason="wandb is not installed")
     code = (
-        "import sys, tracked_runs; from pathlib import Path;"
+        "import sys; from pathlib import Path; from tests.helpers import tracked_runs;"
         "print(tracked_runs.run(Path(sys.argv[1]), 'wandb'))"
     )
     done = subprocess.run(
@@ -77,7 +78,7 @@ def test_wandb_keeps_a_run_for_each_round_offline(tmp_path: Path) -> None:
         env=os.environ
         | {
             "WANDB_MODE": "offline",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
         },
         capture_output=True,
         text=True,

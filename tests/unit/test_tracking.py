@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import job
-from tracked_runs import STEPS, run, tracked_job
 
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli import main
@@ -19,6 +17,9 @@ from sirt_ray.tracking import sender as packages
 from sirt_ray.tracking.base import Examples, Figures, Origin
 from sirt_ray.tracking.sender import Sender, Sent, Trackers, check_installed
 from sirt_ray.training.workdir import Tail
+from tests.helpers.fakes import job
+from tests.helpers.paths import JOBS
+from tests.helpers.tracked_runs import STEPS, run, tracked_job
 
 
 class Remembering:
@@ -137,7 +138,7 @@ def test_a_plan_says_that_a_package_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    quickstart = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+    quickstart = JOBS / "quickstart.yaml"
     assert main.main(["plan", str(quickstart), "--set", "tracking=[wandb]"]) == 2
     assert "pip install 'sirt-ray[wandb]'" in capsys.readouterr().err
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import peft
 import pytest
-import tiny
 import torch
-from dying import KilledAt, KilledError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +21,8 @@ from sirt_ray.training.objectives import Tuning
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import WorkFolder, read_lines
+from tests.helpers import tiny
+from tests.helpers.dying import KilledAt, KilledError
 
 CPU = torch.device("cpu")
 TUNE = TuneConfig(

@@ -20,8 +20,9 @@ from sirt_ray.on_ray.engine.options import engine_kwargs
 from sirt_ray.quickstart import assets
 from sirt_ray.training.model import load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
+from tests.helpers.paths import ROOT
 
-PACKAGE = Path(__file__).parents[2] / "sirt_ray"
+PACKAGE = ROOT / "sirt_ray"
 
 
 def touching(path: Path) -> str:

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from written_runs import WrittenStages, write_run
 
 from sirt_ray.artifacts.locks import is_locked, locked
 from sirt_ray.cli.main import main
 from sirt_ray.report.monitor import Follower, Standing, standing, told
+from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
     stage: {"gsm8k": "10", "multiarith": "01"}

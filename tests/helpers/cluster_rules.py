@@ -6,14 +6,13 @@ Each function returns what is wrong, in words; nothing where all is well.
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sirt_ray.config.job import JobConfig
 from sirt_ray.planning import resources as needs
+from tests.helpers.paths import ROOT
 
 Document = dict[str, Any]
-ROOT = Path(__file__).parents[1]
 PART_OF = {"app.kubernetes.io/part-of": "sirt-ray"}
 RESTRICTED = {
     "allowPrivilegeEscalation": False,

@@ -7,12 +7,12 @@ from typing import Any
 import peft
 import torch
 from transformers import AutoModelForCausalLM
-from written_runs import WrittenStages, write_run
 
 from sirt_ray.artifacts.store import Artifact
 from sirt_ray.cli import main
 from sirt_ray.core.interfaces import Counts, Policy
-from tests.tiny import save_student, save_talker, write_demonstrations, write_pairs
+from tests.helpers.tiny import save_student, save_talker, write_demonstrations, write_pairs
+from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
     "teacher": {"gsm8k": "1111", "multiarith": "111"},

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fakes import FakeStages, graded, job
 from rich.console import Console
 
 from sirt_ray.artifacts import parquet
@@ -21,6 +20,7 @@ from sirt_ray.core.pairs import make_pairs
 from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.types import Graded, PromptKind, Question, StopReason, Verdict
+from tests.helpers.fakes import FakeStages, graded, job
 
 VERDICTS: Mapping[str, Verdict] = {"1": "right", "0": "wrong", "?": "unparseable"}
 TRAINED = {"steps": 1, "chosen_step": 1, "left_out": {}}

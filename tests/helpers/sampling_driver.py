@@ -1,6 +1,6 @@
 """The driver of one sampling, in a process of its own that a test can kill.
 
-python -m tests.integration.sampling_driver MODEL OUT
+python -m tests.helpers.sampling_driver MODEL OUT
 """
 
 import sys

@@ -18,8 +18,8 @@ from sirt_ray.on_ray.sampling.prompts import Prompter, TokenPrompter
 from sirt_ray.on_ray.sampling.run import sample
 from sirt_ray.on_ray.sampling.worker import Grade, SamplingPlan
 from sirt_ray.types import Judgement, Question
-from tests.bars import Bars
-from tests.sleeping import wait_until
+from tests.helpers.bars import Bars
+from tests.helpers.sleeping import wait_until
 
 MAX_TOKENS = 24
 BLOCK = 8

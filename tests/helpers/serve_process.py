@@ -12,7 +12,7 @@ from typing import Any
 
 from openai import OpenAI
 
-from tests.ports import free_port
+from tests.helpers.ports import free_port
 
 KEY = "sk-the-tests-own-key"
 READY_SECONDS = 180

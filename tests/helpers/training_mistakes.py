@@ -1,4 +1,4 @@
-"""The mistakes of `tests/mistakes.py` that show in a training, made in this process.
+"""The mistakes of `tests/helpers/mistakes.py` that show in a training, made in this process.
 
 Two boundaries are not ours and are stood in for: a GPU that is full, by torch's own error out of
 the optimizer's step; a disk that is full in the middle of a training, by the error of safetensors.
@@ -8,7 +8,6 @@ import contextlib
 from pathlib import Path
 
 import safetensors.torch
-import tiny
 import torch
 from safetensors import SafetensorError
 
@@ -21,7 +20,8 @@ from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import WorkFolder
-from tests.desk import Desk, makes
+from tests.helpers import tiny
+from tests.helpers.desk import Desk, makes
 
 
 def refine_alone(desk: Desk, *settings: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from sirt_ray.cli.main import main
 from sirt_ray.quickstart import assets
-from tests.hub_stand_in import Repository, hub
+from tests.helpers.hub_stand_in import Repository, hub
 
 Made = Callable[["Desk"], int]
 MADE: dict[str, Made] = {}

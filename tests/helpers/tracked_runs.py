@@ -5,9 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from fakes import job
 from rich.console import Console
-from written_runs import WrittenStages
 
 from sirt_ray.artifacts.store import Store
 from sirt_ray.config import load
@@ -17,6 +15,8 @@ from sirt_ray.core.loop import Loop
 from sirt_ray.logs import heard_by, tell
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.tracking.sender import Trackers
+from tests.helpers.fakes import job
+from tests.helpers.written_runs import WrittenStages
 
 TESTS = {
     "teacher": {"gsm8k": "1111"},

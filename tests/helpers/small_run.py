@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-JOBS = Path(__file__).parents[1] / "jobs"
+from tests.helpers.paths import JOBS
+
 SMALL = {
     "data.num_train": 40,
     "data.num_validation": 16,

@@ -45,7 +45,7 @@ class Nodes:
     @classmethod
     def start(cls, log: Path) -> "Nodes":
         # Nodes do not find our code, and this file is what the first of them runs.
-        from tests.ports import free_port
+        from tests.helpers.ports import free_port
 
         token = secrets.token_hex(16)
         # Sockets lie there, whose paths must be short.
@@ -106,14 +106,14 @@ class Nodes:
             stderr=subprocess.STDOUT,
             text=True,
             env={**self.environment, **environment},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         )
         self._commands.append(command)
         return command
 
     def stop(self) -> None:
         """Raises AssertionError where an engine outlives its node by more than a moment."""
-        from tests.sleeping import wait_until
+        from tests.helpers.sleeping import wait_until
 
         for command in self._commands:
             command.kill()

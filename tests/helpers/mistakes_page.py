@@ -1,11 +1,11 @@
 """The list of mistakes as a page of the documentation:
 
-python -m tests.mistakes_page > jobs/mistakes.md
+python -m tests.helpers.mistakes_page > jobs/mistakes.md
 """
 
 import sys
 
-from tests.mistakes import CHAPTERS
+from tests.helpers.mistakes import CHAPTERS
 
 _HEAD = """\
 # When something goes wrong
@@ -20,7 +20,7 @@ issue with; `sirt doctor` looks for what the machine lacks.
 No mistakes: a tokenizer whose padding is its EOS; a teacher and a student with different
 tokenizers or chat templates; a tokenizer without a chat template, which gets plain prompts.
 
-Every line below is provoked by a test (`tests/mistakes.py`), from which this page is made.
+Every line below is provoked by a test (`tests/helpers/mistakes.py`), from which this page is made.
 """
 
 

@@ -1,0 +1,7 @@
+"""Where the repository lies."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+JOBS = ROOT / "jobs"
+TESTS = ROOT / "tests"
