@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def ended(work: Callable[[], int], debug: bool, stopped: str) -> int:
+def run_command(work: Callable[[], int], debug: bool, stopped: str) -> int:
     """The exit code of `work`, which may end in an error or with Ctrl-C, of which the user is told
     on standard error. `debug`: errors are raised. `stopped`: what to say after Ctrl-C."""
     console = Console(stderr=True)
@@ -37,12 +37,12 @@ def ended(work: Callable[[], int], debug: bool, stopped: str) -> int:
     except Exception as error:
         if debug:
             raise
-        shown = known(error) or _unknown(error)
+        shown = known_error(error) or _unknown(error)
         console.print(f"[bold red]error:[/] {escape(masked(str(shown)))}", soft_wrap=True)
         return shown.exit_code
 
 
-def known(error: Exception) -> SirtError | None:
+def known_error(error: Exception) -> SirtError | None:
     """The error as the user should see it; None where nobody has thought of it. One that Ray has
     brought from another process holds what was raised there."""
     error = getattr(error, "cause", error)

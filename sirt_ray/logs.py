@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogContext:
     """Nothing is known of a field that is empty."""
 
     run: str = ""
@@ -42,16 +42,16 @@ class Place:
     `evaluation`."""
 
 
-_here: ContextVar[Place] = ContextVar("place")
-_NOWHERE = Place()
+_here: ContextVar[LogContext] = ContextVar("place")
+_NOWHERE = LogContext()
 
 
-def here() -> Place:
+def current_context() -> LogContext:
     return _here.get(_NOWHERE)
 
 
 @contextmanager
-def at(place: Place) -> Generator[None]:
+def bind_context(place: LogContext) -> Generator[None]:
     before = _here.set(place)
     try:
         yield
@@ -61,7 +61,7 @@ def at(place: Place) -> Generator[None]:
 
 @contextmanager
 def in_run(run: str) -> Generator[None]:
-    with at(Place(run)):
+    with bind_context(LogContext(run)):
         yield
 
 
@@ -69,11 +69,11 @@ def in_run(run: str) -> Generator[None]:
 def at_artifact(name: str) -> Generator[None]:
     """`name`: the artifact's path below the run folder."""
     round, _, stage = name.rpartition("/")
-    with at(replace(here(), round=round, stage=stage)):
+    with bind_context(replace(current_context(), round=round, stage=stage)):
         yield
 
 
-def thread_here(work: Callable[[], object], name: str) -> threading.Thread:
+def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
     """Start a thread, which ends with the process, at its starter's place."""
     thread = threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True)
     thread.start()
@@ -94,7 +94,7 @@ def as_json() -> bool:
     return os.environ.get(FORMAT_VARIABLE, "").lower() == "json"
 
 
-def tell(level: int, message: str, event: str | None = None, **fields: Any) -> None:
+def log_event(level: int, message: str, event: str | None = None, **fields: Any) -> None:
     """`event` names what is worth keeping in a run's `events.jsonl`; `fields` are JSON values."""
     if LOG.isEnabledFor(level):
         LOG.handle(record(level, message, event, **fields))
@@ -104,12 +104,12 @@ def record(
     level: int, message: str, event: str | None = None, /, **fields: Any
 ) -> logging.LogRecord:
     """A record of the logger, with the place where this is called."""
-    extra = {**asdict(here()), "event": event, "fields": fields}
+    extra = {**asdict(current_context()), "event": event, "fields": fields}
     return LOG.makeRecord(LOG.name, level, "", 0, message, (), None, extra=extra)
 
 
 @contextmanager
-def heard_by(handler: logging.Handler) -> Generator[None]:
+def attached_handler(handler: logging.Handler) -> Generator[None]:
     """All that this process tells while the block runs goes to `handler`, too."""
     before = LOG.level
     LOG.addHandler(handler)
@@ -121,7 +121,7 @@ def heard_by(handler: logging.Handler) -> Generator[None]:
         LOG.removeHandler(handler)
 
 
-class Said(logging.Handler):
+class CallbackHandler(logging.Handler):
     """Passes on what a person should know."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -234,7 +234,9 @@ class Wait:
         if now >= self._next:
             seconds = now - self._began
             self._next = now + min(seconds, _LONGEST_PAUSE_SECONDS)
-            tell(logging.WARNING, self.text, "waiting", what=self._what, seconds=round(seconds))
+            log_event(
+                logging.WARNING, self.text, "waiting", what=self._what, seconds=round(seconds)
+            )
         return max(0.0, self._next - time.monotonic())
 
     @property
@@ -264,7 +266,7 @@ def waiting(
         while not done.wait(min(wait.say_if_due(), first_s)):
             pass
 
-    thread_here(keep_saying, f"waiting for {what}")
+    start_thread(keep_saying, f"waiting for {what}")
     try:
         yield wait
     finally:

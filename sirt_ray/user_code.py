@@ -47,7 +47,7 @@ def checked(text: str) -> str:
     return text
 
 
-def beside(reference: str, folder: Path) -> str:
+def resolve_in_run(reference: str, folder: Path) -> str:
     """A reference of a file in `folder`, as seen from the working directory."""
     file, _, function = reference.rpartition(":")
     return f"{folder / Path(file).expanduser()}:{function}"
@@ -67,12 +67,12 @@ def allowed() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnCode:
+class UserFunction:
     """A function by its source.
 
     Example::
 
-        OwnCode("jobs/own_task.py", "coins", "def coins(split): ...", allowed=True)
+        UserFunction("jobs/own_task.py", "coins", "def coins(split): ...", allowed=True)
     """
 
     file: str
@@ -147,7 +147,7 @@ class OwnCode:
         return module
 
 
-def read(reference: str) -> OwnCode:
+def read(reference: str) -> UserFunction:
     """The function that a job names; nothing is executed. Raises ConfigError where there is no such
     file, or no such function in it."""
     file, _, function = reference.rpartition(":")
@@ -168,7 +168,7 @@ def read(reference: str) -> OwnCode:
             f"{reference}: {file} defines no function {function} (it defines"
             f" {', '.join(found) or 'none'}). Correct the name"
         )
-    return OwnCode(file, function, source, allowed())
+    return UserFunction(file, function, source, allowed())
 
 
 def identity(reference: str) -> str:
@@ -222,18 +222,18 @@ def described(references: Iterable[str]) -> list[str]:
     ]
 
 
-def keep(references: Iterable[str], run_dir: Path) -> None:
+def copy_into_run(references: Iterable[str], run_dir: Path) -> None:
     """Copy the files into the run folder."""
     for reference in references:
         source = file_of(reference)
-        kept = run_dir / KEPT / source.name
-        if source.resolve() != kept.resolve():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(source.read_bytes())
-            object_store.push(kept)
+        copied_reference = run_dir / KEPT / source.name
+        if source.resolve() != copied_reference.resolve():
+            copied_reference.parent.mkdir(parents=True, exist_ok=True)
+            copied_reference.write_bytes(source.read_bytes())
+            object_store.push(copied_reference)
 
 
-def kept(reference: str) -> str:
+def copied_reference(reference: str) -> str:
     """A reference as seen from the run folder that keeps the file."""
     return f"{KEPT}/{file_of(reference).name}:{reference.rpartition(':')[2]}"
 

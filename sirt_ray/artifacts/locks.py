@@ -66,7 +66,7 @@ def held(root: Path) -> Generator[None]:
         if not lost.is_set():
             raise
         raise ArtifactError(
-            f"another driver has taken over {object_store.place(root)}, because this one could not reach"
+            f"another driver has taken over {object_store.to_uri(root)}, because this one could not reach"
             f" the storage for {_DEAD_AFTER_SECONDS:g} s. What was finished is kept"
         ) from None
     finally:
@@ -136,7 +136,7 @@ def _wait_for_its_end(file: Path, there: Lease) -> None:
 
 def _taken(file: Path, lease: Lease) -> ArtifactError:
     return ArtifactError(
-        f"another driver is running in {object_store.place(file.parent)}: process {lease.process} on"
+        f"another driver is running in {object_store.to_uri(file.parent)}: process {lease.process} on"
         f" {lease.host}, since {lease.since}. Wait until it ends or stop it, or give this job"
         f" another name. Once it has been silent for {_DEAD_AFTER_SECONDS:g} s, the same command"
         " takes over"

@@ -44,7 +44,7 @@ after a kill, it continues."""
 Json = dict[str, Any]
 
 
-class Tell(Protocol):
+class OnArtifact(Protocol):
     """Hears of every artifact: `reused`, `started` or `finished`; `awaited`: another builds it."""
 
     def __call__(self, kind: str, name: str, **fields: Any) -> None: ...
@@ -62,7 +62,7 @@ class Artifact:
     @property
     def place(self) -> str:
         """What every node knows its folder by: see `storage.place`."""
-        return object_store.place(self.path)
+        return object_store.to_uri(self.path)
 
     def fetched(self) -> Path:
         """Its folder, whole on this node."""
@@ -115,7 +115,7 @@ def differences(old: object, new: object, field: str = "") -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredArtifact:
     """How an artifact stands."""
 
     fingerprint: str
@@ -144,13 +144,13 @@ class Store:
         root: Path,
         *,
         redo: bool = False,
-        tell: Tell | None = None,
+        tell: OnArtifact | None = None,
         pool: Path | None = None,
     ) -> None:
         self.root = root
         self.redo = redo
         self.pool = pool
-        self._tell: Tell = tell or _silent
+        self._tell: OnArtifact = tell or _silent
 
     def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
         """The artifact `name`: as it lies there, or built now.
@@ -175,7 +175,7 @@ class Store:
             self._tell("reused", name, counts=counts)
         return Artifact(name, home, found.fingerprint, counts)
 
-    def look(self, name: str, inputs: Mapping[str, object]) -> Found:
+    def look(self, name: str, inputs: Mapping[str, object]) -> StoredArtifact:
         """How the artifact stands, without touching it."""
         stated = canonical(inputs)
         key = fingerprint(stated)
@@ -183,11 +183,13 @@ class Store:
         home = final if self.pool is None else self.pool / f"{name}-{key}"
         record = _record(final)
         if record is not None and record["fingerprint"] != key:
-            return Found(key, home, record, tuple(differences(record["inputs"], stated)), False)
+            return StoredArtifact(
+                key, home, record, tuple(differences(record["inputs"], stated)), False
+            )
         if record is None and home != final:
             record = _record(home)
         begun = record is None and object_store.read(partial_of(home) / _INPUTS) is not None
-        return Found(key, home, record, (), begun)
+        return StoredArtifact(key, home, record, (), begun)
 
     def _built(self, name: str, home: Path, stated: Json, build: Build) -> Json:
         """Build at `home`. Returns the record."""
@@ -288,7 +290,7 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
     """What to raise for an artifact that the job would make untrue."""
     fields = "\n".join(f"  {line}" for line in changed)
     return ArtifactError(
-        f"{object_store.place(final)} is finished, and was made with other settings:\n{fields}\n"
+        f"{object_store.to_uri(final)} is finished, and was made with other settings:\n{fields}\n"
         "Running on would mix two experiments in one folder. Either set these back, or choose"
         " another folder (a job's `name`, or --out), or run with --redo to delete this artifact and"
         " build it and what depends on it again"
@@ -299,7 +301,7 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ArtifactStatus:
     """How an artifact stands before a run."""
 
     name: str
@@ -310,18 +312,18 @@ class State:
     """Where `untrue`: the inputs that differ, as `field: old -> new`."""
 
 
-class Survey(Store):
+class DryRunStore(Store):
     """A store that builds nothing and notes how each artifact stands."""
 
     def __init__(self, root: Path, *, pool: Path | None = None) -> None:
         super().__init__(root, pool=pool)
-        self.states: list[State] = []
+        self.states: list[ArtifactStatus] = []
 
     def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
         found = self.look(name, inputs)
         state = "finished" if found.record else "begun" if found.begun else "missing"
         self.states.append(
-            State(name, "untrue" if found.changed else state, found.home, found.changed)
+            ArtifactStatus(name, "untrue" if found.changed else state, found.home, found.changed)
         )
         counts: Json = found.record["counts"] if found.record else {}
         return Artifact(name, found.home, found.fingerprint, counts)
@@ -330,7 +332,7 @@ class Survey(Store):
     def finished(self) -> bool:
         return all(state.state == "finished" for state in self.states)
 
-    def refuse_untrue(self) -> None:
+    def raise_if_stale(self) -> None:
         """Raise ArtifactError for the first artifact that the job would make untrue; what depends
         on it follows from it."""
         for state in self.states:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from sirt_ray.errors import DataError
 from sirt_ray.types import LETTERS, Judgement, Question
-from sirt_ray.user_code import OwnCode
+from sirt_ray.user_code import UserFunction
 from sirt_ray.verifier import answers, numerals
 
 Row = Mapping[str, Any]
@@ -47,10 +47,10 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class CustomSource:
     """A task that the job file describes (`own.py`)."""
 
-    rows: OwnCode | None
+    rows: UserFunction | None
     """What makes them; None: they are local files."""
     identity: Mapping[str, object]
     """What decides the meaning of the rows and of answers."""
@@ -65,7 +65,7 @@ class Benchmark:
     """Raised whenever the same row becomes another question, is asked in other words or is judged
     differently."""
     kind: answers.AnswerKind
-    source: Hub | Generated | Own
+    source: Hub | Generated | CustomSource
     columns: tuple[str, ...]
     """Columns that `to_question` needs."""
     to_question: Callable[[Row, str], Question]

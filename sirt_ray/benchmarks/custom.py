@@ -19,7 +19,7 @@ from sirt_ray import user_code
 from sirt_ray.benchmarks import algebra
 from sirt_ray.benchmarks.base import (
     Benchmark,
-    Own,
+    CustomSource,
     Part,
     Row,
     choice_question,
@@ -27,10 +27,10 @@ from sirt_ray.benchmarks.base import (
     strings,
     text_in,
 )
-from sirt_ray.config.custom import OwnBenchmarkConfig
+from sirt_ray.config.custom import CustomBenchmarkConfig
 from sirt_ray.errors import DataError
 from sirt_ray.types import LETTERS, Judgement, Question, Verdict
-from sirt_ray.user_code import OwnCode
+from sirt_ray.user_code import UserFunction
 
 _SHOWN_CHARACTERS = 80
 _VERDICTS = get_args(Verdict)
@@ -40,7 +40,7 @@ _WANTED = (
 )
 
 
-def own_benchmark(name: str, config: OwnBenchmarkConfig) -> Benchmark:
+def own_benchmark(name: str, config: CustomBenchmarkConfig) -> Benchmark:
     """Raises ConfigError where a file or a function that it names is not there."""
     verifier = None if config.verifier is None else user_code.read(config.verifier)
     columns = [config.question, config.answer]
@@ -50,10 +50,12 @@ def own_benchmark(name: str, config: OwnBenchmarkConfig) -> Benchmark:
         name=name,
         version=1,
         kind="expression" if kind == "text" else kind,
-        source=Own(None if config.rows is None else user_code.read(config.rows), config.identity),
+        source=CustomSource(
+            None if config.rows is None else user_code.read(config.rows), config.identity
+        ),
         columns=tuple(columns),
         to_question=partial(_to_question, benchmark=name, config=config),
-        judge=None if verifier is None else partial(judged, verifier),
+        judge=None if verifier is None else partial(grade_with_user_code, verifier),
         equivalent=algebra.equivalent if kind == "expression" else None,
     )
 
@@ -62,7 +64,7 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
     """The rows that a function makes of a split, the columns that are needed. Raises StageError
     where it fails, DataError where one is no row or has not the columns."""
     source = benchmark.source
-    assert isinstance(source, Own) and source.rows is not None
+    assert isinstance(source, CustomSource) and source.rows is not None
     code, needed = source.rows, benchmark.columns
     made: list[dict[str, object]] = []
     rows: list[object] = code.call(part, about=f"split {part}", listed=True)
@@ -94,7 +96,7 @@ def no_rows_message(name: str, part: Part) -> str:
     )
 
 
-def judged(code: OwnCode, text: str, question: Question) -> Judgement:
+def grade_with_user_code(code: UserFunction, text: str, question: Question) -> Judgement:
     """What a verifier of one's own says. Raises StageError where it fails or says something else
     than a judgement."""
     about = f"question {question.id}"
@@ -114,7 +116,7 @@ def _consistent(found: Judgement) -> bool:
     )
 
 
-def _to_question(row: Row, id: str, benchmark: str, config: OwnBenchmarkConfig) -> Question:
+def _to_question(row: Row, id: str, benchmark: str, config: CustomBenchmarkConfig) -> Question:
     text = text_in(row, config.question)
     gold = row.get(config.answer)
     if gold is None or not str(gold).strip():

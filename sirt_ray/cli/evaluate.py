@@ -5,13 +5,13 @@ import re
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
-from sirt_ray.artifacts.store import Store, Survey
+from sirt_ray.artifacts.store import DryRunStore, Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_allow_code, add_debug, examples
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig, ScoringConfig
 from sirt_ray.config.resources import ResourcesConfig
-from sirt_ray.logs import heard_by, in_run
+from sirt_ray.logs import attached_handler, in_run
 from sirt_ray.storage import object_store
 
 EXAMPLES = """\
@@ -100,12 +100,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_model(arguments.model, model.path, use="asked")
     user_code.refuse_unallowed(config.data.code)
     check_rows_available(config.data)
-    out = object_store.local(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
+    out = object_store.to_local_path(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
     scoring = ModelScoring(model, config, out, progress_for(console))
-    survey = Survey(out)
+    survey = DryRunStore(out)
     scoring.run(survey)
     if not arguments.redo:
-        survey.refuse_untrue()
+        survey.raise_if_stale()
     with locked(out):
         journal = RunJournal(out, console)
         store = Store(out, redo=arguments.redo, tell=journal.artifact)
@@ -115,7 +115,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             resources = ResourcesConfig(student=config.engine)
             with (
                 in_run(model.name),
-                heard_by(journal),
+                attached_handler(journal),
                 connected(arguments.address, resources, out / "logs"),
             ):
                 scores = scoring.run(store)
@@ -124,7 +124,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         console.print()
         console.print(table)
     console.print(
-        f"Of {model.path}. Graded answers are in {object_store.place(out / 'evaluation')}",
+        f"Of {model.path}. Graded answers are in {object_store.to_uri(out / 'evaluation')}",
         soft_wrap=True,
     )
     return 0

@@ -32,7 +32,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         " a new folder. A student that was trained with LoRA is an adapter unless it is merged.",
         **examples(EXPORT_EXAMPLES),
     )
-    export.add_argument("run", type=object_store.local, metavar="RUN_DIR")
+    export.add_argument("run", type=object_store.to_local_path, metavar="RUN_DIR")
     export.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
     _add_what(export)
     add_debug(export)
@@ -45,7 +45,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         " the Hugging Face hub. The token comes from HF_TOKEN or `hf auth login`.",
         **examples(PUSH_EXAMPLES),
     )
-    push.add_argument("source", type=object_store.local, metavar="RUN_DIR|FOLDER")
+    push.add_argument("source", type=object_store.to_local_path, metavar="RUN_DIR|FOLDER")
     push.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME")
     push.add_argument("--private", action="store_true", help="only the owner may see it")
     push.add_argument(
@@ -93,7 +93,7 @@ def _write(arguments: argparse.Namespace, run_dir: Path, out: Path) -> None:
     student = find_student(run_dir, arguments.stage)
     license = arguments.license or UNLICENSED
     export_student(student, out, arguments.merge, arguments.data, license)
-    said = f"{student.version} of {object_store.place(run_dir)}, as it was evaluated"
+    said = f"{student.version} of {object_store.to_uri(run_dir)}, as it was evaluated"
     if license == UNLICENSED:
         said += ". Its licence is yours to fill in: in README.md, or by --license"
     Console().print(said, soft_wrap=True)
@@ -112,5 +112,5 @@ def _push(arguments: argparse.Namespace) -> int:
             address = hub.upload(out, target)
     else:
         address = hub.upload(source, target)
-    Console().print(f"{object_store.place(source)} is at {address}", soft_wrap=True)
+    Console().print(f"{object_store.to_uri(source)} is at {address}", soft_wrap=True)
     return 0

@@ -20,7 +20,7 @@ from sirt_ray.cli import (
     train,
     watch,
 )
-from sirt_ray.exit_codes import ended
+from sirt_ray.exit_codes import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "allow_code", False):
         user_code.allow()
     signal.signal(signal.SIGTERM, _interrupt)
-    return ended(lambda: arguments.command(arguments), arguments.debug, arguments.stopped)
+    return run_command(lambda: arguments.command(arguments), arguments.debug, arguments.stopped)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sirt_ray.artifacts.store import State
+from sirt_ray.artifacts.store import ArtifactStatus
 from sirt_ray.cli.options import add_debug, add_job, examples
 from sirt_ray.cli.run import checked, print_plan
 from sirt_ray.config import load
@@ -58,7 +58,7 @@ def show(
     console: Console,
     arguments: argparse.Namespace,
     jobs: Sequence[JobConfig],
-    artifacts: Sequence[tuple[JobConfig, State]],
+    artifacts: Sequence[tuple[JobConfig, ArtifactStatus]],
 ) -> None:
     """Print the placement on the cluster that the arguments name, if they do. Raises ConfigError
     for a description that is none, ResourceError for what does not fit."""
@@ -92,7 +92,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     job = checked(arguments, unchecked)
     console.print(load.dump(job), markup=False, highlight=False)
     run_dir = job.run_dir
-    survey = running.survey(job, run_dir)
+    survey = running.dry_run(job, run_dir)
     print_plan(console, job, survey)
     running.print_unchecked(console, unchecked)
     show(console, arguments, [job], [(job, state) for state in survey.states])

@@ -95,7 +95,10 @@ def _deliver(
 ) -> int:
     from sirt_ray.report import command
 
-    folders, out = [object_store.local(folder) for folder in arguments.folders], arguments.out
+    folders, out = (
+        [object_store.to_local_path(folder) for folder in arguments.folders],
+        arguments.out,
+    )
     if arguments.format != "html":
         if arguments.open:
             raise ConfigError(
@@ -107,7 +110,7 @@ def _deliver(
     target = out or command.default_page(folders, name)
     command.write_text(target, text)
     console = Console()
-    console.print(object_store.place(target), markup=False, highlight=False, soft_wrap=True)
+    console.print(object_store.to_uri(target), markup=False, highlight=False, soft_wrap=True)
     if arguments.open and not webbrowser.open(target.resolve().as_uri()):
         console.print("There is no browser here: open the file in one", style="dim")
     return 0

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
-from sirt_ray.artifacts.store import Survey
+from sirt_ray.artifacts.store import DryRunStore
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_allow_code, add_debug, add_job, add_redo, examples
 from sirt_ray.config import load
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return study_command.run(arguments)
     job = checked(arguments)
     run_dir = job.run_dir
-    survey = running.survey(job, run_dir)
+    survey = running.dry_run(job, run_dir)
     if arguments.dry_run:
         print_plan(Console(), job, survey)
         return 0
@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console = run_console()
     running.print_code(console, [job])
     if not arguments.redo:
-        survey.refuse_untrue()
+        survey.raise_if_stale()
     with running.run_folder(run_dir), locked(run_dir):
         run = running.Run(job, run_dir, console, redo=arguments.redo)
         if survey.finished:
@@ -93,11 +93,11 @@ def checked(arguments: argparse.Namespace, unchecked: list[str] | None = None) -
     return job
 
 
-def print_plan(console: Console, job: JobConfig, survey: Survey) -> None:
+def print_plan(console: Console, job: JobConfig, survey: DryRunStore) -> None:
     from sirt_ray.driver import run as running
     from sirt_ray.report.table import plan_table
 
     console.print(plan_table(survey.states))
-    console.print(f"Run folder: {object_store.place(job.run_dir.resolve())}", soft_wrap=True)
+    console.print(f"Run folder: {object_store.to_uri(job.run_dir.resolve())}", soft_wrap=True)
     running.print_code(console, [job])
-    survey.refuse_untrue()
+    survey.raise_if_stale()

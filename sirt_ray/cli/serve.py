@@ -68,14 +68,14 @@ def _port(text: str) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from sirt_ray.driver.checks import check_model
-    from sirt_ray.on_ray.serve.address import Door
+    from sirt_ray.on_ray.serve.address import HttpAddress
     from sirt_ray.on_ray.serve.auth import open_host_warning, take_key
     from sirt_ray.on_ray.serve.resolve import find_model
 
     console = Console()
-    door = Door(arguments.host, arguments.port)
+    door = HttpAddress(arguments.host, arguments.port)
     if arguments.address is None:
-        door.refuse_taken()
+        door.require_free()
     key = take_key(arguments.api_key_env)
     model = find_model(arguments.model, arguments.name, arguments.options)
     check_model(arguments.model, model.path)

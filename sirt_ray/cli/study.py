@@ -18,7 +18,7 @@ from sirt_ray.config import study as studies
 from sirt_ray.config.study import STATES, Study
 from sirt_ray.driver import plan as study_plan
 from sirt_ray.driver import run as running
-from sirt_ray.driver.study import Ended, How, one_by_one, side_by_side
+from sirt_ray.driver.study import RunOptions, TrialResult, run_in_parallel, run_sequentially
 from sirt_ray.report.journal import run_console
 from sirt_ray.storage.atomic import write_json
 
@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     user_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)
     running.print_code(console, study.jobs)
-    surveys = [running.survey(c.job, study.folder / c.name, study.pool) for c in study.cells]
+    surveys = [running.dry_run(c.job, study.folder / c.name, study.pool) for c in study.cells]
     if not arguments.redo:
         for survey in surveys:
-            survey.refuse_untrue()
+            survey.raise_if_stale()
     missing = sum(not survey.finished for survey in surveys)
     failures: dict[str, str] = {}
     with (
@@ -73,26 +73,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_cells(
     study: Study, missing: int, console: Console, arguments: argparse.Namespace
-) -> Generator[Ended]:
+) -> Generator[TrialResult]:
     """On a Ray of our own or a cluster, as many cells at once as were asked for, or as fit.
     `missing`: cells that are not finished."""
     from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
     needed, logs = largest(job.resources for job in study.jobs), study.folder / "logs"
-    how = How(arguments.address, needed, logs, arguments.redo, arguments.debug)
+    how = RunOptions(arguments.address, needed, logs, arguments.redo, arguments.debug)
     if missing and arguments.address is not None:
         with connected(arguments.address, needed, logs):
             running.remove_left_behind(study.jobs)
     if missing < 2 or arguments.cells == 1:
-        yield from one_by_one(study, console, how)
+        yield from run_sequentially(study, console, how)
         return
     at_once = min(missing, arguments.cells or runs_that_fit(arguments.address, needed, logs))
     if at_once == 1:
-        yield from one_by_one(study, console, how)
+        yield from run_sequentially(study, console, how)
         return
     console.print(f"{at_once} cells at once")
     with connected(arguments.address, needed, logs, at_once) as address:
-        yield from side_by_side(study, replace(how, address=address), at_once)
+        yield from run_in_parallel(study, replace(how, address=address), at_once)
 
 
 def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Study:

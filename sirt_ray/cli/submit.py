@@ -30,7 +30,7 @@ from sirt_ray.storage import object_store
 
 if TYPE_CHECKING:  # bring Ray with them
     from sirt_ray.on_ray.submit.client import Cluster, Submission, SubmittedRun
-    from sirt_ray.on_ray.submit.logs import Say
+    from sirt_ray.on_ray.submit.logs import Print
 
 # FOLDED cluster_command: `sirt status`, `logs` and `stop`: the runs on a cluster that this machine is no part of.
 
@@ -147,7 +147,7 @@ def packed(job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> G
         yield Path(folder)
 
 
-def saying(console: Console) -> "Say":
+def saying(console: Console) -> "Print":
     return partial(console.print, soft_wrap=True, style="dim", markup=False, highlight=False)
 
 
@@ -278,7 +278,7 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[JobConfig], SubmittedRun
         jobs, name, folder = study.jobs, study.name, study.folder
     else:
         job = load.load(arguments.job, arguments.overrides, REGISTRY)
-        jobs, name, folder = [job], job.name, object_store.place(job.run_dir)
+        jobs, name, folder = [job], job.name, object_store.to_uri(job.run_dir)
     stated = [load.dump(job.with_code(user_code.identity)) for job in jobs]
     settings = hashlib.sha256("".join(stated).encode()).hexdigest()[:16]
     runs = tuple(run_id(job.run_dir) for job in jobs)

@@ -12,7 +12,7 @@ from sirt_ray.config import load
 
 if TYPE_CHECKING:
     from sirt_ray.artifacts.store import Artifact
-    from sirt_ray.training.standalone import Say
+    from sirt_ray.training.standalone import Print
 
 EXAMPLES = """\
 examples:
@@ -73,7 +73,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _student(arguments: argparse.Namespace, say: "Say") -> "Artifact":
+def _student(arguments: argparse.Namespace, say: "Print") -> "Artifact":
     from sirt_ray.training import standalone
 
     given = {name: getattr(arguments, name) for name in ("model", "data", "out", "seed")}

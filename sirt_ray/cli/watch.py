@@ -38,11 +38,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from sirt_ray.report.monitor import Follower
+    from sirt_ray.report.monitor import RunMonitor
 
-    console, run_dir = Console(), object_store.local(arguments.run_dir)
+    console, run_dir = Console(), object_store.to_local_path(arguments.run_dir)
     every = _EVERY_SECONDS_IN_STORAGE if object_store.stored(run_dir) else _EVERY_SECONDS
-    follower = Follower(run_dir)
+    follower = RunMonitor(run_dir)
     said = 0.0
     with console.status("", spinner="dots") as status:
         while True:

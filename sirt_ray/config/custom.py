@@ -24,14 +24,14 @@ def resolved(reference: str, info: ValidationInfo) -> str:
     """As seen from the working directory; the context may say in which folder the job file lies."""
     folder = cast("dict[str, Path]", info.context or {}).get("folder")
     checked = user_code.checked(reference)
-    return checked if folder is None else user_code.beside(checked, folder)
+    return checked if folder is None else user_code.resolve_in_run(checked, folder)
 
 
 Reference = Annotated[str, AfterValidator(resolved)]
 """`path.py:function`; in a job file, as seen from it."""
 
 
-class OwnBenchmarkConfig(Section):
+class CustomBenchmarkConfig(Section):
     rows: Reference | None = None
     """A function `(split: str) -> iterable of rows`, `split` being "train" or "test", that gives
     the same rows whenever it is called; a row is a dict of the columns below. None: the rows are
@@ -58,7 +58,7 @@ class OwnBenchmarkConfig(Section):
         return {"rows": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _can_be_judged(self) -> "OwnBenchmarkConfig":
+    def _can_be_judged(self) -> "CustomBenchmarkConfig":
         if self.kind == "text" and self.choices is None and self.verifier is None:
             raise ValueError(
                 "kind 'text' can be any text, and there is no verifier to judge it. Set verifier to"
@@ -76,7 +76,7 @@ class OwnBenchmarkConfig(Section):
         """All that decides what its rows mean and what is right."""
         return self.with_code(user_code.identity).model_dump()
 
-    def with_code(self, change: Callable[[str], str]) -> "OwnBenchmarkConfig":
+    def with_code(self, change: Callable[[str], str]) -> "CustomBenchmarkConfig":
         """The same with other references."""
         given = {"rows": self.rows, "verifier": self.verifier}
         return self.model_copy(update={name: ref and change(ref) for name, ref in given.items()})

@@ -3,10 +3,17 @@
 from collections.abc import Collection
 from typing import Annotated, cast
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from sirt_ray.config.base import Count, NonNegative, Section
-from sirt_ray.config.custom import OwnBenchmarkConfig
+from sirt_ray.config.base import Section
+from sirt_ray.config.custom import CustomBenchmarkConfig
 
 
 def _registered(info: ValidationInfo) -> set[str]:
@@ -30,7 +37,7 @@ def names_problem(names: list[str], own: Collection[str], info: ValidationInfo) 
 
 BenchmarkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Names a folder, and what stands before the first "/" of a question's id."""
-OwnBenchmarks = dict[BenchmarkName, OwnBenchmarkConfig]
+CustomBenchmarks = dict[BenchmarkName, CustomBenchmarkConfig]
 
 
 class DataConfig(Section):
@@ -41,20 +48,20 @@ class DataConfig(Section):
     root: str | None = None
     """Folder of local rows (`<root>/<benchmark>/<split>.parquet|.jsonl|.csv`) in the columns of the
     hub's data sets. Without it rows come from the hub at a pinned revision."""
-    num_train: Count | None = None
+    num_train: PositiveInt | None = None
     """Training questions per benchmark, class-balanced where there are classes. None: the paper's
     protocol (4000 for the four QA tasks, all of GSM8K and MultiArith)."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the training questions that are learned from, in tuning and in refining, each of
     them in or out by a hash of its id: the smaller share lies within the larger. The teacher
     answers all of them, so that runs of several shares have its answers in common."""
-    num_validation: NonNegative = 200
+    num_validation: NonNegativeInt = 200
     """Held-out questions per training benchmark, taken from its training rows and never trained
     on. They choose checkpoints and decide on roll-back."""
-    num_test: Count | None = None
+    num_test: PositiveInt | None = None
     """Test questions per benchmark; None: the whole split."""
 
-    benchmarks: OwnBenchmarks = Field(default={})
+    benchmarks: CustomBenchmarks = Field(default={})
     """Tasks of one's own, by the names that `train` and `evaluate` use: `own_benchmarks.py`."""
 
     @model_validator(mode="after")
@@ -66,7 +73,7 @@ class DataConfig(Section):
 
     @field_validator("benchmarks")
     @classmethod
-    def _new(cls, benchmarks: OwnBenchmarks, info: ValidationInfo) -> OwnBenchmarks:
+    def _new(cls, benchmarks: CustomBenchmarks, info: ValidationInfo) -> CustomBenchmarks:
         taken = sorted(_registered(info).intersection(benchmarks))
         if taken:
             raise ValueError(
@@ -75,7 +82,7 @@ class DataConfig(Section):
         return benchmarks
 
     @property
-    def own(self) -> OwnBenchmarks:
+    def own(self) -> CustomBenchmarks:
         """Those of `benchmarks` that are asked."""
         asked = {*self.train, *self.evaluate}
         return {name: task for name, task in self.benchmarks.items() if name in asked}
@@ -90,4 +97,4 @@ class ScoredDataConfig(DataConfig):
     """Questions to score a model on; nothing is learned from any."""
 
     train: list[str] = Field(default=[], max_length=0)
-    num_validation: NonNegative = 0
+    num_validation: NonNegativeInt = 0

@@ -14,10 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from sirt_ray.config.base import Count, NonNegative, SamplingConfig, Section
-from sirt_ray.config.data import DataConfig, OwnBenchmarks, ScoredDataConfig, names_problem
+from sirt_ray.config.base import SamplingConfig, Section
+from sirt_ray.config.data import CustomBenchmarks, DataConfig, ScoredDataConfig, names_problem
 from sirt_ray.config.presets import METHODS
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.config.teacher import TeacherConfig
@@ -35,7 +43,7 @@ class DemonstrationsConfig(Section):
     keep: Literal["right", "all"] = "right"
     """`right`: keep demonstrations whose final answer matches the gold answer. `all`: keep every
     finished one (the paper does not say that it filters)."""
-    samples_per_question: Count = 1
+    samples_per_question: PositiveInt = 1
     """Completions asked of the teacher for each question; the first that is kept is used. Of
     `teacher.demonstrations` all are tried."""
 
@@ -57,16 +65,16 @@ class EvaluationConfig(Section):
 class ScoringConfig(Section):
     """What `sirt evaluate` asks a model, by the names of its arguments."""
 
-    own_benchmarks: OwnBenchmarks = Field(default={})
+    own_benchmarks: CustomBenchmarks = Field(default={})
     """As `data.benchmarks` in a job file."""
     benchmarks: list[str] = Field(min_length=1)
     root: str | None = None
     """As `data.root` in a job file."""
-    num: Count | None = None
+    num: PositiveInt | None = None
     """Test questions per benchmark; None: the whole split."""
     prompts: list[PromptKind] = Field(default=EvaluationConfig().prompts, min_length=1)
     sampling: SamplingConfig = SamplingConfig()
-    seed: NonNegative = 0
+    seed: NonNegativeInt = 0
     engine: EngineConfig = EngineConfig()
     """Where and how fast; never part of the scores' identity."""
 
@@ -102,7 +110,7 @@ class JobConfig(Section):
     output: Annotated[str, AfterValidator(checked_output)] = "runs"
     """The run folder is `<output>/<name>`: a folder that all nodes see, or an address in object
     storage (s3://bucket/runs, gs://bucket/runs)."""
-    seed: NonNegative = 0
+    seed: NonNegativeInt = 0
     data: DataConfig
     teacher: TeacherConfig
     student: StudentConfig
@@ -118,7 +126,7 @@ class JobConfig(Section):
     @property
     def run_dir(self) -> Path:
         """The run folder; of one in object storage this machine's copy."""
-        return object_store.local(self.output) / self.name
+        return object_store.to_local_path(self.output) / self.name
 
     @property
     def quantizes(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -70,12 +70,15 @@ def parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
         ) from error
     try:
         document = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+        node = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
+        lines = _lines(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{_where(path, error)}. Mend it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
-    return document, {position: f"{path}:{line}" for position, line in lines.items()}
+    return cast(dict[str, Any], document), {
+        position: f"{path}:{line}" for position, line in lines.items()
+    }
 
 
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:

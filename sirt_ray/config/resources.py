@@ -3,9 +3,16 @@ artifact untrue."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from sirt_ray.config.base import Count, NonNegative, NotNegative, Positive, Section
+from sirt_ray.config.base import Section
 
 
 class EngineConfig(Section):
@@ -14,15 +21,15 @@ class EngineConfig(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on CPU, the checkpoint's own on GPU."""
-    min_replicas: NonNegative = 1
-    max_replicas: Count = 1
-    num_cpus: Positive = 1
-    tensor_parallel_size: Count = 1
-    max_model_len: Count | None = None
+    min_replicas: NonNegativeInt = 1
+    max_replicas: PositiveInt = 1
+    num_cpus: PositiveFloat = 1
+    tensor_parallel_size: PositiveInt = 1
+    max_model_len: PositiveInt | None = None
     """Longest prompt plus completion, in tokens; None: what the model allows."""
-    max_num_seqs: Count = 256
+    max_num_seqs: PositiveInt = 256
     """Sequences that decode together."""
-    kv_cache_gib: Positive | None = None
+    kv_cache_gib: PositiveFloat | None = None
     """None: vLLM's share of the GPU, 0.25 GiB on CPU."""
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
     """Highest rank of the LoRA adapters that the running engine can take beside its weights; None:
@@ -31,15 +38,15 @@ class EngineConfig(Section):
     """Ray resources that a replica asks for, to place it on certain nodes."""
     labels: dict[str, str] = Field(default={})
     """Ray node labels that a replica's node must have, e.g. `ray.io/accelerator-type: H100`."""
-    upscale_delay_s: NotNegative = 10.0
+    upscale_delay_s: NonNegativeFloat = 10.0
     """How long the work must be too much for the running replicas before one is added."""
-    downscale_delay_s: NotNegative = 120.0
+    downscale_delay_s: NonNegativeFloat = 120.0
     """How long it must be too little before one is removed. With `min_replicas: 0` the last one
     goes, too, and always before a training."""
-    request_timeout_s: Positive = 600.0
+    request_timeout_s: PositiveFloat = 600.0
     """For the answer to one request; it is then asked again. A replica that answers nothing at all
     for so long is replaced."""
-    start_timeout_s: Positive = 6 * 3600.0
+    start_timeout_s: PositiveFloat = 6 * 3600.0
     """How long the first engine may take to answer, waiting for room included."""
 
     @model_validator(mode="after")
@@ -52,8 +59,8 @@ class EngineConfig(Section):
 
 
 class TrainerResources(Section):
-    num_workers: Count = 1
-    cpus_per_worker: Positive = 1
+    num_workers: PositiveInt = 1
+    cpus_per_worker: PositiveFloat = 1
     gpus_per_worker: Annotated[float, Field(ge=0.0)] | None = None
     """None: 1 where the cluster has GPUs, else 0."""
     custom_resources: dict[str, float] = Field(default={})
@@ -63,14 +70,14 @@ class TrainerResources(Section):
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What is kept, and updated, in the machine's memory in place of the GPU's: the optimizer's
     states, or the parameters as well."""
-    max_tokens_per_micro_batch: Count = 4096
+    max_tokens_per_micro_batch: PositiveInt = 4096
     """Padded tokens in one forward pass of one worker; bounds its memory, not the result."""
     gradient_checkpointing: bool = False
-    checkpoint_every_steps: Count = 50
+    checkpoint_every_steps: PositiveInt = 50
     """A killed training continues at the last of these."""
-    max_failures: NonNegative = 3
+    max_failures: NonNegativeInt = 3
     """Worker failures after which training gives up; each one continues from a checkpoint."""
-    start_timeout_s: Positive = 6 * 3600.0
+    start_timeout_s: PositiveFloat = 6 * 3600.0
     """How long the workers may wait for room."""
 
     @model_validator(mode="after")
@@ -89,7 +96,7 @@ class DriverResources(Section):
     """The process that drives a run that was submitted to a cluster. Where all of this is nothing,
     Ray puts it on the head node."""
 
-    num_cpus: NotNegative = 1
+    num_cpus: NonNegativeFloat = 1
     custom_resources: dict[str, float] = Field(default={})
     labels: dict[str, str] = Field(default={})
     """Ray node labels that its node must have."""
@@ -102,9 +109,9 @@ class ResourcesConfig(Section):
     student: EngineConfig = EngineConfig()
     trainer: TrainerResources = TrainerResources()
     driver: DriverResources = DriverResources()
-    block_size: Count = 32
+    block_size: PositiveInt = 32
     """Questions that are sampled, graded and written together; a killed run loses at most the
     blocks under way, which are as many as fill the engines."""
-    local_cpus: Count | None = None
+    local_cpus: PositiveInt | None = None
     """Logical CPUs of the Ray that is started when there is no cluster; None: as many as the job
     needs, at least those of the machine."""

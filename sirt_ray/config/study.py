@@ -74,7 +74,7 @@ class StudyConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Trial:
     name: str
     labels: Mapping[str, str]
     """Axis -> label."""
@@ -87,7 +87,7 @@ class Study:
     folder: Path
     axes: Mapping[str, Sequence[str]]
     """Axis -> its labels."""
-    cells: Sequence[Cell]
+    cells: Sequence[Trial]
 
     @property
     def jobs(self) -> list[JobConfig]:
@@ -208,7 +208,7 @@ def _cells(
     sources: Sources,
     context: Mapping[str, Any],
     problems: list[str],
-) -> Iterator[Cell]:
+) -> Iterator[Trial]:
     """The cells that can be run; of the others, `problems` hears once for all that share one."""
     told: dict[str, list[str]] = {}
     total = 0
@@ -227,7 +227,7 @@ def _cells(
                 told.setdefault(problem.replace(f"cell {name}: ", ""), []).append(name)
             continue
         labels = {choice.axis: choice.label for choice in choices}
-        yield Cell(name, labels, _with_common_cache(job, folder))
+        yield Trial(name, labels, _with_common_cache(job, folder))
     for problem, names in told.items():
         more = f" and {len(names) - _SHOWN_CELLS} more" if len(names) > _SHOWN_CELLS else ""
         which = "all cells" if len(names) == total else ", ".join(names[:_SHOWN_CELLS]) + more

@@ -7,9 +7,18 @@ import json
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from sirt_ray.config.base import Count, NonNegative, Positive, SamplingConfig, Section
+from sirt_ray.config.base import SamplingConfig, Section
 from sirt_ray.storage.uri import checked_model
 
 Price = Annotated[float, Field(ge=0.0)]
@@ -36,22 +45,22 @@ class EndpointConfig(Section):
     know it."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """Environment variable that holds the key, on the node that asks. Null: no key is sent."""
-    requests_per_minute: Positive | None = None
+    requests_per_minute: PositiveFloat | None = None
     """None: as fast as `max_in_flight` lets it be."""
-    max_in_flight: Count = 16
+    max_in_flight: PositiveInt = 16
     """Requests that are under way at the same time."""
-    timeout_s: Positive = 300
+    timeout_s: PositiveFloat = 300
     """For one attempt, from sending it to the whole reply."""
-    max_retries: NonNegative = 6
+    max_retries: NonNegativeInt = 6
     """Further attempts at a request that failed in a way that may pass (408, 409, 429, 5xx, no
     connection, no reply in time). The pauses double from one to at most 60 seconds, each of them
     drawn between nothing and that, unless the endpoint says how long to wait."""
     price_per_million_prompt_tokens: Price | None = None
     price_per_million_completion_tokens: Price | None = None
-    max_tokens_total: Count | None = None
+    max_tokens_total: PositiveInt | None = None
     """Prompt and completion tokens that may be paid for, all starts of the job together; then the
     run stops and can be continued. A request is only sent if its longest answer fits."""
-    max_cost: Positive | None = None
+    max_cost: PositiveFloat | None = None
     """Likewise in the currency of the prices."""
     cache: str | None = None
     """Folder of paid answers, none of which is paid for twice, and of the record of what was spent;

@@ -10,6 +10,9 @@ from pydantic import (
     AfterValidator,
     Field,
     JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -17,15 +20,7 @@ from pydantic import (
 )
 
 from sirt_ray import user_code
-from sirt_ray.config.base import (
-    Count,
-    Fraction,
-    NonNegative,
-    Positive,
-    SamplingConfig,
-    Section,
-    merged,
-)
+from sirt_ray.config.base import Fraction, SamplingConfig, Section, merged
 from sirt_ray.config.custom import resolved
 from sirt_ray.types import PromptKind
 
@@ -35,8 +30,8 @@ from sirt_ray.types import PromptKind
 
 
 class LoraConfig(Section):
-    rank: Count = 8
-    alpha: Positive = 16
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16
     dropout: Fraction = 0.0
     """Must be 0 for self-refinement: the reference and the policy have to agree at step 0."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
@@ -49,21 +44,21 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """What instruction tuning and self-refinement have in common."""
 
-    learning_rate: Positive
-    batch_size: Count
+    learning_rate: PositiveFloat
+    batch_size: PositiveInt
     """Sequences (tuning) or pairs (refining; completions with `rft` and `kto`) for one optimizer
     step, over all workers."""
-    epochs: Positive
-    max_steps: Count | None = None
+    epochs: PositiveFloat
+    max_steps: PositiveInt | None = None
     """Stop after so many optimizer steps although epochs are left."""
     warmup_ratio: Fraction = 0.0
-    warmup_steps: NonNegative = 0
+    warmup_steps: NonNegativeInt = 0
     """The larger of the two counts."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    max_grad_norm: Positive = 1.0
-    max_length: Count = 1024
+    max_grad_norm: PositiveFloat = 1.0
+    max_length: PositiveInt = 1024
     """Longest prompt plus completion, in tokens; a longer one is left out and counted."""
     lora: LoraConfig | None = None
     """None: full fine-tuning."""
@@ -71,16 +66,16 @@ class TrainingConfig(Section):
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the questions held out from training, with all that was made of them; 0: no
     validation."""
-    evaluate_every_steps: Count = 50
+    evaluate_every_steps: PositiveInt = 50
     """Validation every so many steps, and after the last."""
     choose: Literal["best", "accuracy", "last"] = "best"
     """Which weights become the student. `best`: those with the lowest validation loss (the paper).
     `accuracy`: those that prefer the chosen completion in the most held-out pairs, of equal ones
     the lower loss (refinement only). `last`: the last step's."""
-    patience: Count | None = None
+    patience: PositiveInt | None = None
     """Stop after so many evaluations in a row without better weights, by `choose`; None: never."""
 
-    def choice_problems(self) -> list[str]:
+    def selection_problems(self) -> list[str]:
         problems: list[str] = []
         if self.patience is not None and self.choose == "last":
             problems.append(
@@ -110,14 +105,14 @@ class TrainingConfig(Section):
 class TuneConfig(TrainingConfig):
     """Stage 2: instruction tuning on demonstrations (paper: 4 epochs, 2e-5, cosine, 0.03)."""
 
-    learning_rate: Positive = 2e-5
-    batch_size: Count = 32
-    epochs: Positive = 4
+    learning_rate: PositiveFloat = 2e-5
+    batch_size: PositiveInt = 32
+    epochs: PositiveFloat = 4
     warmup_ratio: Fraction = 0.03
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     prompt: PromptKind = "cot"
     """The prompt that demonstrations are learned after."""
-    max_demonstrations: Count | None = None
+    max_demonstrations: PositiveInt | None = None
     """Demonstrations per benchmark, the first in question order; None: all."""
     tasks: list[str] | None = Field(default=None, min_length=1)
     """Those of `data.train` to tune on; None: all of them."""
@@ -126,7 +121,7 @@ class TuneConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TuneConfig":
-        problems = self.choice_problems()
+        problems = self.selection_problems()
         if self.choose == "accuracy":
             problems.append(
                 "choose 'accuracy' compares preferences between completions, and tuning has no"
@@ -173,7 +168,7 @@ class PairsConfig(Section):
     `wrong` contrasts correctness as well."""
     unparseable_rejected: bool = False
     """Whether a CoT-Answer without a readable final answer may be rejected as if it were wrong."""
-    max_per_question: Count = 1
+    max_per_question: PositiveInt = 1
     """For each rule; with `right`, own answers beside the demonstration."""
 
     @property
@@ -189,7 +184,7 @@ class RefineConfig(TrainingConfig):
     """Stage 3: rounds of sampling, pairing and DPO (paper: one pass, 1e-6, batch 128, <= 1000
     steps)."""
 
-    rounds: NonNegative = 1
+    rounds: NonNegativeInt = 1
     even_rounds: dict[str, JsonValue] = Field(default={})
     """What differs in rounds 2, 4, ...: settings of this section, for a method whose rounds are of
     two kinds."""
@@ -199,12 +194,12 @@ class RefineConfig(TrainingConfig):
     start: Literal["student", "base"] = "student"
     """Which weights a round trains: those of the student that has written its samples, or the base
     anew (rft, simpo, orpo)."""
-    num_cot: Count = 4
+    num_cot: PositiveInt = 4
     """CoT-Answers per question."""
-    num_plain: NonNegative = 1
+    num_plain: NonNegativeInt = 1
     """Answers to the plain prompt per question; only `dpo_cot` and `both` use them."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.7)
-    max_questions: Count | None = None
+    max_questions: PositiveInt | None = None
     """Questions per benchmark and round; None: every demonstrated question."""
     ground_truth: Literal["teacher", "gold"] = "teacher"
     """What a right answer is: the teacher's final answer (the paper) or the benchmark's."""
@@ -217,7 +212,7 @@ class RefineConfig(TrainingConfig):
     reference: Literal["previous", "initial"] = "previous"
     """The student that the policy is held to: `previous`, which the round starts from (the paper),
     or `initial`, the instruction-tuned one in every round (sigmoid, ipo, robust, kto)."""
-    beta: Positive = 0.1
+    beta: PositiveFloat = 0.1
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Share of the pairs taken to be the wrong way round (sigmoid, robust, simpo)."""
     length_normalised: bool = False
@@ -226,18 +221,18 @@ class RefineConfig(TrainingConfig):
     """By how much more than 0 SimPO wants the chosen completion ahead (its gamma)."""
     nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the chosen completion's length-normalised NLL added to the loss (Iterative RPO)."""
-    desirable_weight: Positive = 1.0
-    undesirable_weight: Positive = 1.0
+    desirable_weight: PositiveFloat = 1.0
+    undesirable_weight: PositiveFloat = 1.0
     """KTO's weights (its lambdas) of the two kinds of examples. Where one kind is rarer, its weight
     times its number should be about that of the other."""
-    learning_rate: Positive = 1e-6
-    batch_size: Count = 128
-    epochs: Positive = 1
-    max_steps: Count | None = 1000
-    warmup_steps: NonNegative = 100
+    learning_rate: PositiveFloat = 1e-6
+    batch_size: PositiveInt = 128
+    epochs: PositiveFloat = 1
+    max_steps: PositiveInt | None = 1000
+    warmup_steps: NonNegativeInt = 100
     roll_back: bool = True
     """Undo a round whose held-out accuracy falls by more than `roll_back_stderrs`."""
-    roll_back_stderrs: Positive = 2.0
+    roll_back_stderrs: PositiveFloat = 2.0
     """In standard errors of the difference between the two students."""
 
     @model_validator(mode="after")
@@ -268,7 +263,7 @@ class RefineConfig(TrainingConfig):
                 "choose 'accuracy' compares preferences, but loss 'rft' has none. Set choose to"
                 " 'best' or 'last'"
             )
-        problems += self.choice_problems() + self._unused() + self._even_problems()
+        problems += self.selection_problems() + self._unused() + self._even_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -26,7 +26,7 @@ from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core import fingerprints
 from sirt_ray.core.interfaces import Journal, Policy, Stages
-from sirt_ray.core.scoring import Evaluation, fell, read_evaluation
+from sirt_ray.core.scoring import Evaluation, dropped_significantly, read_evaluation
 from sirt_ray.types import Scores
 
 
@@ -102,7 +102,9 @@ class Loop:
             candidate = _student(refined, round)
             found = self._evaluate(candidate.policy, refined, questions)
             scores[candidate.policy.version] = found.test
-            if refine.roll_back and fell(kept.held_out, found.held_out, refine.roll_back_stderrs):
+            if refine.roll_back and dropped_significantly(
+                kept.held_out, found.held_out, refine.roll_back_stderrs
+            ):
                 rolled_back.append(candidate.policy.version)
                 self._say_rolled_back(candidate.policy, student.policy, kept, found)
             else:

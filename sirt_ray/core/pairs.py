@@ -19,7 +19,7 @@ from typing import cast
 
 from sirt_ray.config.training import RULES, PairsConfig
 from sirt_ray.types import Graded, PreferencePair
-from sirt_ray.user_code import OwnCode
+from sirt_ray.user_code import UserFunction
 
 # FOLDED core.own_pairs: A pair rule of one's own: what it is asked, and what is taken of its answer.
 #
@@ -36,7 +36,7 @@ _ASKED_TWICE = 4
 make other pairs on every run."""
 
 
-class OwnRule:
+class CustomPairRule:
     """What a rule is like::
 
     def right_over_wrong(answers: list[Graded], rng: random.Random):
@@ -46,7 +46,7 @@ class OwnRule:
         return zip(right, wrong)
     """
 
-    def __init__(self, code: OwnCode) -> None:
+    def __init__(self, code: UserFunction) -> None:
         self._code = code
         self._asked = 0
 
@@ -91,7 +91,7 @@ def make_pairs(
     config: PairsConfig,
     seed: str,
     demonstrations: Iterable[Graded] = (),
-    own: OwnRule | None = None,
+    own: CustomPairRule | None = None,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """At most `config.max_per_question` pairs for each question and rule.
 
@@ -198,7 +198,7 @@ def _pair_question(
 
 
 def _own_pairs(
-    own: OwnRule,
+    own: CustomPairRule,
     question_id: str,
     answers: Sequence[Graded],
     config: PairsConfig,

@@ -22,7 +22,7 @@ def score_of(right: int, n: int) -> Score:
     return Score(right / n if n else 0.0, proportion_stderr(right, n), n)
 
 
-def fell(before: Score, after: Score, stderrs: float) -> bool:
+def dropped_significantly(before: Score, after: Score, stderrs: float) -> bool:
     """Whether accuracy fell by more than `stderrs` standard errors of the difference."""
     return before.accuracy - after.accuracy > stderrs * math.hypot(before.stderr, after.stderr)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sirt_ray.doctor.findings import Finding
-from sirt_ray.on_ray.serve.address import Door
+from sirt_ray.on_ray.serve.address import HttpAddress
 
 _HUB_SECONDS = 5.0
 _REFUSED = (401, 403)
@@ -13,7 +13,7 @@ def check_ports(ports: Sequence[tuple[int, str, str]]) -> list[Finding]:
     """`ports`: number, what listens there in the end, and what to do where another does."""
     findings: list[Finding] = []
     for port, use, cure in ports:
-        problem = Door("127.0.0.1", port).problem()
+        problem = HttpAddress("127.0.0.1", port).problem()
         if problem is not None:
             findings.append(Finding("ports", "warning", f"{port} is taken ({use})", cure))
     if findings:

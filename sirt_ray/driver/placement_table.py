@@ -10,7 +10,7 @@ from sirt_ray.planning import memory, placement, speed
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.placement import Part, Placement, Setup
-from sirt_ray.planning.speed import Estimate
+from sirt_ray.planning.speed import TimeEstimate
 
 _ON_GPUS = (
     f"vLLM uses {memory.VLLM_SHARE:.0%} of a GPU; a process has {memory.CONTEXT / GB:g} GB for"
@@ -44,7 +44,7 @@ def show(console: Console, setup: Setup, placed: Placement) -> None:
 
 
 def show_time(
-    console: Console, cluster: Cluster, estimates: Sequence[Estimate], at_once: int
+    console: Console, cluster: Cluster, estimates: Sequence[TimeEstimate], at_once: int
 ) -> None:
     """What is still to be made, by kind; totals; and all that is assumed. `at_once`: jobs that find
     room at the same time."""
@@ -57,7 +57,7 @@ def show_time(
     table.add_column("by")
     for one in estimates:
         table.add_row(one.kind, *_figures(one, cluster), _by(one))
-    total = Estimate("all of it")
+    total = TimeEstimate("all of it")
     for one in estimates:
         total = total.plus(one)
     table.add_section()
@@ -143,7 +143,7 @@ def _turns(setup: Setup, placed: Placement) -> str:
     return f"In turns: {'; '.join(told)}"
 
 
-def _figures(one: Estimate, cluster: Cluster) -> list[str]:
+def _figures(one: TimeEstimate, cluster: Cluster) -> list[str]:
     return [
         f"{one.artifacts:,}",
         f"{one.tokens / 1e6:,.1f}",
@@ -159,7 +159,7 @@ def _hours(seconds: float | None) -> str:
     return f"{hours:,.1f}" if hours >= 0.05 or not hours else "<0.1"
 
 
-def _by(one: Estimate) -> str:
+def _by(one: TimeEstimate) -> str:
     if one.seconds is None:
         return "not known"
     if not one.measured:

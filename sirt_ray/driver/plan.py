@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sirt_ray.artifacts.store import RECORD, State
+from sirt_ray.artifacts.store import RECORD, ArtifactStatus
 from sirt_ray.benchmarks.base import Generated
 from sirt_ray.benchmarks.registry import PUBLISHED, benchmarks_of
 from sirt_ray.config.job import JobConfig
@@ -22,8 +22,8 @@ from sirt_ray.errors import ResourceError
 from sirt_ray.planning import models, remedies, speed
 from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster
-from sirt_ray.planning.placement import Placement, Role, Setup, place, problem
-from sirt_ray.planning.speed import Asking, Estimate
+from sirt_ray.planning.placement import Placement, Role, Setup, place_engines, problem
+from sirt_ray.planning.speed import SamplingLoad, TimeEstimate
 from sirt_ray.quickstart import assets
 
 _FORMULAS = """\
@@ -52,20 +52,20 @@ class Work:
         self.unsized |= other.unsized
 
 
-Artifacts = Sequence[tuple[JobConfig, State]]
-Distinct = Mapping[Path, tuple[JobConfig, State]]
+Artifacts = Sequence[tuple[JobConfig, ArtifactStatus]]
+Distinct = Mapping[Path, tuple[JobConfig, ArtifactStatus]]
 """Where an artifact lies -> a job that it is made for, and how it stands."""
 
 
 def show_study(console: Console, study: Study) -> Distinct:
     """Print the study's axes, its artifacts by kind, and what is to be done; returns the artifacts.
     Raises ArtifactError where settings would make a finished artifact untrue."""
-    distinct: dict[Path, tuple[JobConfig, State]] = {}
+    distinct: dict[Path, tuple[JobConfig, ArtifactStatus]] = {}
     asked: Counter[str] = Counter()
     finished = 0
     for cell in study.cells:
-        survey = run.survey(cell.job, study.folder / cell.name, study.pool)
-        survey.refuse_untrue()
+        survey = run.dry_run(cell.job, study.folder / cell.name, study.pool)
+        survey.raise_if_stale()
         finished += survey.finished
         for state in survey.states:
             asked[_kind(state.name)] += 1
@@ -95,7 +95,9 @@ def show_study(console: Console, study: Study) -> Distinct:
     return distinct
 
 
-def _table(kinds: Iterable[str], distinct: Mapping[Path, tuple[JobConfig, State]]) -> Table:
+def _table(
+    kinds: Iterable[str], distinct: Mapping[Path, tuple[JobConfig, ArtifactStatus]]
+) -> Table:
     table = Table(
         title="Artifacts of this study, each once",
         title_justify="left",
@@ -202,7 +204,7 @@ def _steps(examples: int, config: TrainingConfig) -> int:
     return min(steps, config.max_steps or steps)
 
 
-def _time(artifacts: Iterable[tuple[JobConfig, State]]) -> str | None:
+def _time(artifacts: Iterable[tuple[JobConfig, ArtifactStatus]]) -> str | None:
     """How long it would take by the finished artifacts of each kind; None where there are none."""
     took: defaultdict[str, list[float]] = defaultdict(list)
     missing: Counter[str] = Counter()
@@ -238,7 +240,7 @@ def show_placement(
     if cluster.described:
         jobs = [_anywhere(job) for job in jobs]
         artifacts = [(_anywhere(job), state) for job, state in artifacts]
-    placed = {key: (setup, place(setup, cluster)) for key, setup in setups(jobs).items()}
+    placed = {key: (setup, place_engines(setup, cluster)) for key, setup in setups(jobs).items()}
     problems: dict[str, None] = {}
     for setup, placement in placed.values():
         placement_table.show(console, setup, placement)
@@ -354,7 +356,7 @@ class _Task:
     units: float
     """Completions, or steps, or a reference's pairs."""
     tokens: float
-    asking: Asking | None
+    asking: SamplingLoad | None
     """Of a sampled one."""
     training: TrainingConfig | None
     """Of a trained one."""
@@ -369,7 +371,7 @@ class _Taken:
     tokens: float = 0.0
 
 
-def estimates(artifacts: Artifacts, placed: Sequence[Placed]) -> list[Estimate]:
+def estimates(artifacts: Artifacts, placed: Sequence[Placed]) -> list[TimeEstimate]:
     """By kind, in the order of the artifacts, of what is not finished. `placed`: of each artifact's
     job."""
     measured: dict[tuple[str, str], _Taken] = {}
@@ -377,27 +379,27 @@ def estimates(artifacts: Artifacts, placed: Sequence[Placed]) -> list[Estimate]:
         task = _task(job, state)
         if state.state == "finished" and task is not None:
             _add(measured.setdefault((task.kind, task.model), _Taken()), task.kind, state)
-    found: dict[str, Estimate] = {}
+    found: dict[str, TimeEstimate] = {}
     for (job, state), (setup, placement) in zip(artifacts, placed, strict=True):
         task = _task(job, state)
         if state.state != "finished" and task is not None:
             taken = measured.get((task.kind, task.model))
             one = _estimate(task, job, setup, placement, taken)
-            found[task.kind] = found.get(task.kind, Estimate(task.kind)).plus(one)
+            found[task.kind] = found.get(task.kind, TimeEstimate(task.kind)).plus(one)
     return list(found.values())
 
 
 def _estimate(
     task: _Task, job: JobConfig, setup: Setup, placement: Placement, taken: _Taken | None
-) -> Estimate:
+) -> TimeEstimate:
     part = placement.parts.get(task.role)
     gpus = 0.0 if part is None else part.total_gpus
     if taken is not None and taken.units:
         seconds = taken.seconds / taken.units * task.units
         tokens = taken.tokens / taken.units * task.units
-        return Estimate(task.kind, 1, tokens, seconds, seconds * gpus, measured=1)
+        return TimeEstimate(task.kind, 1, tokens, seconds, seconds * gpus, measured=1)
     known = _seconds(task, job, setup, placement) if task.units else 0.0
-    return Estimate(task.kind, 1, task.tokens, known, None if known is None else known * gpus)
+    return TimeEstimate(task.kind, 1, task.tokens, known, None if known is None else known * gpus)
 
 
 def _seconds(task: _Task, job: JobConfig, setup: Setup, placement: Placement) -> float | None:
@@ -420,7 +422,7 @@ def _seconds(task: _Task, job: JobConfig, setup: Setup, placement: Placement) ->
     return speed.training_seconds(task.tokens, shape, task.training, trainer, gpu, forward_only)
 
 
-def _task(job: JobConfig, state: State) -> _Task | None:
+def _task(job: JobConfig, state: ArtifactStatus) -> _Task | None:
     """None where it takes no model."""
     version, _, kind = state.name.rpartition("/")
     if kind in _TRAINED:
@@ -438,7 +440,7 @@ def _task(job: JobConfig, state: State) -> _Task | None:
     taught = kind == "demonstrations" or version == "teacher"
     role: Role = "teacher" if taught else "student"
     model = job.teacher.source if taught else job.student.model
-    asking = Asking(completions, per_prompt, sampling.max_tokens)
+    asking = SamplingLoad(completions, per_prompt, sampling.max_tokens)
     return _Task(kind, role, model, completions, asking.tokens, asking, None)
 
 
@@ -457,7 +459,7 @@ def _training_task(job: JobConfig, version: str, kind: str) -> _Task:
     return _Task(kind, "trainer", job.student.model, units, tokens, None, config)
 
 
-def _add(taken: _Taken, kind: str, state: State) -> None:
+def _add(taken: _Taken, kind: str, state: ArtifactStatus) -> None:
     """What a finished artifact's record says; earlier versions wrote no usage."""
     record = json.loads((state.path / RECORD).read_text())
     counts: Mapping[str, float] = record["counts"]

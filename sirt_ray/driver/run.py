@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import user_code
-from sirt_ray.artifacts.store import SharedStore, Store, Survey
+from sirt_ray.artifacts.store import DryRunStore, SharedStore, Store
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ConfigError, InputError
-from sirt_ray.logs import heard_by, in_run
+from sirt_ray.logs import attached_handler, in_run
 from sirt_ray.report.journal import SILENT, RunJournal
-from sirt_ray.report.live import PageKeeper
+from sirt_ray.report.live import LiveReport
 from sirt_ray.report.progress import LogProgress, progress_for
 from sirt_ray.report.table import scores_tables
 from sirt_ray.storage import object_store
@@ -52,12 +52,12 @@ class Run:
 
         run_dir.mkdir(parents=True, exist_ok=True)
         # The run goes on with its own copy of the code, whatever becomes of the file.
-        user_code.keep(job.code, run_dir)
-        kept = job.with_code(user_code.kept)
+        user_code.copy_into_run(job.code, run_dir)
+        kept = job.with_code(user_code.copied_reference)
         config = run_dir / "config.yaml"
         write_text(config, load.dump(kept))
         object_store.push(config)
-        job = kept.with_code(lambda reference: user_code.beside(reference, run_dir))
+        job = kept.with_code(lambda reference: user_code.resolve_in_run(reference, run_dir))
         self.job = job
         self._console = console
         self.journal = RunJournal(run_dir, console)
@@ -65,7 +65,7 @@ class Run:
         kind = Store if pool is None else SharedStore
         self._store = kind(run_dir, redo=redo, tell=self._tell, pool=pool)
         # A study has a report of its own, and makes many cells at a time.
-        self._page = None if pool is not None else PageKeeper(run_dir, self.journal)
+        self._page = None if pool is not None else LiveReport(run_dir, self.journal)
         self._metrics: StageMetrics | None = None
         before = None if after is None else after.stages
         self.stages: RayStages = RayStages(job, run_dir, progress_for(console), before)
@@ -77,7 +77,7 @@ class Run:
         """Run the job on the Ray that this process is connected to."""
         from sirt_ray.on_ray.metrics import StageMetrics
 
-        with in_run(self.job.name), heard_by(self.journal):
+        with in_run(self.job.name), attached_handler(self.journal):
             self._metrics = StageMetrics(self.job.name)
             try:
                 self.stages.check_cluster()
@@ -113,17 +113,17 @@ class Run:
             self._console.print(table)
         if self._page is not None and self._page.path is not None:
             self._console.print(
-                f"The report is {object_store.place(self._page.path)}",
+                f"The report is {object_store.to_uri(self._page.path)}",
                 soft_wrap=True,
                 highlight=False,
             )
 
 
-def survey(job: JobConfig, run_dir: Path, pool: Path | None = None) -> Survey:
+def dry_run(job: JobConfig, run_dir: Path, pool: Path | None = None) -> DryRunStore:
     """How the folder stands before the run."""
     from sirt_ray.on_ray.stages import RayStages
 
-    found, nobody = Survey(run_dir, pool=pool), Console(quiet=True)
+    found, nobody = DryRunStore(run_dir, pool=pool), Console(quiet=True)
     Loop(job, RayStages(job, run_dir, LogProgress(nobody)), found, SILENT).run()
     return found
 
@@ -133,7 +133,7 @@ def remove_left_behind(jobs: Iterable[JobConfig]) -> None:
     hold what the trainer waits for. Whoever calls this holds the folders."""
     from sirt_ray.on_ray import serve_apps
 
-    serve_apps.remove(serve_apps.run_id(job.run_dir) for job in jobs)
+    serve_apps.delete_apps(serve_apps.run_id(job.run_dir) for job in jobs)
 
 
 def check_each(jobs: Iterable[JobConfig], check: Callable[[JobConfig], None]) -> None:

@@ -18,14 +18,14 @@ from typing import IO, cast
 from rich.console import Console
 
 from sirt_ray.config.resources import ResourcesConfig
-from sirt_ray.config.study import Cell, Study
+from sirt_ray.config.study import Study, Trial
 from sirt_ray.driver import run as running
 from sirt_ray.errors import SirtError
 from sirt_ray.logs import as_json
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TrialResult:
     """What has become of a cell."""
 
     cell: str
@@ -36,7 +36,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class RunOptions:
     """How the cells of a study are run."""
 
     address: str | None
@@ -48,11 +48,11 @@ class How:
     debug: bool = False
 
 
-class CellRunner:
+class TrialRunner:
     """Runs cells on one Ray, which is joined when the first cell needs it, and anew after a
     failure: whatever went wrong there shall not be the next one's."""
 
-    def __init__(self, study: Study, console: Console, how: How) -> None:
+    def __init__(self, study: Study, console: Console, how: RunOptions) -> None:
         self._study = study
         self._console = console
         self._how = how
@@ -60,11 +60,11 @@ class CellRunner:
         self._connected = False
         self._last: running.Run | None = None
 
-    def run(self, cell: Cell) -> Ended:
+    def run(self, cell: Trial) -> TrialResult:
         run_dir, pool = self._study.folder / cell.name, self._study.pool
         made: running.Run | None = None
         try:
-            finished = running.survey(cell.job, run_dir, pool).finished
+            finished = running.dry_run(cell.job, run_dir, pool).finished
             if not finished:
                 self._connect()
             made = running.Run(
@@ -90,8 +90,8 @@ class CellRunner:
             if made is not None:
                 made.journal.event("failed", message)
             self.disconnect()
-            return Ended(cell.name, error=message)
-        return Ended(cell.name, outcome.student.version)
+            return TrialResult(cell.name, error=message)
+        return TrialResult(cell.name, outcome.student.version)
 
     def _connect(self) -> None:
         if not self._connected:
@@ -110,8 +110,8 @@ class CellRunner:
         self._connection.close()
 
 
-def one_by_one(study: Study, console: Console, how: How) -> Iterator[Ended]:
-    runner = CellRunner(study, console, how)
+def run_sequentially(study: Study, console: Console, how: RunOptions) -> Iterator[TrialResult]:
+    runner = TrialRunner(study, console, how)
     try:
         for number, cell in enumerate(study.cells, start=1):
             console.rule(f"{number} of {len(study.cells)}: {cell.name}", align="left")
@@ -127,12 +127,12 @@ def one_by_one(study: Study, console: Console, how: How) -> Iterator[Ended]:
 # need is made by the first that comes to it (`pool.SharedStore`).
 
 
-def side_by_side(study: Study, how: How, at_once: int) -> Generator[Ended]:
+def run_in_parallel(study: Study, how: RunOptions, at_once: int) -> Generator[TrialResult]:
     """Run the cells, so many at once, and tell of each when it has ended. A process that dies takes
     its cell with it and no other. Waits for all processes to stop their engines, also when the
     caller is interrupted."""
     left = list(reversed(study.cells))
-    working: dict[Connection, tuple[SpawnProcess, Cell]] = {}
+    working: dict[Connection, tuple[SpawnProcess, Trial]] = {}
     try:
         for _ in range(min(at_once, len(left))):
             connection, process = _started(study, how)
@@ -143,11 +143,11 @@ def side_by_side(study: Study, how: How, at_once: int) -> Generator[Ended]:
                 assert isinstance(connection, Connection)
                 process, cell = working.pop(connection)
                 try:
-                    ended: Ended = connection.recv()
+                    ended: TrialResult = connection.recv()
                 except (EOFError, ConnectionResetError):
                     process.join()
                     error = f"its process died with exit code {process.exitcode}"
-                    ended = Ended(cell.name, error=error)
+                    ended = TrialResult(cell.name, error=error)
                     if left:
                         connection, process = _started(study, how)
                 else:
@@ -165,7 +165,7 @@ def side_by_side(study: Study, how: How, at_once: int) -> Generator[Ended]:
             process.join()
 
 
-def _started(study: Study, how: How) -> tuple[Connection, SpawnProcess]:
+def _started(study: Study, how: RunOptions) -> tuple[Connection, SpawnProcess]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_work, args=(theirs, replace(study, cells=()), how))
@@ -174,13 +174,13 @@ def _started(study: Study, how: How) -> tuple[Connection, SpawnProcess]:
     return ours, process
 
 
-def _work(cells: Connection, study: Study, how: How) -> None:
+def _work(cells: Connection, study: Study, how: RunOptions) -> None:
     """What a process does until it is sent None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of us; the first one decides
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     lines = _Lines()
-    runner = CellRunner(study, Console(file=cast(IO[str], lines), width=100, quiet=as_json()), how)
+    runner = TrialRunner(study, Console(file=cast(IO[str], lines), width=100, quiet=as_json()), how)
     try:
         while (cell := cells.recv()) is not None:
             lines.beginning = f"{cell.name} | "

@@ -14,7 +14,7 @@ from sirt_ray.endpoint.budget import Budget
 from sirt_ray.endpoint.cache import Cache, key_of
 from sirt_ray.endpoint.rate_limit import Pace, backoff_seconds
 from sirt_ray.endpoint.replies import Reply, UnreadableReplyError, read_reply
-from sirt_ray.endpoint.request import Ask, Json, MayPassError, longest_use, request_body
+from sirt_ray.endpoint.request import EndpointRequest, Json, MayPassError, longest_use, request_body
 from sirt_ray.endpoint.transport import Transport
 from sirt_ray.errors import StageError
 
@@ -55,7 +55,7 @@ class EndpointClient:
         """How long it will send nothing, because the endpoint has asked for a pause."""
         return self._pace.held_seconds()
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: EndpointRequest) -> Answer:
         """Raises RefusedByEndpointError, BudgetSpentError, or StageError where going on is of no
         use."""
         body = request_body(self._config, ask)
@@ -81,7 +81,7 @@ class EndpointClient:
         finally:
             self.accepted -= 1
 
-    async def _ask_until_answered(self, key: str, body: Json, ask: Ask) -> Answer:
+    async def _ask_until_answered(self, key: str, body: Json, ask: EndpointRequest) -> Answer:
         cost, attempt = 0.0, 0
         while True:
             try:

@@ -21,7 +21,7 @@ _TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class EndpointRequest:
     """`n` completions of one prompt, of which the first is number `first` of its question."""
 
     prompt: str
@@ -68,7 +68,7 @@ def prompt_of(api: Api, question: Question, kind: PromptKind) -> str:
     return form(question, kind)
 
 
-def request_body(config: EndpointConfig, ask: Ask) -> Json:
+def request_body(config: EndpointConfig, ask: EndpointRequest) -> Json:
     """What is sent. `extra_body` wins over the sampling, and its nulls take a field out."""
     chat = config.api == "chat"
     subject: Json = (
@@ -87,7 +87,7 @@ def request_body(config: EndpointConfig, ask: Ask) -> Json:
     return {"model": config.model, **subject, **told}
 
 
-def longest_use(body: Mapping[str, Any], ask: Ask) -> Use:
+def longest_use(body: Mapping[str, Any], ask: EndpointRequest) -> Use:
     """The most that a request can take. A token is a byte at least."""
     bounds = (body.get("max_tokens"), body.get("max_completion_tokens"))
     longest = max([bound for bound in bounds if isinstance(bound, int)] or [ask.max_tokens])

@@ -34,20 +34,26 @@ from sirt_ray.logs import as_json
 from sirt_ray.planning import gpus, resources
 from sirt_ray.planning.clusters import Cluster, Node
 from sirt_ray.planning.gpus import Gpu
-from sirt_ray.planning.resources import DATA_CPUS, Need, Resources, describe, runs_at_once
+from sirt_ray.planning.resources import (
+    DATA_CPUS,
+    ResourceRequest,
+    Resources,
+    describe,
+    runs_at_once,
+)
 
 # FOLDED on_ray.room: Who waits for room on the cluster, and who has it.
 
 
-def room(wanted: Sequence[Resources]) -> str:
+def describe_pending(wanted: Sequence[Resources]) -> str:
     """`it needs 2 x (1 CPU, 1 GPU); free now: 1 CPU; reserved: 1 GPU by sirt-mine-student`."""
-    held = held_by(placement_group_table().values())
+    held = allocated_by_owner(placement_group_table().values())
     reserved = "; ".join(f"{describe(amounts)} by {who}" for who, amounts in held.items())
     free = describe(ray.available_resources())
     return f"it needs {counted(wanted)}; free now: {free}" + f"; reserved: {reserved}" * bool(held)
 
 
-def waits_for_room() -> bool:
+def has_pending() -> bool:
     """Whether any placement group of the cluster has not got what it asks for."""
     return any(group["state"] == "PENDING" for group in placement_group_table().values())
 
@@ -61,7 +67,7 @@ def counted(bundles: Sequence[Resources]) -> str:
     return " and ".join(text if n == 1 else f"{n} x ({text})" for text, n in numbers.items())
 
 
-def held_by(groups: Any) -> Mapping[str, Resources]:
+def allocated_by_owner(groups: Any) -> Mapping[str, Resources]:
     """What placement groups (of Ray's table) have got: of Serve's by application, others together
     as `other groups`."""
     held: dict[str, dict[str, float]] = {}
@@ -93,12 +99,12 @@ def on_gpu(engine: EngineConfig) -> bool:
     return resources.on_gpu(engine, _gpus_for(engine))
 
 
-def of_engine(role: str, engine: EngineConfig) -> Need:
+def of_engine(role: str, engine: EngineConfig) -> ResourceRequest:
     """The replicas that are always there, and one at least."""
     return resources.of_engine(role, engine, _gpus_for(engine))
 
 
-def of_trainer(trainer: TrainerResources) -> Need:
+def of_trainer(trainer: TrainerResources) -> ResourceRequest:
     return resources.of_trainer(trainer, _gpus_for_workers(trainer))
 
 
@@ -139,7 +145,7 @@ def most() -> Resources | None:
     return cluster_state.get_max_resources_from_cluster_config()
 
 
-def check_resources(*wanted: Need) -> None:
+def check_resources(*wanted: ResourceRequest) -> None:
     """Raise one ResourceError for all needs that the cluster can never meet, each for itself: parts
     that are not needed at the same time may use the same resources."""
     limit = most()
@@ -147,7 +153,9 @@ def check_resources(*wanted: Need) -> None:
         return
     there = nodes()
     problems = [
-        text for need in wanted if (text := resources.unmet(need, there, limit)) is not None
+        text
+        for need in wanted
+        if (text := resources.infeasible_reason(need, there, limit)) is not None
     ]
     if problems:
         raise ResourceError("\n".join(problems))

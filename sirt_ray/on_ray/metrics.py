@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge
 
-from sirt_ray.logs import Place
+from sirt_ray.logs import LogContext
 
 _PLACE = ("run", "round", "stage")
 
@@ -132,7 +132,7 @@ METRICS = {
 class Emitter:
     """Emits from this process, about one place; make it when the process is connected to Ray."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LogContext) -> None:
         self._place = asdict(place)
         self._instruments: dict[str, Counter | Gauge] = {}
 
@@ -204,7 +204,7 @@ class StageMetrics:
     connected to Ray."""
 
     def __init__(self, run: str) -> None:
-        self._run = Place(run)
+        self._run = LogContext(run)
         self._running: Emitter | None = None
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:

@@ -30,7 +30,7 @@ def run_id(folder: str | Path) -> str:
 
         run_id("/shared/runs/quickstart")  # quickstart-3f9a1c07
     """
-    place = folder if isinstance(folder, str) else object_store.place(folder)
+    place = folder if isinstance(folder, str) else object_store.to_uri(folder)
     place = place.rstrip("/") if is_uri(place) else os.path.abspath(place)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", place.rpartition("/")[2])
     digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
@@ -42,15 +42,15 @@ def app_name(run: str, role: str) -> str:
     return f"sirt-{run}-{role}"
 
 
-def apps(runs: Iterable[str]) -> set[str]:
+def app_names(runs: Iterable[str]) -> set[str]:
     """All Serve applications that the runs may have."""
     return {app_name(run, role) for run in runs for role in _ROLES}
 
 
-def remove(runs: Iterable[str]) -> list[str]:
+def delete_apps(runs: Iterable[str]) -> list[str]:
     """Remove what is left of runs that nobody drives; other runs' applications, and Serve itself,
     stay. Returns the names of the removed ones."""
-    left = sorted(apps(runs) & set(serve.status().applications))
+    left = sorted(app_names(runs) & set(serve.status().applications))
     for app in left:
         serve.delete(app)
     return left
@@ -58,7 +58,7 @@ def remove(runs: Iterable[str]) -> list[str]:
 
 def _main() -> None:
     ray.init(address="auto", log_to_driver=False)
-    for app in remove(sys.argv[1:]):
+    for app in delete_apps(sys.argv[1:]):
         sys.stdout.write(f"removed {app}\n")
 
 

@@ -141,7 +141,7 @@ class RayStages:
         used = out / ".work" / "demonstrations.parquet"
         parquet.write(used, map(parquet.demonstration_row, kept), parquet.DEMONSTRATION)
         object_store.push(used)
-        self._engines.make_room_for_training()
+        self._engines.free_resources_for_training()
         return trainer.tune(
             out,
             base=_source(base),
@@ -181,7 +181,7 @@ class RayStages:
         return pairing.pair(out, self._job.at_round(round), samples, demonstrations, round)
 
     def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
-        self._engines.make_room_for_training()
+        self._engines.free_resources_for_training()
         return trainer.reference_logps(
             out,
             student=_source(reference),
@@ -201,7 +201,7 @@ class RayStages:
         logps: Artifact | None,
         round: int,
     ) -> Counts:
-        self._engines.make_room_for_training()
+        self._engines.free_resources_for_training()
         return trainer.refine(
             out,
             student=_source(start),

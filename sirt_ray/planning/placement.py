@@ -25,7 +25,7 @@ from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.memory import Memory
 from sirt_ray.planning.models import ModelShape
-from sirt_ray.planning.resources import Need
+from sirt_ray.planning.resources import ResourceRequest
 
 Role = Literal["teacher", "student", "trainer"]
 
@@ -95,7 +95,7 @@ class Placement:
     """Whether the student's engine stays while the trainer works."""
 
 
-def place(setup: Setup, cluster: Cluster) -> Placement:
+def place_engines(setup: Setup, cluster: Cluster) -> Placement:
     """Everything that finds a place; `problem` says why something does not."""
     parts: dict[Role, Part] = {}
     for role in setup.roles:
@@ -106,23 +106,23 @@ def place(setup: Setup, cluster: Cluster) -> Placement:
     early = False
     if "teacher" in parts:
         teacher = needs.of_engine("teacher", setup.resources.teacher, cluster.gpus)
-        early = needs.starts_early(student, gpu, needs.less(free, teacher))
+        early = needs.can_prestart(student, gpu, needs.subtract(free, teacher))
     stays = False
     if "student" in parts and "trainer" in parts:
         one = needs.of_engine("student", student, cluster.gpus, 1)
-        left = needs.less(free, one, parts["student"].count)
+        left = needs.subtract(free, one, parts["student"].count)
         trainer = needs.of_trainer(setup.resources.trainer, cluster.gpus)
-        stays = needs.stays_beside(student, trainer, left)
+        stays = needs.can_colocate(student, trainer, left)
     return Placement(cluster, parts, early, stays)
 
 
 def problem(setup: Setup, cluster: Cluster, role: Role) -> str | None:
     """Why the role cannot work on the cluster with these settings; None where it can."""
     need = _need(setup, cluster, role)
-    told = needs.unmet(need, cluster.nodes)
+    told = needs.infeasible_reason(need, cluster.nodes)
     if told is not None:
         return told
-    found = needs.seats(need, cluster.nodes)
+    found = needs.assign_nodes(need, cluster.nodes)
     if found is None:
         return (
             f"{need.who} finds no place: its parts do not fit the nodes one beside the other. Lower"
@@ -184,7 +184,7 @@ def _listed(held: Memory, without: str = "") -> str:
     return ", ".join(shown)
 
 
-def _need(setup: Setup, cluster: Cluster, role: Role) -> Need:
+def _need(setup: Setup, cluster: Cluster, role: Role) -> ResourceRequest:
     if role == "trainer":
         return needs.of_trainer(setup.resources.trainer, cluster.gpus)
     return needs.of_engine(role, setup.engine(role), cluster.gpus)
@@ -200,7 +200,7 @@ def _part(setup: Setup, cluster: Cluster, role: Role) -> Part | None:
     count, found = 0, None
     for replicas in range(max(1, engine.min_replicas), engine.max_replicas + 1):
         need = needs.of_engine(role, engine, cluster.gpus, replicas)
-        seated = needs.seats(need, cluster.nodes)
+        seated = needs.assign_nodes(need, cluster.nodes)
         if seated is None:
             break
         count, found = replicas, seated
@@ -223,7 +223,7 @@ def _part(setup: Setup, cluster: Cluster, role: Role) -> Part | None:
 
 def _trainer(setup: Setup, cluster: Cluster) -> Part | None:
     trainer, shape = setup.resources.trainer, setup.shape("trainer")
-    found = needs.seats(needs.of_trainer(trainer, cluster.gpus), cluster.nodes)
+    found = needs.assign_nodes(needs.of_trainer(trainer, cluster.gpus), cluster.nodes)
     if found is None:
         return None
     gpus = needs.gpus_per_worker(trainer, cluster.gpus)

@@ -150,7 +150,7 @@ def _worker_counts(trainer: TrainerResources, cluster: Cluster) -> list[int]:
     most = 0
     while most < max(64, trainer.num_workers):
         more = trainer.model_copy(update={"num_workers": most + 1})
-        if needs.seats(needs.of_trainer(more, cluster.gpus), cluster.nodes) is None:
+        if needs.assign_nodes(needs.of_trainer(more, cluster.gpus), cluster.nodes) is None:
             break
         most += 1
         if not cluster.gpus and most == trainer.num_workers:

@@ -18,7 +18,7 @@ DATA_CPUS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class ResourceRequest:
     """Bundles that must be had at the same time, each on one node."""
 
     who: str
@@ -57,21 +57,21 @@ def bundles(engine: EngineConfig, gpu: bool) -> list[dict[str, float]]:
 
 def of_engine(
     role: str, engine: EngineConfig, cluster_gpus: float, replicas: int | None = None
-) -> Need:
+) -> ResourceRequest:
     """So many replicas; None: those that are always there, and one at least."""
     count = max(1, engine.min_replicas) if replicas is None else replicas
     group = bundles(engine, on_gpu(engine, cluster_gpus))
     who, setting = f"the {role} engine", f"resources.{role}"
-    return Need(who, setting, group * count, engine.labels, len(group))
+    return ResourceRequest(who, setting, group * count, engine.labels, len(group))
 
 
-def of_trainer(trainer: TrainerResources, cluster_gpus: float) -> Need:
+def of_trainer(trainer: TrainerResources, cluster_gpus: float) -> ResourceRequest:
     gpus = gpus_per_worker(trainer, cluster_gpus)
     worker = {"CPU": float(trainer.cpus_per_worker), **trainer.custom_resources}
     if gpus:
         worker["GPU"] = gpus
     workers = [worker] * trainer.num_workers
-    return Need("the trainer", "resources.trainer", workers, group=len(workers))
+    return ResourceRequest("the trainer", "resources.trainer", workers, group=len(workers))
 
 
 def runs_at_once(resources: ResourcesConfig, there: Resources) -> int:
@@ -90,7 +90,7 @@ def runs_at_once(resources: ResourcesConfig, there: Resources) -> int:
     return max(1, int(min(min(shares), 2**31)))
 
 
-def starts_early(engine: EngineConfig, gpu: bool, free: Resources) -> bool:
+def can_prestart(engine: EngineConfig, gpu: bool, free: Resources) -> bool:
     """Whether the engine begins to start before it is needed: where its replicas and, after them,
     the first training find free resources."""
     return free.get("CPU", 0) >= engine.num_cpus * engine.max_replicas + 1 and (
@@ -98,25 +98,25 @@ def starts_early(engine: EngineConfig, gpu: bool, free: Resources) -> bool:
     )
 
 
-def stays_beside(student: EngineConfig, trainer: Need, free: Resources) -> bool:
+def can_colocate(student: EngineConfig, trainer: ResourceRequest, free: Resources) -> bool:
     """Whether the student's engine goes on running while the trainer works. `free`: what the
     engines that run leave."""
     return fits(trainer, free) and student.min_replicas > 0
 
 
-def fits(need: Need, free: Resources) -> bool:
+def fits(need: ResourceRequest, free: Resources) -> bool:
     """Whether so many CPUs and GPUs are free, wherever they are."""
     wanted = need.total
     return all(free.get(name, 0.0) >= wanted.get(name, 0.0) for name in ("CPU", "GPU"))
 
 
-def less(free: Resources, need: Need, times: int = 1) -> dict[str, float]:
+def subtract(free: Resources, need: ResourceRequest, times: int = 1) -> dict[str, float]:
     """What is left when the need has been met."""
     used = need.total
     return {name: amount - times * used.get(name, 0.0) for name, amount in free.items()}
 
 
-def seats(need: Need, nodes: Sequence[Node]) -> list[int] | None:
+def assign_nodes(need: ResourceRequest, nodes: Sequence[Node]) -> list[int] | None:
     """The node's number for each bundle, each group on one node where one has the room, as Ray
     packs them. None where they do not all find a place."""
     free = [dict(node.resources) for node in nodes]
@@ -135,7 +135,9 @@ def seats(need: Need, nodes: Sequence[Node]) -> list[int] | None:
     return found
 
 
-def unmet(need: Need, nodes: Sequence[Node], most: Resources | None = None) -> str | None:
+def infeasible_reason(
+    need: ResourceRequest, nodes: Sequence[Node], most: Resources | None = None
+) -> str | None:
     """Why the nodes can never meet the need, and what to do; None where they can. `most`: what an
     autoscaler may bring the cluster to, whatever nodes there are now."""
     fixed = most is None
@@ -150,7 +152,11 @@ def unmet(need: Need, nodes: Sequence[Node], most: Resources | None = None) -> s
     if not missing:
         # Of bundles that differ, other orders than the one that is tried might find places.
         alike = all(bundle == need.bundles[0] for bundle in need.bundles)
-        return _no_places(need, nodes) if fixed and alike and seats(need, nodes) is None else None
+        return (
+            _no_places(need, nodes)
+            if fixed and alike and assign_nodes(need, nodes) is None
+            else None
+        )
     return (
         f"the cluster cannot hold {need.who}: it needs {describe(total)}, the cluster has"
         f" {describe(most)}; missing: {describe(missing)}. Lower {need.setting} or add nodes"
@@ -165,7 +171,7 @@ def _sum(each: Iterable[Resources]) -> dict[str, float]:
     return total
 
 
-def _no_node(need: Need, bundle: Resources, nodes: Sequence[Node]) -> str:
+def _no_node(need: ResourceRequest, bundle: Resources, nodes: Sequence[Node]) -> str:
     labels = ", ".join(f"{name}={value}" for name, value in need.labels.items())
     wanted = f" with the labels {labels}" if labels else ""
     return (
@@ -176,7 +182,7 @@ def _no_node(need: Need, bundle: Resources, nodes: Sequence[Node]) -> str:
     )
 
 
-def _no_places(need: Need, nodes: Sequence[Node]) -> str:
+def _no_places(need: ResourceRequest, nodes: Sequence[Node]) -> str:
     number = len(need.bundles)
     return (
         f"the cluster cannot hold {need.who}: {number} times {describe(need.bundles[0])} is not on"

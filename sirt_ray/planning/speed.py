@@ -31,7 +31,7 @@ ASSUMED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class SamplingLoad:
     """Completions of one kind that a model is asked for."""
 
     completions: int
@@ -50,7 +50,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TimeEstimate:
     """What artifacts of one kind take."""
 
     kind: str
@@ -64,8 +64,8 @@ class Estimate:
     measured: int = 0
     """Of the artifacts: those whose time is taken from finished ones of their kind."""
 
-    def plus(self, other: "Estimate") -> "Estimate":
-        return Estimate(
+    def plus(self, other: "TimeEstimate") -> "TimeEstimate":
+        return TimeEstimate(
             self.kind,
             self.artifacts + other.artifacts,
             self.tokens + other.tokens,
@@ -80,7 +80,7 @@ def _sum(one: float | None, other: float | None) -> float | None:
 
 
 def sampling_seconds(
-    asking: Asking,
+    asking: SamplingLoad,
     shape: ModelShape,
     engine: EngineConfig,
     held: Memory,

@@ -44,7 +44,9 @@ _ENDPOINT = "https://fill.in/v1"
 def public_job(job: JobConfig) -> str:
     """The job as YAML that `sirt run` takes, without what only means something on this machine. The
     code that it names is kept beside it, as in a run's folder."""
-    stated = job.with_code(user_code.kept).model_dump(mode="json", exclude=dict(_PRIVATE))
+    stated = job.with_code(user_code.copied_reference).model_dump(
+        mode="json", exclude=dict(_PRIVATE)
+    )
     teacher = stated["teacher"]
     if teacher["endpoint"] is not None:
         teacher["endpoint"]["url"] = _ENDPOINT

@@ -32,7 +32,7 @@ def export_student(student: Student, out: Path, merge: bool, with_data: bool, li
         is_adapter = (student.folder / ADAPTER).is_dir() and not merge
         rank = _copy_adapter(student, folder) if is_adapter else _copy_model(student, folder)
         (folder / JOB).write_text(card.public_job(student.run.job))
-        user_code.keep(student.run.job.code, folder)
+        user_code.copy_into_run(student.run.job.code, folder)
         text = card.model_card(student, rank=rank, license=license, with_data=with_data)
         (folder / "README.md").write_text(text)
         if with_data:

@@ -59,7 +59,7 @@ def find_student(run_dir: Path, version: str | None = None) -> Student:
     ]
     if version is not None and version not in trained:
         raise ModelError(
-            f"{object_store.place(run_dir)} has no student {version}. Its students are"
+            f"{object_store.to_uri(run_dir)} has no student {version}. Its students are"
             f" {', '.join(trained)}"
         )
     fit = [name for name in trained if _unfit(run, name) is None]
@@ -67,7 +67,7 @@ def find_student(run_dir: Path, version: str | None = None) -> Student:
     reason = _unfit(run, asked)
     if reason is not None:
         instead = f", or give --stage {fit[-1]}" if fit else ""
-        raise ModelError(f"{asked} of {object_store.place(run_dir)} {reason}{instead}")
+        raise ModelError(f"{asked} of {object_store.to_uri(run_dir)} {reason}{instead}")
     return Student(run, asked)
 
 
@@ -103,7 +103,7 @@ def _record(folder: Path) -> dict[str, Any]:
         why = "there is none"
     if found is None:
         raise DataError(
-            f"the record of {object_store.place(folder)} cannot be read ({why}). Move the folder away"
+            f"the record of {object_store.to_uri(folder)} cannot be read ({why}). Move the folder away"
             " and let `sirt run` build it again"
         )
     return found

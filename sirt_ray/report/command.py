@@ -98,5 +98,5 @@ def write_text(out: Path, text: str) -> None:
         object_store.push(out)
     except OSError as error:
         raise DataError(
-            f"cannot write the report to {object_store.place(out)}: {error}. Give another --out"
+            f"cannot write the report to {object_store.to_uri(out)}: {error}. Give another --out"
         ) from error

@@ -65,7 +65,7 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
         )
     for place, folder in zip(places, folders, strict=True):
         if places.count(place) > 1:
-            raise DataError(f"{object_store.place(folder)} is given twice. Give each run once")
+            raise DataError(f"{object_store.to_uri(folder)} is given twice. Give each run once")
     sides: list[Side] = []
     for run in map(read_run, folders):
         for side in sides:
@@ -104,7 +104,7 @@ def _labels(sides: Sequence[Side]) -> list[str]:
     labels = [side.label for side in sides]
     if len(set(labels)) == len(labels):
         return labels
-    return [object_store.place(side.runs[0].path) for side in sides]
+    return [object_store.to_uri(side.runs[0].path) for side in sides]
 
 
 def _comparison(
@@ -170,7 +170,7 @@ def _paragraphs(
             f" kept {kept}."
         )
     found += [
-        f"{object_store.place(run.path)} is not finished: {', '.join(run.missing)}. What it has is"
+        f"{object_store.to_uri(run.path)} is not finished: {', '.join(run.missing)}. What it has is"
         " compared."
         for run in runs
         if run.missing

@@ -120,7 +120,7 @@ def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
         f" {', '.join(job.in_domain)}. Out-domain: {', '.join(far) or 'none'}."
     ]
     found += [
-        f"{object_store.place(run.path)} is not finished: {', '.join(run.missing)} {_are(run.missing)}"
+        f"{object_store.to_uri(run.path)} is not finished: {', '.join(run.missing)} {_are(run.missing)}"
         " missing. `sirt run` with the same job goes on with it."
         for run in runs
         if run.missing

@@ -16,7 +16,7 @@ class Warned(Protocol):
     def event(self, kind: str, message: str) -> None: ...
 
 
-class PageKeeper:
+class LiveReport:
     """Keeps `report.html` in a run's folder. That it cannot is told once, and stops nothing."""
 
     def __init__(

@@ -17,7 +17,7 @@ from sirt_ray.report.jsonl import json_lines
 from sirt_ray.report.page.effort import kind_of, time_of
 from sirt_ray.report.page.facts import duration
 from sirt_ray.storage import object_store
-from sirt_ray.training.workdir import WorkFolder, last_line
+from sirt_ray.training.workdir import WorkDir, last_line
 
 State = Literal["at work", "finished", "stopped", "gone"]
 """`gone`: no driver holds the folder, and none has said that it stops."""
@@ -27,7 +27,7 @@ _SILENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStatus:
     state: State
     stage: str | None = None
     """The artifact under way, or that was when the run ended."""
@@ -37,26 +37,26 @@ class Standing:
     """Of a run that has stopped."""
 
 
-def standing(events: Sequence[Mapping[str, Any]]) -> Standing:
+def standing(events: Sequence[Mapping[str, Any]]) -> RunStatus:
     """How a run stands by its events; before the first, it is at work."""
-    found = Standing("at work")
+    found = RunStatus("at work")
     for event in events:
         match event:
             case {"event": "started", "artifact": str(artifact)}:
-                found = Standing("at work", artifact, time_of(event))
+                found = RunStatus("at work", artifact, time_of(event))
             case {"event": "finished" | "reused", "artifact": str()}:
-                found = Standing("at work")
+                found = RunStatus("at work")
             case {"event": "finished"}:
-                found = Standing("finished")
+                found = RunStatus("finished")
             case {"event": "stopped" | "failed"}:
                 why = str(event.get("message", ""))
-                found = Standing("stopped", found.stage, found.since, why)
+                found = RunStatus("stopped", found.stage, found.since, why)
             case _:
                 pass
     return found
 
 
-def told(event: Mapping[str, Any]) -> str | None:
+def format_event(event: Mapping[str, Any]) -> str | None:
     """An event as a line; None for one that says nothing new."""
     match event:
         case {"event": "finished", "artifact": str(artifact), "message": str(message)}:
@@ -72,7 +72,7 @@ def told(event: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(slots=True)
-class Follower:
+class RunMonitor:
     """Reads on in a run's folder, which another process writes. Raises DataError for the folder of
     no run."""
 
@@ -86,7 +86,7 @@ class Follower:
         object_store.pull(self.run_dir / "config.yaml")
         if not (self.run_dir / "config.yaml").is_file():
             raise DataError(
-                f"{object_store.place(self.run_dir)} is the folder of no run: there is no config.yaml in"
+                f"{object_store.to_uri(self.run_dir)} is the folder of no run: there is no config.yaml in"
                 " it. Give a folder that `sirt run` has written or is writing, such as"
                 " runs/quickstart, or of a study one of its cells'"
             )
@@ -100,17 +100,17 @@ class Follower:
             self._heard = time.monotonic()
         self._events += found.rows
         first, self._end = not self._end, found.end
-        lines = [line for event in found.rows if (line := told(event)) is not None]
+        lines = [line for event in found.rows if (line := format_event(event)) is not None]
         if first and found.rows:
             self._heard -= _SILENT_SECONDS  # What lies there already is no sign of life.
         return lines
 
-    def standing(self) -> Standing:
+    def standing(self) -> RunStatus:
         found = standing(self._events)
         silent = time.monotonic() - self._heard >= _SILENT_SECONDS
         if found.state != "at work" or not silent or is_locked(self.run_dir):
             return found
-        return Standing("gone", found.stage, found.since)
+        return RunStatus("gone", found.stage, found.since)
 
     def progress(self, stage: str) -> str:
         """How far the artifact under way is, by the files that it leaves; empty where they say
@@ -118,7 +118,7 @@ class Follower:
         partial = partial_of(self.run_dir / stage)
         match kind_of(stage):
             case "training":
-                return _training(WorkFolder(partial).metrics)
+                return _training(WorkDir(partial).metrics)
             case "sampling":
                 within = partial / "completions"
                 return self._sampling(within if within.exists() else partial)

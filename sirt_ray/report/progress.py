@@ -18,7 +18,7 @@ from rich.progress import (
 
 from sirt_ray.core.interfaces import Bar
 from sirt_ray.core.interfaces import Progress as ProgressProtocol
-from sirt_ray.logs import tell
+from sirt_ray.logs import log_event
 
 _LOG_EVERY_SECONDS = 30.0
 
@@ -74,7 +74,7 @@ class _LogBar:
         left = (now - self._began) / done * (self._total - done) if done else float("nan")
         far = f"{self._name}: {done:.0f}/{self._total:.0f} {self._unit}"
         self._console.print(f"  {far}, {left:.0f} s left  {_shown(shown)}", soft_wrap=True)
-        tell(logging.INFO, far, done=done, total=self._total, unit=self._unit, figures=shown)
+        log_event(logging.INFO, far, done=done, total=self._total, unit=self._unit, figures=shown)
 
 
 class LogProgress:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sirt_ray import user_code
-from sirt_ray.artifacts.store import Artifact, Build, Survey, differences
+from sirt_ray.artifacts.store import Artifact, Build, DryRunStore, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
@@ -53,7 +53,7 @@ def read_run(run_dir: Path) -> RunRecord:
     object_store.pull(run_dir / user_code.KEPT)
     if not config.is_file():
         raise DataError(
-            f"{object_store.place(run_dir)} is the folder of no run and of no study: there is no"
+            f"{object_store.to_uri(run_dir)} is the folder of no run and of no study: there is no"
             f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such"
             " as runs/quickstart"
         )
@@ -123,7 +123,7 @@ def stated(job: JobConfig) -> dict[str, Any]:
     return stated | {"endpoint": None if endpoint is None else endpoint.identity}
 
 
-class _Records(Survey):
+class _Records(DryRunStore):
     """Keeps the counts of what is finished, whatever settings it was made with."""
 
     def __init__(self, root: Path) -> None:

@@ -17,7 +17,7 @@ State = Literal["finished", "unfinished", "failed", "not begun", "unreadable", "
 
 
 @dataclass(frozen=True, slots=True)
-class CellRecord:
+class TrialRecord:
     name: str
     labels: Mapping[str, str]
     """Axis -> label."""
@@ -33,7 +33,7 @@ class StudyRecord:
     name: str
     axes: Mapping[str, Sequence[str]]
     """Axis -> its labels."""
-    cells: Sequence[CellRecord]
+    cells: Sequence[TrialRecord]
     across: str | None
     """The axis whose labels are compared: that of the methods, and where all cells have one method
     the last that leaves the student and the teacher as they are."""
@@ -91,9 +91,9 @@ def _first(error: Exception) -> str:
     return str(error)
 
 
-def _read(folder: Path, name: str, told: _Cell, of_grid: bool) -> CellRecord:
-    def cell(state: State, why: str = "", run: RunRecord | None = None) -> CellRecord:
-        return CellRecord(name, told.labels, state, " ".join(why.split("\n", 1)[0].split()), run)
+def _read(folder: Path, name: str, told: _Cell, of_grid: bool) -> TrialRecord:
+    def cell(state: State, why: str = "", run: RunRecord | None = None) -> TrialRecord:
+        return TrialRecord(name, told.labels, state, " ".join(why.split("\n", 1)[0].split()), run)
 
     if not of_grid:
         return cell("of another grid")
@@ -115,7 +115,7 @@ def _read(folder: Path, name: str, told: _Cell, of_grid: bool) -> CellRecord:
     return cell("finished", run=run)
 
 
-def _roles(axes: Sequence[str], cells: Sequence[CellRecord]) -> tuple[str | None, str | None]:
+def _roles(axes: Sequence[str], cells: Sequence[TrialRecord]) -> tuple[str | None, str | None]:
     """The axis that is compared across, and the one of the seeds. An axis of which no two cells
     have begun is known by its name alone."""
     jobs = [

@@ -21,7 +21,7 @@ from sirt_ray.report.comparison import (
 )
 from sirt_ray.report.document import Document, Grid
 from sirt_ray.report.runs import RunRecord, same_test_questions
-from sirt_ray.report.studies import CellRecord, State, StudyRecord
+from sirt_ray.report.studies import State, StudyRecord, TrialRecord
 from sirt_ray.types import PromptKind
 
 Reader = Callable[[RunRecord, str], Right]
@@ -63,7 +63,7 @@ def _comparisons(study: StudyRecord) -> Iterator[Comparison]:
     """In the order of the axes; combinations without any cell are none of the study's."""
     read = reader()
     named = [axis for axis in study.apart if len(study.axes[axis]) > 1]
-    by_combination: defaultdict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
+    by_combination: defaultdict[tuple[str, ...], list[TrialRecord]] = defaultdict(list)
     for cell in study.cells:
         if cell.state != "of another grid":
             by_combination[tuple(cell.labels[axis] for axis in study.apart)].append(cell)
@@ -78,9 +78,9 @@ def _comparisons(study: StudyRecord) -> Iterator[Comparison]:
 
 
 def _comparison(
-    study: StudyRecord, setting: str, cells: Sequence[CellRecord], read: Reader
+    study: StudyRecord, setting: str, cells: Sequence[TrialRecord], read: Reader
 ) -> Comparison:
-    by_label: dict[str, list[CellRecord]] = {}
+    by_label: dict[str, list[TrialRecord]] = {}
     if study.across is not None:
         by_label = {label: [] for label in study.axes[study.across]}
     for cell in cells:
@@ -102,7 +102,7 @@ def _comparison(
 
 
 def _trained(
-    label: str, cells: Sequence[CellRecord], in_domain: Sequence[str] | None, read: Reader
+    label: str, cells: Sequence[TrialRecord], in_domain: Sequence[str] | None, read: Reader
 ) -> Row:
     jobs = [cell.run.job for cell in cells if cell.run is not None]
     seeds = {
@@ -181,7 +181,7 @@ def _paragraphs(study: StudyRecord, comparisons: Sequence[Comparison]) -> list[s
     axes = " x ".join(
         f"{len({labels[axis] for labels in spanned})} of {axis}" for axis in study.axes
     )
-    by_state: defaultdict[State, list[CellRecord]] = defaultdict(list)
+    by_state: defaultdict[State, list[TrialRecord]] = defaultdict(list)
     for cell in study.cells:
         by_state[cell.state].append(cell)
     finished = len(by_state["finished"])

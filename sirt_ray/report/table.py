@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rich.table import Table
 
-from sirt_ray.artifacts.store import State
+from sirt_ray.artifacts.store import ArtifactStatus
 from sirt_ray.types import PromptKind, Scores
 
 PROMPTS: dict[PromptKind, str] = {"cot": "with the trigger", "plain": "without the trigger"}
@@ -66,7 +66,7 @@ def _cell(found: Scores, benchmark: str, kind: PromptKind) -> str:
     return "-" if score is None else f"{100 * score.accuracy:.1f} ± {100 * score.stderr:.1f}"
 
 
-def plan_table(states: Sequence[State]) -> Table:
+def plan_table(states: Sequence[ArtifactStatus]) -> Table:
     """What a run would build, in order, and what lies there already."""
     table = Table(title="Artifacts of this job")
     for column in ("artifact", "state", "because"):

@@ -40,7 +40,7 @@ def model_key(name: str, revision: str | None) -> str:
     """A key for the content of a model: a folder's, or of one on the hub its name and revision."""
     if name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
         return content_key(name)
-    path = object_store.local(name) if name.startswith("file://") else Path(name)
+    path = object_store.to_local_path(name) if name.startswith("file://") else Path(name)
     return content_key(path) if path.exists() else f"{name}@{revision or 'main'}"
 
 

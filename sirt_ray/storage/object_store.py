@@ -44,7 +44,7 @@ _SECOND_NS = 10**9
 _S3_OPTIONS = "?allow_delayed_open=true"
 """One request for a small file in place of three."""
 
-Found = dict[str, Any]
+ListedFile = dict[str, Any]
 """Name below a folder -> pyarrow's FileInfo."""
 
 
@@ -61,18 +61,18 @@ def _root() -> Path:
     return cache().resolve() / "storage"
 
 
-def local(place: str) -> Path:
+def to_local_path(address: str) -> Path:
     """The path on this node of an address in storage, or of a path as it is. Raises ConfigError
     for an address that cannot be one."""
-    if not is_uri(place):
-        return Path(place).expanduser()
-    if (parts := urlsplit(place)).scheme == "file":
+    if not is_uri(address):
+        return Path(address).expanduser()
+    if (parts := urlsplit(address)).scheme == "file":
         return Path(unquote(parts.path))
-    parts = urlsplit(checked(place))
+    parts = urlsplit(checked(address))
     return _root() / parts.scheme / parts.netloc / parts.path.strip("/")
 
 
-def place(path: Path) -> str:
+def to_uri(path: Path) -> str:
     """What every node knows the path by: its address in storage; of any other path itself."""
     if not stored(path):
         return str(path)
@@ -82,7 +82,7 @@ def place(path: Path) -> str:
 
 def address(path: Path) -> str:
     """What a library that reads addresses as pyarrow does is given."""
-    return place(path) + (_S3_OPTIONS if place(path).startswith("s3://") else "")
+    return to_uri(path) + (_S3_OPTIONS if to_uri(path).startswith("s3://") else "")
 
 
 def stored(path: Path) -> bool:
@@ -116,7 +116,7 @@ def infos(folder: Path, recursive: bool) -> list[Any]:
     return store.get_file_info(fs.FileSelector(key, recursive=recursive, allow_not_found=True))
 
 
-def listing(folder: Path, recursive: bool = True) -> Found:
+def listing(folder: Path, recursive: bool = True) -> ListedFile:
     _, key = object_of(folder)
     found = infos(folder, recursive)
     return {os.path.relpath(info.path, key): info for info in found if info.is_file}
@@ -134,7 +134,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts)
 
 
-def is_same(file: Path, folder: Path, there: Found) -> bool:
+def is_same(file: Path, folder: Path, there: ListedFile) -> bool:
     """Whether storage has the file, by size and time: see `_stamp`."""
     info = there.get(file.relative_to(folder).as_posix())
     if info is None or not file.is_file():
@@ -175,13 +175,13 @@ def put(file: Path) -> None:
     info = store.get_file_info(key)
     if info.size != size:
         raise StorageError(
-            f"{place(file)} has {info.size or 0} bytes after {size} were uploaded: the storage gave"
+            f"{to_uri(file)} has {info.size or 0} bytes after {size} were uploaded: the storage gave"
             " up in the middle. Run the same command again: it continues behind what is finished"
         )
     stamp(file, info)
 
 
-def download(found: Found, folder: Path) -> None:
+def download(found: ListedFile, folder: Path) -> None:
     """Those that this node does not have as they are."""
     from pyarrow import fs
 
@@ -220,15 +220,15 @@ def locked(path: Path) -> Generator[None]:
     """One process of this node at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        waiting(f"{place(path)}, which this or another process of the node fetches"),
+        waiting(f"{to_uri(path)}, which this or another process of the node fetches"),
         FileLock(path.with_name(f".{path.name}.lock")),
     ):
         yield
 
 
 @contextmanager
-def told(verb: str, path: Path) -> Generator[None]:
-    with explained(f"cannot {verb} {place(path)}", StorageError):
+def wrap_errors(verb: str, path: Path) -> Generator[None]:
+    with explained(f"cannot {verb} {to_uri(path)}", StorageError):
         yield
 
 
@@ -240,14 +240,14 @@ __all__ = [
     "files",
     "forget",
     "is_whole",
-    "local",
     "names",
-    "place",
     "publish",
     "pull",
     "push",
     "read",
     "stored",
+    "to_local_path",
+    "to_uri",
     "upload",
 ]
 
@@ -262,7 +262,7 @@ def read(path: Path) -> bytes | None:
     """The content of a file as it is in storage; None where there is none."""
     if not stored(path):
         return path.read_bytes() if path.exists() else None
-    with told("read", path), suppress(FileNotFoundError):
+    with wrap_errors("read", path), suppress(FileNotFoundError):
         store, key = object_of(path)
         with store.open_input_stream(key) as stream:
             return stream.read()
@@ -273,7 +273,7 @@ def names(folder: Path) -> list[str]:
     """What is directly in a folder, in order; nothing where there is no such folder."""
     if not stored(folder):
         return sorted(found.name for found in folder.iterdir()) if folder.is_dir() else []
-    with told("read", folder):
+    with wrap_errors("read", folder):
         return sorted(info.base_name for info in infos(folder, recursive=False))
 
 
@@ -282,7 +282,7 @@ def pull(path: Path) -> None:
     hidden files are left alone."""
     if not stored(path):
         return
-    with told("read", path), locked(path):
+    with wrap_errors("read", path), locked(path):
         store, key = object_of(path)
         info = store.get_file_info(key)
         if info.is_file:
@@ -302,7 +302,7 @@ def fetch(folder: Path, mark: str) -> Path:
     """
     if not stored(folder):
         return folder
-    with told("read", folder), locked(folder):
+    with wrap_errors("read", folder), locked(folder):
         said = read(folder / mark)
         sizes = _sizes(folder, mark, said)
         copied = folder / mark
@@ -329,8 +329,8 @@ def is_whole(folder: Path, mark: str) -> bool:
 def files(uri: str) -> list[tuple[str, int, Callable[[], BufferedIOBase]]]:
     """Name, size in bytes and opener of every file below an address, in order, or of the file that
     it names."""
-    path = local(uri)
-    with told("read", path):
+    path = to_local_path(uri)
+    with wrap_errors("read", path):
         store, key = object_of(path)
         info = store.get_file_info(key)
         found = {"": info} if info.is_file else listing(path)
@@ -353,14 +353,14 @@ def push(file: Path) -> None:
     if file.is_dir():
         upload(file)
         return
-    with told("write", file):
+    with wrap_errors("write", file):
         put(file)
 
 
 def upload(folder: Path, but: str | None = None) -> None:
     """Push the folder's files that storage does not have; hidden ones are the builder's own."""
     if stored(folder):
-        with told("write", folder):
+        with wrap_errors("write", folder):
             there = listing(folder)
         mine = [file for file in files_of(folder) if file != folder / (but or "")]
         each(push, [file for file in mine if not is_same(file, folder, there)])
@@ -374,7 +374,7 @@ def publish(folder: Path, mark: str) -> None:
     if not stored(folder):
         return
     upload(folder, but=mark)
-    with told("write", folder):
+    with wrap_errors("write", folder):
         found = listing(folder)
         sizes = {name: i.size for name, i in found.items() if not is_hidden(name) and name != mark}
         _write(folder / _FILES, json.dumps(sizes, indent=1).encode())
@@ -389,7 +389,7 @@ def discard(path: Path, mark: str | None = None) -> None:
     """Delete a file or folder here and in storage, the mark first: what is left after a kill is
     then not whole."""
     if stored(path):
-        with told("write", path):
+        with wrap_errors("write", path):
             store, key = object_of(path)
             if mark is not None:
                 with suppress(FileNotFoundError):
@@ -414,7 +414,7 @@ def _sizes(folder: Path, mark: str, said: bytes | None) -> dict[str, int]:
     if listed is None:
         missing = mark if said is None else _FILES
         raise StorageError(
-            f"{place(folder)} is not whole: there is no {missing} in it. Let `sirt run` build it"
+            f"{to_uri(folder)} is not whole: there is no {missing} in it. Let `sirt run` build it"
             " again"
         )
     return json.loads(listed)
@@ -425,7 +425,7 @@ def _lacking(folder: Path, sizes: dict[str, int]) -> bool:
     return not all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
-def _check_whole(folder: Path, sizes: dict[str, int], found: Found) -> None:
+def _check_whole(folder: Path, sizes: dict[str, int], found: ListedFile) -> None:
     wrong = [
         f"{name} is missing" if name not in found else f"{name} has {found[name].size} bytes"
         for name, size in sizes.items()
@@ -434,7 +434,7 @@ def _check_whole(folder: Path, sizes: dict[str, int], found: Found) -> None:
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise StorageError(
-            f"{place(folder)} is not as it was published: {wrong[0]}{more}. Delete it with all that"
+            f"{to_uri(folder)} is not as it was published: {wrong[0]}{more}. Delete it with all that"
             " is below it, and let `sirt run` build it again"
         )
 

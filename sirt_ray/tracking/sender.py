@@ -21,7 +21,7 @@ from sirt_ray.artifacts.store import RECORD
 from sirt_ray.config.base import leaves_of
 from sirt_ray.config.job import JobConfig, TrackerName
 from sirt_ray.errors import ConfigError
-from sirt_ray.logs import thread_here, without_secrets
+from sirt_ray.logs import start_thread, without_secrets
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json, write_json
 from sirt_ray.storage.uri import masked
@@ -248,7 +248,7 @@ class Sender:
         self._end_seconds = end_seconds
         self._waiting: queue.Queue[Heard | None] = queue.Queue(most_waiting)
         self._given_up = self._ended = self._failed = False
-        self._thread = thread_here(self._send, f"tracker {name}")
+        self._thread = start_thread(self._send, f"tracker {name}")
 
     def put(self, event: str | None, fields: Mapping[str, Any]) -> None:
         if self._given_up or self._ended:

@@ -10,26 +10,30 @@ import torch
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
 from sirt_ray.training.batching import Group, MicroBatch, grouped, micro_batch
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import Model
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Between log-probabilities of one token, computed in two ways."""
 
 
-def probe(model: Model) -> Abilities:
+def probe(model: Model) -> ModelCapabilities:
     """Compare, on a few tokens, the model's own logits with its head's and with a packed row's."""
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
         padded, packed = (micro_batch(_groups(model), kind, device) for kind in (False, True))
-        usual = _token_logps(model, padded, Abilities(packed=False, bare_head=False))
-        bare_head = _agree(usual, model, padded, Abilities(packed=False, bare_head=True))
+        usual = _token_logps(model, padded, ModelCapabilities(packed=False, separate_head=False))
+        separate_head = _agree(
+            usual, model, padded, ModelCapabilities(packed=False, separate_head=True)
+        )
         with attention.counted() as layers:
-            same = _agree(usual, model, packed, Abilities(packed=True, bare_head=bare_head))
+            same = _agree(
+                usual, model, packed, ModelCapabilities(packed=True, separate_head=separate_head)
+            )
         # Weights that were never trained hardly look at other tokens: the layers are counted, too.
         everywhere = layers[0] == model.config.get_text_config().num_hidden_layers
-    return Abilities(packed=same and everywhere, bare_head=bare_head)
+    return ModelCapabilities(packed=same and everywhere, separate_head=separate_head)
 
 
 def _groups(model: Model) -> list[Group]:
@@ -47,13 +51,15 @@ def _groups(model: Model) -> list[Group]:
     return grouped(examples, range(len(examples)), max_tokens=10**6)
 
 
-def _token_logps(model: Model, batch: MicroBatch, abilities: Abilities) -> torch.Tensor:
-    return CompletionLogps(model, abilities).token_logps(batch)
+def _token_logps(model: Model, batch: MicroBatch, capabilities: ModelCapabilities) -> torch.Tensor:
+    return CompletionLogps(model, capabilities).token_logps(batch)
 
 
-def _agree(usual: torch.Tensor, model: Model, batch: MicroBatch, abilities: Abilities) -> bool:
+def _agree(
+    usual: torch.Tensor, model: Model, batch: MicroBatch, capabilities: ModelCapabilities
+) -> bool:
     try:
-        other = _token_logps(model, batch, abilities)
+        other = _token_logps(model, batch, capabilities)
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
     tolerance = _TOLERANCE[next(model.parameters()).dtype]

@@ -17,7 +17,7 @@ from sirt_ray.storage.atomic import write_json
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.model import add_lora, load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workdir import STATE, State, WorkFolder, storing
+from sirt_ray.training.workdir import STATE, State, WorkDir, storing
 
 # FOLDED training.export: Chosen weights -> a student's folder that `transformers` and vLLM load as it is.
 #
@@ -28,7 +28,7 @@ ADAPTER = "adapter"
 """Folder beside the merged model with the PEFT adapter, its base named."""
 
 
-def export(source: Source, config: TrainingConfig, work: WorkFolder, step: int) -> None:
+def export(source: Source, config: TrainingConfig, work: WorkDir, step: int) -> None:
     """Fill `work.export` with config, safetensors, tokenizer and the training's metrics."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerBase
@@ -69,13 +69,13 @@ def _make_consistent(generation: Any) -> None:
         generation.do_sample = True
 
 
-def save(engine: Engine, work: WorkFolder, state: State) -> None:
+def save(engine: Engine, work: WorkDir, state: State) -> None:
     """One whole checkpoint; older ones go when it stands."""
     whole = work.checkpoint(state.step)
     in_storage = object_store.stored(whole)
     partial = whole if in_storage else whole.with_suffix(".partial")
     if engine.rank == 0:
-        work.check_claim()
+        work.check_owner()
     if _has_own_disk(engine, whole):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -107,7 +107,7 @@ def _has_own_disk(engine: Engine, path: Path) -> bool:
     return first_of_node if object_store.stored(path) else engine.rank == 0
 
 
-def resume(engine: Engine, work: WorkFolder) -> State:
+def resume(engine: Engine, work: WorkDir) -> State:
     """Load the newest checkpoint into the engine; a fresh state where there is none."""
     newest = work.latest()
     if newest is not None:
@@ -123,7 +123,7 @@ def resume(engine: Engine, work: WorkFolder) -> State:
     return state
 
 
-def save_weights(engine: Engine, work: WorkFolder, step: int) -> None:
+def save_weights(engine: Engine, work: WorkDir, step: int) -> None:
     """The trained parameters as they are after `step`."""
     from safetensors.torch import save_file
 

@@ -17,7 +17,7 @@ from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import TrainingConfig
 from sirt_ray.errors import ArtifactError
 from sirt_ray.training.batching import MicroBatch
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 
 # FOLDED training.zero: Config -> DeepSpeed's dictionary. Nothing else decides what DeepSpeed does.
 
@@ -60,7 +60,7 @@ def deepspeed_config(config: TrainingConfig, resources: TrainerResources) -> dic
 # keeps float32 copies, and gradients of micro-batches are added up in float32, too.
 
 
-class Masters:
+class MasterWeights:
     """For each trained parameter the one that is stepped: itself, or its float32 copy.
 
     A copy's gradient is filled by the backward pass, parameter by parameter, so that no second set
@@ -111,7 +111,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: torch.device
-    abilities: Abilities
+    capabilities: ModelCapabilities
     """What its model can be asked."""
 
     @property
@@ -199,10 +199,10 @@ class PlainEngine(Workers):
         optimize: bool = True,
     ) -> None:
         super().__init__(device)
-        self.abilities = model.abilities
+        self.capabilities = model.capabilities
         self._model = model.to(device)
         self._trained = _trained(self._model)
-        self._masters = Masters(self._trained.values() if optimize else ())
+        self._masters = MasterWeights(self._trained.values() if optimize else ())
         self._optimizer = adamw(self._masters.stepped or self._trained.values(), config)
         self._max_grad_norm = config.max_grad_norm
 
@@ -250,7 +250,7 @@ class DeepSpeedEngine(Workers):
         optimize: bool = True,
     ) -> None:
         super().__init__(device)
-        self.abilities = model.abilities
+        self.capabilities = model.capabilities
         deepspeed = _deepspeed(device)
         self._stage = resources.zero_stage
         self._adapters_only = config.lora is not None

@@ -36,7 +36,7 @@ from sirt_ray.training.metrics import (
     peak_memory_gib,
 )
 from sirt_ray.training.scoring import Score, score
-from sirt_ray.training.workdir import State, WorkFolder, read_lines
+from sirt_ray.training.workdir import State, WorkDir, read_lines
 
 # FOLDED training.schedule: The learning rate of each optimizer step: a pure function, so that resuming needs no state.
 
@@ -73,7 +73,7 @@ _DIGITS = 9
 """Of an accuracy. It is a sum of shares, whose last bits depend on their order."""
 
 
-def judged(state: State, found: Mapping[str, float], choose: str) -> State:
+def update_best(state: State, found: Mapping[str, float], choose: str) -> State:
     """`state` with the evaluation `found` after `state.step`; it is the best so far where
     `best_step` is that step."""
     state = replace(state, validation=dict(found))
@@ -161,7 +161,7 @@ class Fit:
         objective: Objective,
         data: TrainingData,
         settings: Settings,
-        work: WorkFolder,
+        work: WorkDir,
         size: ModelSize | None = None,
     ) -> None:
         config = settings.config
@@ -238,7 +238,7 @@ class Fit:
             "seconds": seconds,
             f"{self._objective.unit}_per_second": len(batch) / seconds,
             "tokens_per_second": tokens / seconds,
-            **self._use(forwarded(turns, self._engine.abilities.packed), seconds),
+            **self._use(forwarded(turns, self._engine.capabilities.packed), seconds),
         }
         done = replace(
             state, step=step, tokens=state.tokens + tokens, seconds=state.seconds + seconds
@@ -282,7 +282,7 @@ class Fit:
             )
         choose = self._settings.config.choose
         found = {name: metrics[name] for name in _VALIDATED if name in metrics}
-        state = judged(state, found, choose)
+        state = update_best(state, found, choose)
         if state.best_step == state.step and choose != "last":
             checkpoint.save_weights(self._engine, self._work, state.step)
         return replace(state, seconds=state.seconds + time.monotonic() - began)
@@ -290,7 +290,7 @@ class Fit:
     def _turns(self, examples: Sequence[TrainingExample], batch: Sequence[int]) -> list[list[Part]]:
         """The batch as micro-batches, [turn][rank]."""
         limit = self._settings.resources.max_tokens_per_micro_batch
-        packed = self._engine.abilities.packed
+        packed = self._engine.capabilities.packed
         return micro_batches(
             grouped(examples, batch, limit), packed, limit, self._engine.world_size
         )
@@ -317,7 +317,7 @@ class Fit:
         for number, turn in enumerate(turns):
             if step is not None:
                 self._seed(f"{step}/{number}")
-            part = micro_batch(turn[engine.rank], engine.abilities.packed, engine.device)
+            part = micro_batch(turn[engine.rank], engine.capabilities.packed, engine.device)
             logps = engine.forward(part)
             if part.numbers:
                 mine = [examples[index] for index in part.numbers]

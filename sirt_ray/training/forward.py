@@ -23,22 +23,22 @@ pass, else each chunk's are made a second time there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a model can be asked: see `abilities.probe`."""
+class ModelCapabilities:
+    """What a model can be asked: see `capabilities.probe`."""
 
     packed: bool
     """Its attention takes a packed row's segments."""
-    bare_head: bool
+    separate_head: bool
     """Its logits are its head's output and nothing more, so that the head can be called alone."""
 
 
 class CompletionLogps(torch.nn.Module):
     """log pi(completion | prompt) in nats, [num_completions], float32 at least."""
 
-    def __init__(self, model: Model, abilities: Abilities) -> None:
+    def __init__(self, model: Model, capabilities: ModelCapabilities) -> None:
         super().__init__()
         self.model = model
-        self.abilities = abilities
+        self.capabilities = capabilities
 
     def forward(self, batch: MicroBatch) -> Tensor:
         logps = self.token_logps(batch)
@@ -53,7 +53,7 @@ class CompletionLogps(torch.nn.Module):
             "use_cache": False,
             **attention.call(batch.segments),
         }
-        if not self.abilities.bare_head:
+        if not self.capabilities.separate_head:
             logits = self.model(**call).logits
             return _logps(_places(logits, batch.predicts), batch.targets)
         inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model

@@ -21,7 +21,7 @@ from sirt_ray.training.capabilities import probe
 from sirt_ray.training.checkpoint import export
 from sirt_ray.training.engine import DeepSpeedEngine, Engine, PlainEngine, Workers
 from sirt_ray.training.fit import Fit, Objective, Settings
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.metrics import model_size
 from sirt_ray.training.model import (
     Model,
@@ -34,7 +34,7 @@ from sirt_ray.training.model import (
 from sirt_ray.training.objectives import Refinement, Tuning, UnpairedRefinement
 from sirt_ray.training.scoring import reference_logps
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
-from sirt_ray.training.workdir import State, WorkFolder, last_line
+from sirt_ray.training.workdir import State, WorkDir, last_line
 
 Counts = dict[str, Any]
 
@@ -46,7 +46,7 @@ def run(task: Task, device: torch.device, attempt: str | None = None) -> Counts:
     """Do the task; with DeepSpeed where a process group is initialised. Returns the counts on
     rank 0, nothing on the others. `attempt`: the driver's claim on the folder."""
     _settle(device)
-    work = WorkFolder(task.out, attempt)
+    work = WorkDir(task.out, attempt)
     if work.finished() is None:
         counts = (
             _reference(task, work, device)
@@ -70,7 +70,7 @@ def content_key(weights: str, examples: Sequence[TrainingExample]) -> str:
     return f"{weights}/{data.ids_key(examples)}"
 
 
-def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) -> Counts:
+def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> Counts:
     config, settings = task.config, Settings(task.config, task.resources, task.seed)
     of_reference = _weights_of_another_reference(task, device)
     model = load_model(task.source, config, quantized_on=device)
@@ -81,11 +81,11 @@ def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) 
         is_reference = of_reference in (None, of_policy)
         key = content_key(of_reference or of_policy, pairs)
         reference = _stored_reference(task, key, is_reference, len(pairs))
-    abilities = _probed(model, device)
+    capabilities = _probed(model, device)
     model = prepare(model, task.source, config, task.seed)
     size = model_size(model)
-    engine = _engine(model, abilities, task, device)
-    counts: Counts = {"batches": "packed" if abilities.packed else "padded"}
+    engine = _engine(model, capabilities, task, device)
+    counts: Counts = {"batches": "packed" if capabilities.packed else "padded"}
     objective: Objective = Tuning()
     if isinstance(task, TuneTask):
         tokenizer = load_tokenizer(task.source)
@@ -104,7 +104,7 @@ def _train(task: TuneTask | RefineTask, work: WorkFolder, device: torch.device) 
     return {**data.describe(examples), **counts, **_counts(state, chosen, work)}
 
 
-def _probed(model: Model, device: torch.device) -> Abilities:
+def _probed(model: Model, device: torch.device) -> ModelCapabilities:
     """Asked where it will be trained: on another device other kernels would answer."""
     return probe(model.to(device))
 
@@ -152,7 +152,7 @@ def _objective(config: RefineConfig, is_reference: bool) -> Objective:
 
 def _engine(
     model: Model,
-    abilities: Abilities,
+    capabilities: ModelCapabilities,
     task: Task,
     device: torch.device,
 ) -> Engine:
@@ -161,7 +161,7 @@ def _engine(
     passes_only = isinstance(task, ReferenceTask)
     if task.resources.gradient_checkpointing and not passes_only:
         checkpoint_activations(model)
-    module = CompletionLogps(model, abilities)
+    module = CompletionLogps(model, capabilities)
     grouped = torch.distributed.is_initialized()
     optimize = not passes_only
     if grouped and (optimize or task.resources.zero_stage == 3):
@@ -169,7 +169,7 @@ def _engine(
     return PlainEngine(module, task.config, device, optimize)
 
 
-def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
+def _counts(state: State, chosen: int, work: WorkDir) -> Counts:
     last = last_line(work.metrics) or {}
     final, best = state.validation or {}, state.best or {}
     return {
@@ -185,7 +185,7 @@ def _counts(state: State, chosen: int, work: WorkFolder) -> Counts:
     }
 
 
-def _reference(task: ReferenceTask, work: WorkFolder, device: torch.device) -> Counts:
+def _reference(task: ReferenceTask, work: WorkDir, device: torch.device) -> Counts:
     settings = Settings(task.config, task.resources, seed=0)
     model = load_model(task.source, task.config, quantized_on=device)
     examples = _pairs(task)

@@ -11,7 +11,7 @@ from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.training.batching import grouped, micro_batch, micro_batches, num_tokens
 from sirt_ray.training.data import ReferenceLogps
 from sirt_ray.training.engine import Engine
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 
 if TYPE_CHECKING:
     from sirt_ray.training.fit import Settings
@@ -32,7 +32,7 @@ def score(
 
     `tell` hears of the micro-batches done, of their number, and of the tokens in those done.
     """
-    packed = engine.abilities.packed
+    packed = engine.capabilities.packed
     groups = grouped(examples, range(len(examples)), max_tokens)
     turns = micro_batches(groups, packed, max_tokens, engine.world_size)
     shape = len(examples), max((len(example.sequences) for example in examples), default=0)
@@ -62,7 +62,7 @@ def reference_logps(
     engine: Engine,
     examples: Sequence[TrainingExample],
     settings: "Settings",
-    work: WorkFolder | None = None,
+    work: WorkDir | None = None,
 ) -> list[ReferenceLogps | None]:
     """One entry for each pair, in order; None for a pair that is longer than `max_length`.
 

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from sirt_ray.artifacts.locks import locked
 from sirt_ray.artifacts.store import Artifact, Store
-from sirt_ray.config.base import NonNegative, Section
+from sirt_ray.config.base import Section
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import RefineConfig, TrainingConfig, TuneConfig
 from sirt_ray.core import fingerprints
@@ -25,7 +27,7 @@ from sirt_ray.storage.hashing import content_key, model_key
 from sirt_ray.training import external_data
 from sirt_ray.training import model as quantization
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
-from sirt_ray.training.workdir import WorkFolder, last_line
+from sirt_ray.training.workdir import WorkDir, last_line
 
 _HEEDED = {
     "gpus_per_worker",
@@ -38,7 +40,7 @@ _HEEDED = {
 _POLL_SECONDS = 1.0
 _SHOWN = ("loss", "validation_loss", "accuracy")
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
 class Training(Section):
@@ -49,7 +51,7 @@ class Training(Section):
     """A file, `.jsonl` or `.parquet`, or a folder of Parquet files: what a run has stored, or rows
     in the columns of `given.py`."""
     out: str
-    seed: NonNegative = 0
+    seed: NonNegativeInt = 0
     resources: TrainerResources = TrainerResources()
     """As `resources.trainer` in a job file."""
 
@@ -69,7 +71,7 @@ class Dpo(Training):
     """As in a job file; what is sampled and paired there is given here."""
 
 
-def sft(asked: Sft, say: Say, redo: bool = False) -> Artifact:
+def sft(asked: Sft, say: Print, redo: bool = False) -> Artifact:
     """Instruction-tune on demonstrations, or what is left of it. Returns the student."""
     device = _checked(asked, asked.tune)
     with locked(Path(asked.out)):
@@ -85,7 +87,7 @@ def sft(asked: Sft, say: Say, redo: bool = False) -> Artifact:
         return store.once("student", {**inputs, "tune": asked.tune, "seed": asked.seed}, build)
 
 
-def dpo(asked: Dpo, say: Say, redo: bool = False) -> Artifact:
+def dpo(asked: Dpo, say: Print, redo: bool = False) -> Artifact:
     """Refine on preference pairs, or what is left of it: first the log-probabilities of the model
     as it is, then the training. Returns the student."""
     config, resources = asked.refine, asked.resources
@@ -168,16 +170,16 @@ def _data(
     return made.path.resolve(), inputs
 
 
-def _carry_out(task: Task, device: Any, name: str, say: Say) -> Mapping[str, Any]:
+def _carry_out(task: Task, device: Any, name: str, say: Print) -> Mapping[str, Any]:
     """The task from where it is to its end, unless an earlier call has been there already."""
     import torch
 
     from sirt_ray.training.run import run
 
-    work = WorkFolder(task.out)
+    work = WorkDir(task.out)
     result = work.result()
     if result is None:
-        attempt = work.claim(task.resources)
+        attempt = work.acquire(task.resources)
         with _told(work, name, say):
             try:
                 result = run(task, device, attempt)
@@ -192,7 +194,7 @@ def _carry_out(task: Task, device: Any, name: str, say: Say) -> Mapping[str, Any
 
 
 @contextmanager
-def _told(work: WorkFolder, name: str, say: Say) -> Generator[None]:
+def _told(work: WorkDir, name: str, say: Print) -> Generator[None]:
     """Say how far it is, by the lines that the trainer writes, while the block runs."""
     over = threading.Event()
 

@@ -88,7 +88,7 @@ def storing(path: Path) -> Generator[None]:
         ) from error
 
 
-class WorkFolder:
+class WorkDir:
     """`attempt`: the claim that a worker writes under; without one there is no other writer."""
 
     def __init__(self, out: Path, attempt: str | None = None) -> None:
@@ -107,7 +107,7 @@ class WorkFolder:
 
     def close(self, result: Mapping[str, Any]) -> None:
         """Put the export in its place, the result last."""
-        self.check_claim()
+        self.check_owner()
         if not self.export.exists():
             object_store.pull(self.export)
         for made in sorted(self.export.iterdir()):
@@ -122,7 +122,7 @@ class WorkFolder:
     def remove(self) -> None:
         object_store.discard(self.path)
 
-    def claim(self, resources: TrainerResources) -> str:
+    def acquire(self, resources: TrainerResources) -> str:
         """Begin or continue with this layout, as a new attempt whose name is returned.
 
         Raises ArtifactError where the checkpoints are of another layout.
@@ -144,7 +144,7 @@ class WorkFolder:
         _write(self.path / "layout.json", {**now, "attempt": attempt})
         return attempt
 
-    def check_claim(self) -> None:
+    def check_owner(self) -> None:
         """Raises StageError where a later attempt has begun: workers may outlive their driver."""
         if self._attempt is None:
             return
@@ -180,7 +180,7 @@ class WorkFolder:
                 object_store.discard(path)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
-        self.check_claim()
+        self.check_owner()
         object_store.upload(self.export)
         if self.metrics.exists():
             object_store.push(self.metrics)
@@ -195,11 +195,11 @@ class WorkFolder:
     def append(self, line: Mapping[str, Any]) -> None:
         in_storage = object_store.stored(self.metrics)
         if not in_storage:
-            self.check_claim()
+            self.check_owner()
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if in_storage and time.monotonic() - self._told > _TELL_EVERY_SECONDS:
-            self.check_claim()
+            self.check_owner()
             _write(self.path / PROGRESS, line)
             self._told = time.monotonic()
 
@@ -230,7 +230,7 @@ class WorkFolder:
         return read_json(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
 
     def fail(self, kind: str, message: str) -> None:
-        self.check_claim()
+        self.check_owner()
         _write(self.path / "failure.json", {"kind": kind, "message": message})
 
     def failure(self) -> dict[str, str] | None:

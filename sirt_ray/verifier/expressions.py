@@ -1,4 +1,4 @@
-"""Mathematical final answers, compared after plain normalisation of their LaTeX.
+r"""Mathematical final answers, compared after plain normalisation of their LaTeX.
 
 It knows that `\dfrac12`, `\frac{1}{2}` and `0.5` are the same, that units and delimiters do not
 count, that the order matters in `(1, 2)` but not in a bare list `1, 2`, and that `x \ge 0` is an

@@ -88,7 +88,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
     from sirt_ray.training.objectives import Refinement
     from sirt_ray.training.scoring import reference_logps
     from sirt_ray.training.tasks import Source
-    from sirt_ray.training.workdir import WorkFolder, read_lines
+    from sirt_ray.training.workdir import WorkDir, read_lines
 
     _group_of_one()
     config = RefineConfig.model_validate(
@@ -108,7 +108,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
     )
     device, source = torch.device("cuda"), Source(str(folder))
     model = load_model(source, config, quantized_on=device).to(device)
-    abilities = probe(model)
+    capabilities = probe(model)
     model = prepare(model, source, config, seed=0)
     if resources.gradient_checkpointing:
         checkpoint_activations(model)
@@ -117,7 +117,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
         def trained(self) -> None:
             return None
 
-    engine = Unsaved(CompletionLogps(model, abilities), config, resources, device)
+    engine = Unsaved(CompletionLogps(model, capabilities), config, resources, device)
     settings = Settings(config, resources, 0)
     units = _STEPS * _BATCH
     pairs = Workload(completions=2, pairs=1).examples(units, setting.vocabulary)
@@ -127,7 +127,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
         for pair, found in zip(pairs, logps, strict=True)
         if found is not None
     ]
-    work = WorkFolder(Path(tempfile.mkdtemp()))
+    work = WorkDir(Path(tempfile.mkdtemp()))
     work.truncate(0)
     Fit(engine, Refinement(config), TrainingData(pairs, []), settings, work).run()
     free, total = torch.cuda.mem_get_info()

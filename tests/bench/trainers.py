@@ -34,7 +34,7 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     from sirt_ray.training.forward import CompletionLogps
     from sirt_ray.training.objectives import Refinement, Tuning
     from sirt_ray.training.scoring import reference_logps
-    from sirt_ray.training.workdir import WorkFolder
+    from sirt_ray.training.workdir import WorkDir
 
     resources = TrainerResources(
         max_tokens_per_micro_batch=setting.ours_at_once, checkpoint_every_steps=10**6
@@ -47,7 +47,7 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     made = model(setting)
     made.set_attn_implementation(attention.PACKED)
     module = CompletionLogps(made, probe(made))
-    assert module.abilities.packed
+    assert module.capabilities.packed
     warm_up(made, setting)
 
     class Unsaved(PlainEngine):
@@ -61,7 +61,7 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     settings = Settings(config, resources, 0)
 
     def train(examples: list[TrainingExample]) -> None:
-        work = WorkFolder(Path(tempfile.mkdtemp()))
+        work = WorkDir(Path(tempfile.mkdtemp()))
         work.truncate(0)
         objective: Any = Tuning()
         if isinstance(config, RefineConfig):

@@ -11,7 +11,7 @@ from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import attention
 from sirt_ray.training.batching import grouped, micro_batch
 from sirt_ray.training.capabilities import probe
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 
 SIZES: dict[str, Any] = {
     "vocab_size": 101,
@@ -55,7 +55,7 @@ def gradients(made: Any, packed: bool) -> tuple[torch.Tensor, torch.Tensor]:
     given = examples()
     groups = grouped(given, range(len(given)), max_tokens=10**6)
     batch = micro_batch(groups, packed, made.device)
-    logps = CompletionLogps(made, Abilities(packed, bare_head=True))(batch)
+    logps = CompletionLogps(made, ModelCapabilities(packed, separate_head=True))(batch)
     logps.mean().backward()
     flat = [p.grad.float().flatten() for p in made.parameters() if p.grad is not None]
     return logps.detach().float(), torch.cat(flat)
@@ -79,7 +79,7 @@ def test_the_kernel_gives_what_float32_gives(
     monkeypatch.setattr(
         attention, "_by_kernel", lambda *given: calls.append(1) or by_kernel(*given)
     )
-    assert probe(made) == Abilities(packed=True, bare_head=True)
+    assert probe(made) == ModelCapabilities(packed=True, separate_head=True)
     assert len(calls) == SIZES["num_hidden_layers"]
     packed, padded = gradients(made, True), gradients(made, False)
     exact = gradients(made.float(), False)

@@ -41,7 +41,16 @@ def train(room: Path, command: str, out: Path, **settings: object) -> list[dict[
     assert (
         main(
             [
-                *(command, "--model", str(room / "base"), "--data", str(data), "--out", str(out)),
+                *(
+                    "train",
+                    command,
+                    "--model",
+                    str(room / "base"),
+                    "--data",
+                    str(data),
+                    "--out",
+                    str(out),
+                ),
                 *(word for override in overrides for word in ("--set", override)),
             ]
         )
@@ -93,7 +102,7 @@ def test_a_killed_training_goes_on_where_it_was(
     whole, killed = (task(room, tmp_path / name, kind) for name in ("whole", "killed"))
     run(whole, cuda)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "WorkFolder", lambda out, _: KilledAt(out, 5))
+        patch.setattr(training, "WorkDir", lambda out, _: KilledAt(out, 5))
         with pytest.raises(KilledError):
             run(killed, cuda)
     run(killed, cuda)

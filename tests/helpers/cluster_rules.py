@@ -126,10 +126,10 @@ def misfits(job: JobConfig, node_types: Mapping[str, Document]) -> list[str]:
 
     `node_types`: as Ray's autoscaler has them: `resources`, `labels`, `max_workers`.
     """
-    parts: list[needs.Need] = [needs.of_trainer(job.resources.trainer, 0)]
+    parts: list[needs.ResourceRequest] = [needs.of_trainer(job.resources.trainer, 0)]
     for role, engine in (("teacher", job.resources.teacher), ("student", job.resources.student)):
         group = needs.bundles(engine, needs.on_gpu(engine, 0)) * engine.max_replicas
-        parts.append(needs.Need(role, f"resources.{role}", group, engine.labels))
+        parts.append(needs.ResourceRequest(role, f"resources.{role}", group, engine.labels))
     return [
         f"{part.who} has no place"
         for part in parts

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 
 
 class KilledError(Exception):
     """In the place of a killed process."""
 
 
-class KilledAt(WorkFolder):
+class KilledAt(WorkDir):
     """A work folder whose trainer dies when it has done `step`."""
 
     def __init__(self, out: Path, step: int) -> None:

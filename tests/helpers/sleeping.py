@@ -13,10 +13,10 @@ from pathlib import Path
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.engine.protocol import (
     Answered,
-    Choice,
     EngineDeadError,
     RefusedError,
     ReplicaLoad,
+    SampledChoice,
     SampleRequest,
 )
 from sirt_ray.types import Question
@@ -67,7 +67,9 @@ class SleepingEngine:
         texts = (
             f" Seed {request.seed + i} gave 3 more. The answer is 7." for i in range(request.n)
         )
-        return Answered(tuple(Choice((), "stop", text) for text in texts), 100, 20 * request.n)
+        return Answered(
+            tuple(SampledChoice((), "stop", text) for text in texts), 100, 20 * request.n
+        )
 
 
 def apple_questions(count: int) -> Iterator[Question]:

@@ -11,7 +11,7 @@ Node = Callable[[str], AbstractContextManager[None]]
 
 
 def run_dir(bucket: str) -> Path:
-    return object_store.local(f"s3://{bucket}/runs/mine")
+    return object_store.to_local_path(f"s3://{bucket}/runs/mine")
 
 
 def write(folder: Path, **contents: str) -> None:

@@ -12,7 +12,7 @@ from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.core.loop import Loop
-from sirt_ray.logs import heard_by, tell
+from sirt_ray.logs import attached_handler, log_event
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.tracking.sender import Trackers
 from tests.helpers.fakes import job
@@ -42,7 +42,7 @@ class SteppingStages(WrittenStages):
     def _train(self, out: Path, name: str) -> None:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in STEPS))
         for line in STEPS[:-1]:
-            tell(logging.DEBUG, "a step", "step", artifact=name, line=line)
+            log_event(logging.DEBUG, "a step", "step", artifact=name, line=line)
 
 
 def tracked_job(*names: str) -> JobConfig:
@@ -62,7 +62,7 @@ def run(root: Path, *names: str) -> list[str]:
 
     # Longer than a test may take: no tracker here is to be waited for.
     journal.also.append(Trackers(resolved, root, warn, end_seconds=600))
-    with heard_by(journal):
+    with attached_handler(journal):
         store = Store(root, tell=journal.artifact)
         outcome = Loop(resolved, SteppingStages(TESTS), store, journal).run()
     journal.finish(outcome.scores)

@@ -19,7 +19,7 @@ from sirt_ray.errors import SirtError
 from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 from tests.helpers import tiny
 from tests.helpers.desk import Desk, makes
 
@@ -58,8 +58,8 @@ def tune_as_a_worker(desk: Desk, student: Path) -> int:
         seed=0,
     )
     desk.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
-    work = WorkFolder(task.out)
-    attempt = work.claim(task.resources)
+    work = WorkDir(task.out)
+    attempt = work.acquire(task.resources)
     with contextlib.suppress(SirtError):
         trainer._work(task, attempt)
     assert not list(work.path.rglob("*.partial"))
@@ -69,7 +69,7 @@ def tune_as_a_worker(desk: Desk, student: Path) -> int:
     def met() -> int:
         raise error
 
-    return exit_codes.ended(met, False, "stopped")
+    return exit_codes.run_command(met, False, "stopped")
 
 
 @makes("too little memory for the training")

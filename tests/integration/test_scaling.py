@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
-from sirt_ray.logs import Place, at
+from sirt_ray.logs import LogContext, bind_context
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
@@ -118,7 +118,7 @@ def test_a_replica_is_added_under_load_with_the_new_weights_and_goes_afterwards(
     wait_until(lambda: replicas(server) == 1, 60, "the end of the second replica")
 
 
-def metrics(place: Place) -> dict[str, float]:
+def metrics(place: LogContext) -> dict[str, float]:
     """Our figures about the place on the node's Prometheus port, summed over processes and other
     labels."""
     (node,) = ray.nodes()
@@ -139,8 +139,8 @@ def test_what_is_sampled_is_counted_for_prometheus(
     server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     prompter = TokenPrompter(AutoTokenizer.from_pretrained(checkpoints["new"]))
-    place = Place("scaling", "round_01", "samples")
-    with at(place):
+    place = LogContext("scaling", "round_01", "samples")
+    with bind_context(place):
         counts = sample(
             QUESTIONS,
             PLAN,

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from sirt_ray.config.resources import ResourcesConfig
-from sirt_ray.config.study import Cell, Study
-from sirt_ray.driver.study import How, side_by_side
+from sirt_ray.config.study import Study, Trial
+from sirt_ray.driver.study import RunOptions, run_in_parallel
 from tests.helpers.paths import JOBS
 
 STUDY = JOBS / "study_quickstart.yaml"
@@ -98,10 +98,10 @@ class Dies:
 
 def test_a_process_that_dies_takes_its_cell_with_it_and_no_other(tmp_path: Path) -> None:
     jobs = {"first": None, "dying": Dies(), "third": None, "fourth": None}
-    cells = [Cell(name, {}, cast(Any, job)) for name, job in jobs.items()]
+    cells = [Trial(name, {}, cast(Any, job)) for name, job in jobs.items()]
     study = Study("mine", tmp_path, {}, cells)
-    how = How(None, ResourcesConfig(), tmp_path / "logs")
-    ended = {each.cell: each.error for each in side_by_side(study, how, 2)}
+    how = RunOptions(None, ResourcesConfig(), tmp_path / "logs")
+    ended = {each.cell: each.error for each in run_in_parallel(study, how, 2)}
     assert ended.keys() == jobs.keys()
     assert ended["dying"] == "its process died with exit code 3"
     assert all("NoneType" in str(ended[name]) for name in ("first", "third", "fourth"))

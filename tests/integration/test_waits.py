@@ -12,7 +12,7 @@ from sirt_ray.config.resources import EngineConfig, TrainerResources
 from sirt_ray.config.training import TuneConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
-from sirt_ray.logs import Said, heard_by, waiting
+from sirt_ray.logs import CallbackHandler, attached_handler, waiting
 from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
@@ -48,7 +48,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for module in (serving, monitor):
         monkeypatch.setattr(module, "waiting", partial(waiting, first_s=0.5))
     said: list[str] = []
-    with heard_by(Said(said.append)):
+    with attached_handler(CallbackHandler(said.append)):
         yield said
 
 

@@ -13,7 +13,7 @@ from sirt_ray.planning import memory
 from sirt_ray.planning.models import configured_shape
 from sirt_ray.training import attention
 from sirt_ray.training.batching import MicroBatch, grouped, micro_batch
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import Model, add_lora, checkpoint_activations
 from sirt_ray.training.tasks import Source
 
@@ -65,9 +65,9 @@ def kept_bytes(trained: Model, given: MicroBatch) -> int:
             held[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    abilities = Abilities(packed=True, bare_head=True)
+    capabilities = ModelCapabilities(packed=True, separate_head=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logps = CompletionLogps(trained, abilities)(given)
+        logps = CompletionLogps(trained, capabilities)(given)
     assert logps.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 

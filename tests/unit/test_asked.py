@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.on_ray.sampling.questions import AskedQuestions
+from sirt_ray.on_ray.sampling.questions import QuestionFile
 from sirt_ray.types import Question
 
 
@@ -20,10 +20,10 @@ def test_any_range_is_read_as_it_was_written(
     tmp_path: Path, count: int, first: int, wanted: int
 ) -> None:
     questions = make(count)
-    assert AskedQuestions.write(tmp_path, iter(questions)) == count
-    assert AskedQuestions(tmp_path).read(first, wanted) == questions[first : first + wanted]
+    assert QuestionFile.write(tmp_path, iter(questions)) == count
+    assert QuestionFile(tmp_path).read(first, wanted) == questions[first : first + wanted]
 
 
 def test_none_at_all(tmp_path: Path) -> None:
-    assert AskedQuestions.write(tmp_path, []) == 0
-    assert AskedQuestions(tmp_path).read(0, 5) == []
+    assert QuestionFile.write(tmp_path, []) == 0
+    assert QuestionFile(tmp_path).read(0, 5) == []

@@ -9,7 +9,7 @@ import pytest
 
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.protocol import Answered, SampleReply, SampleRequest
-from sirt_ray.on_ray.sampling.retry import Asked, Asker, Unanswered
+from sirt_ray.on_ray.sampling.retry import QuestionRequests, RetryingClient, SampleFailure
 
 Answer = Callable[[tuple[SampleRequest, ...]], None]
 
@@ -29,13 +29,15 @@ class FakeHandle:
         return tuple(SampleReply("v", Answered((), 0, 0)) for _ in requests)
 
 
-def asked(name: str, count: int = 1) -> Asked:
-    return Asked(name, tuple(SampleRequest(name, (), 1, 0, 0.0, 1.0, 1, "v") for _ in range(count)))
+def asked(name: str, count: int = 1) -> QuestionRequests:
+    return QuestionRequests(
+        name, tuple(SampleRequest(name, (), 1, 0, 0.0, 1.0, 1, "v") for _ in range(count))
+    )
 
 
-def ask(handle: FakeHandle, chunks: list[list[Asked]]) -> tuple[dict[str, object], int]:
+def ask(handle: FakeHandle, chunks: list[list[QuestionRequests]]) -> tuple[dict[str, object], int]:
     async def run() -> tuple[dict[str, object], int]:
-        asker = Asker(handle, calls_in_flight=4, timeout_s=1.0, pause_s=0.0)
+        asker = RetryingClient(handle, calls_in_flight=4, timeout_s=1.0, pause_s=0.0)
         found: dict[str, object] = {}
         retries = 0
         for chunk, (outcomes, more) in zip(
@@ -85,7 +87,7 @@ def test_a_failed_call_is_made_again_and_counted() -> None:
 def test_only_the_question_that_breaks_the_engine_is_given_up() -> None:
     handle = FakeHandle(poisoned("b"))
     found, _ = ask(handle, [[asked("a"), asked("b"), asked("c")], [asked("d")]])
-    assert found.pop("b") == Unanswered("engine_failed", "the engine died: out of memory")
+    assert found.pop("b") == SampleFailure("engine_failed", "the engine died: out of memory")
     assert all(isinstance(outcome, tuple) for outcome in found.values())
     alone = [call for call in handle.calls if call == ["b"]]
     assert len(alone) == 3
@@ -95,7 +97,7 @@ def test_questions_are_given_up_one_after_the_other_while_others_are_answered() 
     names = [f"q{at}" for at in range(12)]
     bad = names[::3]
     found, _ = ask(FakeHandle(poisoned(*bad)), [[asked(name)] for name in names])
-    assert [name for name in names if isinstance(found[name], Unanswered)] == bad
+    assert [name for name in names if isinstance(found[name], SampleFailure)] == bad
 
 
 def test_a_broken_engine_ends_the_stage() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sirt_ray.config.training import TuneConfig
-from sirt_ray.training.fit import better, judged, out_of_patience
+from sirt_ray.training.fit import better, out_of_patience, update_best
 from sirt_ray.training.workdir import State
 
 
@@ -15,7 +15,7 @@ def after(losses: Iterable[float]) -> State:
     """One evaluation after each step."""
     state = State()
     for loss in losses:
-        state = judged(replace(state, step=state.step + 1), {"loss": loss}, "best")
+        state = update_best(replace(state, step=state.step + 1), {"loss": loss}, "best")
     return state
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.artifacts.store import State
+from sirt_ray.artifacts.store import ArtifactStatus
 from sirt_ray.cli.main import main
 from sirt_ray.driver import plan as cluster_plan
 from sirt_ray.driver import plan as hours
 from sirt_ray.planning.clusters import described
-from sirt_ray.planning.placement import place
+from sirt_ray.planning.placement import place_engines
 from tests.helpers.fakes import job
 from tests.helpers.paths import JOBS
 
@@ -109,14 +109,14 @@ def test_an_endpoint_takes_as_long_as_its_pace(tmp_path: Path) -> None:
     )
     setup = cluster_plan.setup_of([config])
     assert setup.roles == ("student", "trainer")
-    state = State("demonstrations", "missing", tmp_path)
+    state = ArtifactStatus("demonstrations", "missing", tmp_path)
     (found,) = estimates(config, [state])
     assert found.seconds == 440 / 30 * 60 and found.gpu_seconds == 0
 
 
-def estimates(config: Any, states: list[State]) -> list[Any]:
+def estimates(config: Any, states: list[ArtifactStatus]) -> list[Any]:
     setup = cluster_plan.setup_of([config])
-    placed = (setup, place(setup, described("2x80GB")))
+    placed = (setup, place_engines(setup, described("2x80GB")))
     return hours.estimates([(config, state) for state in states], [placed] * len(states))
 
 
@@ -136,14 +136,14 @@ def test_what_is_finished_says_how_long_the_rest_takes(tmp_path: Path) -> None:
         },
         "round_00/student": {"seconds": 30.0, "steps": 10, "tokens": 999},
     }
-    states: list[State] = []
+    states: list[ArtifactStatus] = []
     for name, found in counts.items():
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps({"seconds": 1.0, "counts": found}))
-        states.append(State(name, "finished", folder))
-    states.append(State("round_02/samples", "missing", tmp_path / "none"))
-    states.append(State("round_01/student", "missing", tmp_path / "none"))
+        states.append(ArtifactStatus(name, "finished", folder))
+    states.append(ArtifactStatus("round_02/samples", "missing", tmp_path / "none"))
+    states.append(ArtifactStatus("round_01/student", "missing", tmp_path / "none"))
     samples, student = estimates(config, states)
     # 100 questions x 5 completions at 5 a second; 20 tokens each.
     assert (samples.seconds, samples.tokens, samples.measured) == (100.0, 10_000, 1)

@@ -19,7 +19,7 @@ class TestErrorsThatNobodyHasThoughtOf:
     ) -> None:
         monkeypatch.setenv("MY_KEY", "sk-very-secret")
         monkeypatch.setattr(exit_codes.tempfile, "tempdir", str(tmp_path))
-        assert exit_codes.ended(self.broken, False, "stopped") == 1
+        assert exit_codes.run_command(self.broken, False, "stopped") == 1
         told = capsys.readouterr().err
         (trace,) = tmp_path.glob("sirt-error-*.log")
         assert "a bug of sirt-ray: KeyError" in told and "sirt doctor --json" in told
@@ -30,7 +30,7 @@ class TestErrorsThatNobodyHasThoughtOf:
 
     def test_with_debug_they_are_raised(self) -> None:
         with pytest.raises(KeyError):
-            exit_codes.ended(self.broken, True, "stopped")
+            exit_codes.run_command(self.broken, True, "stopped")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_the_machine_refuses_is_no_bug(
     def refused() -> int:
         raise RayTaskError("write", "Traceback ...", error) if elsewhere else error
 
-    assert exit_codes.ended(refused, False, "stopped") == 1
+    assert exit_codes.run_command(refused, False, "stopped") == 1
     assert f"error: {said}" in capsys.readouterr().err
 
 
@@ -65,5 +65,5 @@ def test_ctrl_c_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    assert exit_codes.ended(interrupted, True, "stopped; the same command continues") == 130
+    assert exit_codes.run_command(interrupted, True, "stopped; the same command continues") == 130
     assert "the same command continues" in capsys.readouterr().err

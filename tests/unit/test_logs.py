@@ -11,13 +11,13 @@ from rich.console import Console
 from sirt_ray.logs import (
     FORMAT_VARIABLE,
     JsonFormatter,
-    Place,
-    at,
+    LogContext,
     at_artifact,
-    heard_by,
-    here,
+    attached_handler,
+    bind_context,
+    current_context,
     in_run,
-    tell,
+    log_event,
 )
 from sirt_ray.report.journal import LOG_FILE, RunJournal, run_console
 from sirt_ray.report.progress import LogProgress
@@ -30,22 +30,22 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_a_place_is_of_the_block_and_of_no_other() -> None:
     with in_run("mine"):
         with at_artifact("round_02/pairs"):
-            assert here() == Place("mine", "round_02", "pairs")
+            assert current_context() == LogContext("mine", "round_02", "pairs")
         with at_artifact("questions"):
-            assert here() == Place("mine", "", "questions")
-        with at(Place("other")):
-            assert here() == Place("other")
-        assert here() == Place("mine")
-    assert here() == Place()
+            assert current_context() == LogContext("mine", "", "questions")
+        with bind_context(LogContext("other")):
+            assert current_context() == LogContext("other")
+        assert current_context() == LogContext("mine")
+    assert current_context() == LogContext()
 
 
 def test_what_a_lower_room_tells_is_in_the_log_with_its_place(tmp_path: Path) -> None:
     out = StringIO()
     journal = RunJournal(tmp_path, Console(file=out, width=200))
-    with heard_by(journal), in_run("mine"), at_artifact("round_01/samples"):
-        tell(logging.INFO, "half of it", done=5, total=10)
-        tell(logging.WARNING, 'waiting for "godot"\nsince 40 s', "waiting", seconds=40)
-    tell(logging.WARNING, "nobody listens any more")
+    with attached_handler(journal), in_run("mine"), at_artifact("round_01/samples"):
+        log_event(logging.INFO, "half of it", done=5, total=10)
+        log_event(logging.WARNING, 'waiting for "godot"\nsince 40 s', "waiting", seconds=40)
+    log_event(logging.WARNING, "nobody listens any more")
     half, wait = lines(tmp_path / LOG_FILE)
     place = {"run": "mine", "round": "round_01", "stage": "samples"}
     assert half.items() >= {"level": "INFO", "message": "half of it", **place}.items()
@@ -64,7 +64,7 @@ def test_how_far_a_stage_is_goes_to_the_log(
     monkeypatch.setattr("sirt_ray.report.progress._LOG_EVERY_SECONDS", 0.0)
     nobody = Console(quiet=True)
     stage = LogProgress(nobody).stage("round_01/samples", 10, "questions")
-    with heard_by(RunJournal(tmp_path, nobody)), stage as bar:
+    with attached_handler(RunJournal(tmp_path, nobody)), stage as bar:
         bar.update(4, loss=0.5)
     (line,) = lines(tmp_path / LOG_FILE)
     assert line["message"] == "round_01/samples: 4/10 questions"
@@ -74,7 +74,7 @@ def test_how_far_a_stage_is_goes_to_the_log(
 
 def test_the_journals_own_events_are_there_once(tmp_path: Path) -> None:
     journal = RunJournal(tmp_path, Console(quiet=True))
-    with heard_by(journal), in_run("mine"):
+    with attached_handler(journal), in_run("mine"):
         journal.artifact("started", "round_01/pairs")
         journal.event("rolled_back", "it fell", version="round_01")
         journal.stopped(KeyboardInterrupt())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.artifacts.store import Store, Survey
+from sirt_ray.artifacts.store import DryRunStore, Store
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.loop import Loop, Outcome
 from sirt_ray.errors import ArtifactError
@@ -221,7 +221,7 @@ def test_a_survey_builds_nothing_and_tells_how_each_artifact_stands(tmp_path: Pa
     with pytest.raises(Killed):
         run(tmp_path, FakeStages(kill_in="tune"))
     before = snapshot(tmp_path)
-    stages, survey = FakeStages(), Survey(tmp_path)
+    stages, survey = FakeStages(), DryRunStore(tmp_path)
     Loop(job(), stages, survey, Heard()).run()
     assert stages.calls == []
     assert snapshot(tmp_path) == before
@@ -229,4 +229,4 @@ def test_a_survey_builds_nothing_and_tells_how_each_artifact_stands(tmp_path: Pa
     assert states["demonstrations"] == "finished"
     assert states["round_00/student"] == "begun"
     assert states["round_02/student"] == "missing"
-    survey.refuse_untrue()
+    survey.raise_if_stale()

@@ -4,7 +4,7 @@ import psutil
 import torch
 from torch.nn import Parameter
 
-from sirt_ray.training.engine import Masters
+from sirt_ray.training.engine import MasterWeights
 from sirt_ray.training.metrics import peak_memory_gib
 
 
@@ -14,7 +14,7 @@ def coarse(value: float) -> Parameter:
 
 def test_updates_below_the_rounding_add_up() -> None:
     parameter = coarse(1.0)
-    masters = Masters([parameter])
+    masters = MasterWeights([parameter])
     optimizer = torch.optim.SGD(masters.stepped, lr=1e-3)
     for _ in range(100):
         parameter.sum().backward()
@@ -27,7 +27,7 @@ def test_updates_below_the_rounding_add_up() -> None:
 
 def test_gradients_are_added_up_in_float32() -> None:
     parameter = coarse(1.0)
-    (master,) = Masters([parameter]).stepped
+    (master,) = MasterWeights([parameter]).stepped
     for _ in range(300):  # From 256 on, bfloat16 does not see a 1 more.
         parameter.sum().backward()
     assert parameter.grad is None
@@ -36,12 +36,12 @@ def test_gradients_are_added_up_in_float32() -> None:
 
 def test_float32_parameters_are_stepped_themselves() -> None:
     parameter = Parameter(torch.ones(4))
-    assert Masters([parameter]).stepped[0] is parameter
+    assert MasterWeights([parameter]).stepped[0] is parameter
 
 
 def test_saved_copies_come_back_whole() -> None:
     parameter, other = coarse(1.0), coarse(0.0)
-    masters, loaded = Masters([parameter]), Masters([other])
+    masters, loaded = MasterWeights([parameter]), MasterWeights([other])
     with torch.no_grad():
         masters.stepped[0].fill_(1.0009765625)
     loaded.load(masters.state())

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.logs import Place, at
+from sirt_ray.logs import LogContext, bind_context
 from sirt_ray.on_ray import metrics
 from sirt_ray.on_ray.engine.protocol import ReplicaLoad
 from sirt_ray.on_ray.metrics import METRICS, Emitter, StageMetrics, count_part, show_training
 from sirt_ray.on_ray.sampling.monitor import Watch
 
 Series = dict[tuple[str, ...], float]
-PLACE = Place("mine", "round_01", "samples")
+PLACE = LogContext("mine", "round_01", "samples")
 HERE = ("mine", "round_01", "samples")
 
 
@@ -154,7 +154,7 @@ class NoBar:
 
 
 def watch(out: Path) -> Watch:
-    with at(PLACE):
+    with bind_context(PLACE):
         watch = Watch(Server(), NoBar(), 0, out)  # type: ignore[arg-type]
     watch.begin()
     watch.look()

@@ -150,7 +150,7 @@ def _(desk: Desk) -> int:
     parquet.write(samples / "part-0.parquet", rows, parquet.GRADED)
     artifact = Artifact("round_01/samples", samples, "", {})
     job = JobConfig.model_validate(desk.document)
-    return exit_codes.ended(
+    return exit_codes.run_command(
         lambda: len(pairs.pair(desk.folder, job, artifact, artifact, 1)), False, "stopped"
     )
 
@@ -178,7 +178,7 @@ def _(desk: Desk) -> int:
     def asked() -> int:
         return len(ask(desk.folder, FakeEndpoint([401]), api_key_env="TEACHER_KEY").choices)
 
-    return exit_codes.ended(asked, False, "stopped")
+    return exit_codes.run_command(asked, False, "stopped")
 
 
 @makes("a port that is taken")

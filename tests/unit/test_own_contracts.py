@@ -11,11 +11,11 @@ from sirt_ray import user_code
 from sirt_ray.benchmarks.custom import made_rows, own_benchmark
 from sirt_ray.benchmarks.registry import REGISTRY, benchmarks_of
 from sirt_ray.config import load
-from sirt_ray.config.custom import OwnBenchmarkConfig
+from sirt_ray.config.custom import CustomBenchmarkConfig
 from sirt_ray.config.data import DataConfig
 from sirt_ray.config.training import PairsConfig
 from sirt_ray.core import prompts
-from sirt_ray.core.pairs import OwnRule, make_pairs
+from sirt_ray.core.pairs import CustomPairRule, make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.types import Judgement, Question
@@ -37,7 +37,7 @@ def everything_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(user_code.ALLOW, "1")
 
 
-def code(tmp_path: Path, text: str, function: str = "own") -> user_code.OwnCode:
+def code(tmp_path: Path, text: str, function: str = "own") -> user_code.UserFunction:
     """A function of a file, which may be executed."""
     path = tmp_path / "own.py"
     path.write_text(textwrap.dedent(text))
@@ -45,7 +45,7 @@ def code(tmp_path: Path, text: str, function: str = "own") -> user_code.OwnCode:
 
 
 def question_of(row: dict[str, object], **config: Any) -> Question:
-    benchmark = own_benchmark("mine", OwnBenchmarkConfig(**config))
+    benchmark = own_benchmark("mine", CustomBenchmarkConfig(**config))
     return benchmark.to_question(row, "mine/test/0")
 
 
@@ -73,7 +73,7 @@ class TestColumns:
 
     def test_text_needs_a_verifier(self) -> None:
         with pytest.raises(ValueError, match="verifier"):
-            OwnBenchmarkConfig(kind="text")
+            CustomBenchmarkConfig(kind="text")
 
     def test_without_rows_or_a_root_it_says_both_ways_out(self) -> None:
         config = {"train": ["mine"], "evaluate": ["mine"], "benchmarks": {"mine": {}}}
@@ -107,7 +107,7 @@ class TestWhatIsReturned:
     )  # fmt: skip
     def test_rows(self, tmp_path: Path, body: str, words: str) -> None:
         read = code(tmp_path, f"def own(split):\n    {body}\n")
-        benchmark = own_benchmark("mine", OwnBenchmarkConfig(rows=f"{read.file}:own"))
+        benchmark = own_benchmark("mine", CustomBenchmarkConfig(rows=f"{read.file}:own"))
         with pytest.raises((DataError, StageError), match=words) as told:
             made_rows(benchmark, "train")
         assert read.file in str(told.value)
@@ -127,7 +127,7 @@ class TestWhatIsReturned:
     def test_verdicts(self, tmp_path: Path, body: str) -> None:
         text = f"from sirt_ray.types import Judgement\ndef own(text, question):\n    {body}\n"
         read = code(tmp_path, text)
-        config = OwnBenchmarkConfig(verifier=f"{read.file}:own")
+        config = CustomBenchmarkConfig(verifier=f"{read.file}:own")
         with pytest.raises(StageError, match=r"own\.py.* own .*question sums/test/0"):
             own_benchmark("sums", config).grade("so 4", QUESTION)
 
@@ -142,7 +142,7 @@ class TestWhatIsReturned:
         ],
     )
     def test_pairs(self, tmp_path: Path, body: str) -> None:
-        rule = OwnRule(code(tmp_path, f"def own(answers, rng):\n    {body}\n"))
+        rule = CustomPairRule(code(tmp_path, f"def own(answers, rng):\n    {body}\n"))
         with pytest.raises(StageError, match=r"own\.py.*own .*question a"):
             rule.sides("a", SAMPLES, "0/1")
 
@@ -163,7 +163,7 @@ SAMPLES = [
 
 class TestPairRule:
     def test_its_pairs_are_taken_up_to_the_most(self, tmp_path: Path) -> None:
-        rule = OwnRule(code(tmp_path, RULE))
+        rule = CustomPairRule(code(tmp_path, RULE))
         config = PairsConfig(rule="own.py:rule", max_per_question=1)
         pairs, counts = make_pairs(SAMPLES, config, "0/1", own=rule)
         assert [pair.rule for pair in pairs] == ["own"]
@@ -182,7 +182,7 @@ class TestPairRule:
             def own(answers, rng):
                 return [(answers[next(turn) % 2], answers[2])]
             """
-        rule = OwnRule(code(tmp_path, text))
+        rule = CustomPairRule(code(tmp_path, text))
         with pytest.raises(StageError, match="question a, and not the same when it was"):
             rule.sides("a", SAMPLES, "0/1")
 
@@ -197,5 +197,5 @@ def test_the_example_is_short_and_does_what_it_says() -> None:
     right = Judgement("right", question.reference, stated=True)
     assert benchmark.grade(f"so it is {question.reference}.", question) == right
     assert benchmark.grade("I do not know.", question).verdict == "unparseable"
-    rule = OwnRule(user_code.read(job.refine.pairs.rule))
+    rule = CustomPairRule(user_code.read(job.refine.pairs.rule))
     assert {id(chosen) for chosen, _ in rule.sides("a", SAMPLES, "0/1")} == {id(SAMPLES[0])}

@@ -174,8 +174,8 @@ class TestIdentity:
 
     def test_the_run_folder_keeps_the_code(self, job: Path, tmp_path: Path) -> None:
         read, run_dir = load(job), tmp_path / "run"
-        user_code.keep(read.code, run_dir)
-        kept = read.with_code(user_code.kept)
+        user_code.copy_into_run(read.code, run_dir)
+        kept = read.with_code(user_code.copied_reference)
         (run_dir / "config.yaml").write_text(jobfile.dump(kept))
         (tmp_path / "code" / "own.py").unlink()
         again = load(run_dir / "config.yaml")

@@ -22,7 +22,7 @@ from sirt_ray.core.losses import PairSettings, preference_loss
 from sirt_ray.training import attention, forward
 from sirt_ray.training.batching import grouped, micro_batch
 from sirt_ray.training.capabilities import probe
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import add_lora
 from sirt_ray.training.tasks import Source
 from tests.helpers import tiny
@@ -92,7 +92,7 @@ def pairs() -> list[TrainingExample]:
 
 def grouped_loss(made: Any, examples: list[TrainingExample], packed: bool, limit: int) -> Any:
     """The mean DPO loss as the trainer computes it, one micro-batch after the other."""
-    module = CompletionLogps(made, Abilities(packed, bare_head=True))
+    module = CompletionLogps(made, ModelCapabilities(packed, separate_head=True))
     total = torch.zeros((), dtype=torch.float64)
     for group in grouped(examples, range(len(examples)), limit):
         batch = micro_batch([group], packed, CPU)
@@ -178,19 +178,21 @@ def test_a_group_above_the_budget_is_split_between_its_pairs() -> None:
 def test_what_has_no_examples_is_one_token_for_nothing() -> None:
     batch = micro_batch([], True, CPU)
     assert batch.numbers == () and batch.num_tokens == 1
-    made = CompletionLogps(model(PACKABLE["llama"]), Abilities(True, True))
+    made = CompletionLogps(model(PACKABLE["llama"]), ModelCapabilities(True, True))
     assert made(batch).shape == (1,)
 
 
 @pytest.mark.parametrize("name", PACKABLE)
 def test_models_that_can_be_packed_are_known(name: str) -> None:
-    assert probe(model(PACKABLE[name], torch.float32)) == Abilities(packed=True, bare_head=True)
+    assert probe(model(PACKABLE[name], torch.float32)) == ModelCapabilities(
+        packed=True, separate_head=True
+    )
 
 
 def test_a_head_whose_logits_are_bent_is_not_called_alone() -> None:
     config = Gemma2Config(**SIZES, final_logit_softcapping=2.0, attn_logit_softcapping=None)
     found = probe(model(config, torch.float32))
-    assert not found.bare_head
+    assert not found.separate_head
     made, examples = model(config), pairs()
     module = CompletionLogps(made, found)
     batch = micro_batch(grouped(examples, range(7), 10_000), found.packed, CPU)

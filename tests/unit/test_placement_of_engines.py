@@ -29,35 +29,37 @@ def test_a_spread_replica_is_told_and_a_labelled_one_stays_where_it_may() -> Non
     nodes = [Node({"CPU": 8.0, "GPU": 2.0}, {"zone": zone}) for zone in "abb"]
     engine = EngineConfig(tensor_parallel_size=4, labels={"zone": "b"})
     need = resources.of_engine("teacher", engine, 6)
-    assert resources.seats(need, nodes) == [1, 1, 2, 2]
-    assert resources.seats(replace(need, labels={"zone": "a"}), nodes) is None
-    assert resources.seats(resources.of_engine("teacher", engine, 6, replicas=2), nodes) is None
+    assert resources.assign_nodes(need, nodes) == [1, 1, 2, 2]
+    assert resources.assign_nodes(replace(need, labels={"zone": "a"}), nodes) is None
+    assert (
+        resources.assign_nodes(resources.of_engine("teacher", engine, 6, replicas=2), nodes) is None
+    )
 
 
 def test_a_replica_is_cut_over_nodes_only_where_no_node_has_room_for_it() -> None:
     nodes = [Node({"CPU": 8.0, "GPU": 6.0})] * 2
     engine = EngineConfig(tensor_parallel_size=4)
     two, three = (resources.of_engine("teacher", engine, 12, replicas=n) for n in (2, 3))
-    assert resources.seats(two, nodes) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert resources.seats(three, nodes) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]
+    assert resources.assign_nodes(two, nodes) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert resources.assign_nodes(three, nodes) == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]
     workers = resources.of_trainer(TrainerResources(num_workers=5), 12)
-    assert resources.seats(workers, [Node({"CPU": 8.0, "GPU": 2.0}), *nodes]) == [1] * 5
+    assert resources.assign_nodes(workers, [Node({"CPU": 8.0, "GPU": 2.0}), *nodes]) == [1] * 5
 
 
 def test_enough_in_all_but_in_the_wrong_pieces_is_refused() -> None:
     nodes = [Node({"CPU": 3.0})] * 2
     three = resources.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2), 0)
-    told = resources.unmet(three, nodes)
+    told = resources.infeasible_reason(three, nodes)
     assert told is not None and "3 times 2 CPU" in told and "3 CPU; 3 CPU" in told
     assert (
-        resources.unmet(three, nodes, {"CPU": 6.0}) is None
+        resources.infeasible_reason(three, nodes, {"CPU": 6.0}) is None
     )  # an autoscaler may bring other nodes
     two = resources.of_trainer(TrainerResources(num_workers=2, cpus_per_worker=2), 0)
-    assert resources.unmet(two, nodes) is None
+    assert resources.infeasible_reason(two, nodes) is None
 
 
 def test_engines_that_are_described_without_cpus_have_enough() -> None:
-    told = resources.unmet(
+    told = resources.infeasible_reason(
         resources.of_trainer(TrainerResources(num_workers=9), 8), described("8x80GB").nodes
     )
     assert told is not None and "the cluster has 8 GPU; missing: 1 GPU" in told
@@ -72,4 +74,4 @@ def test_the_students_engine_stays_where_the_trainer_fits_beside_it(
     student = EngineConfig(min_replicas=min_replicas)
     trainer = resources.of_trainer(TrainerResources(num_workers=4), 8)
     free = {"CPU": math.inf, "GPU": gpus}
-    assert resources.stays_beside(student, trainer, free) is stays
+    assert resources.can_colocate(student, trainer, free) is stays

@@ -24,7 +24,7 @@ from sirt_ray.training.model import load_model
 from sirt_ray.training.objectives import Refinement
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
-from sirt_ray.training.workdir import WorkFolder, read_lines
+from sirt_ray.training.workdir import WorkDir, read_lines
 from tests.helpers import tiny
 from tests.helpers.dying import KilledAt, KilledError
 
@@ -133,7 +133,7 @@ def test_wrong_reference_is_caught_before_the_first_update(
     engine = PlainEngine(CompletionLogps(model, probe(model)), REFINE, CPU)
     settings = Settings(REFINE, RESOURCES, seed=0)
     with pytest.raises(StageError, match="do not belong to these weights"):
-        Fit(engine, Refinement(REFINE), data, settings, WorkFolder(tmp_path)).run()
+        Fit(engine, Refinement(REFINE), data, settings, WorkDir(tmp_path)).run()
 
 
 def test_lines_and_record_tell_of_held_out_pairs_and_of_warnings(
@@ -176,7 +176,7 @@ def test_warnings_and_choice_are_the_same_after_a_kill(
 ) -> None:
     whole = refined(tmp_path / "whole", base, pairs, reference, **COLLAPSING)
     with monkeypatch.context() as patch:
-        patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, 5))
+        patch.setattr("sirt_ray.training.run.WorkDir", lambda out, _: KilledAt(out, 5))
         with pytest.raises(KilledError):
             refined(tmp_path / "killed", base, pairs, reference, **COLLAPSING)
     killed = refined(tmp_path / "killed", base, pairs, reference, **COLLAPSING)

@@ -18,12 +18,12 @@ from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.training.data import pair_examples, refinement_data, stored_reference
 from sirt_ray.training.engine import PlainEngine
 from sirt_ray.training.fit import Fit, Settings
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import load_model
 from sirt_ray.training.objectives import UnpairedRefinement
 from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
-from sirt_ray.training.workdir import WorkFolder, read_lines
+from sirt_ray.training.workdir import WorkDir, read_lines
 from tests.helpers import tiny
 
 CPU = torch.device("cpu")
@@ -141,9 +141,9 @@ def test_kto_is_the_same_however_its_batches_are_cut_and_laid_out(
 
     def trained(name: str, packed: bool, max_tokens: int) -> list[dict[str, float]]:
         model = load_model(Source(str(room / "moved")), config)
-        engine = PlainEngine(CompletionLogps(model, Abilities(packed, packed)), config, CPU)
+        engine = PlainEngine(CompletionLogps(model, ModelCapabilities(packed, packed)), config, CPU)
         resources = TrainerResources(max_tokens_per_micro_batch=max_tokens)
-        work = WorkFolder(tmp_path / name)
+        work = WorkDir(tmp_path / name)
         objective = UnpairedRefinement(config, is_reference=False)
         Fit(engine, objective, data, Settings(config, resources, seed=0), work).run()
         lines = read_lines(work.metrics)

@@ -15,7 +15,7 @@ from sirt_ray.artifacts.store import Artifact
 from sirt_ray.cli.main import main
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.report.document import Column, Document, Grid
-from sirt_ray.report.live import PageKeeper
+from sirt_ray.report.live import LiveReport
 from sirt_ray.report.page.pages import document_page, run_page
 from sirt_ray.report.page.svg import drawing
 from tests.helpers.fakes import Heard
@@ -195,7 +195,7 @@ def test_the_page_of_a_run_may_take_a_fiftieth_of_its_time(
         return "page"
 
     monkeypatch.setattr("sirt_ray.report.command.report_page", page)
-    keeper = PageKeeper(tmp_path, Heard(), clock=lambda: now[0])
+    keeper = LiveReport(tmp_path, Heard(), clock=lambda: now[0])
     for moment in (0.0, 50.0, 101.9, 102.0, 150.0):
         now[0] = moment
         keeper.refresh()
@@ -207,7 +207,7 @@ def test_the_page_of_a_run_may_take_a_fiftieth_of_its_time(
 
 def test_a_page_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     journal = Heard()
-    keeper = PageKeeper(tmp_path, journal)
+    keeper = LiveReport(tmp_path, journal)
     for _ in range(3):
         keeper.refresh(last=True)
     ((kind, message),) = journal.events

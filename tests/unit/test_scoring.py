@@ -2,7 +2,13 @@
 
 import pytest
 
-from sirt_ray.core.scoring import fell, read_evaluation, score_of, scores_to_json, tally
+from sirt_ray.core.scoring import (
+    dropped_significantly,
+    read_evaluation,
+    score_of,
+    scores_to_json,
+    tally,
+)
 
 
 def test_a_standard_error_is_the_binomial_one() -> None:
@@ -28,7 +34,7 @@ def test_an_evaluation_survives_its_record_and_pools_what_is_held_out() -> None:
 
 
 def test_only_a_fall_beyond_the_noise_counts() -> None:
-    assert not fell(score_of(60, 100), score_of(50, 100), 2.0)
-    assert fell(score_of(60, 100), score_of(40, 100), 2.0)
-    assert not fell(score_of(40, 100), score_of(60, 100), 2.0)
-    assert not fell(score_of(0, 0), score_of(0, 0), 2.0)
+    assert not dropped_significantly(score_of(60, 100), score_of(50, 100), 2.0)
+    assert dropped_significantly(score_of(60, 100), score_of(40, 100), 2.0)
+    assert not dropped_significantly(score_of(40, 100), score_of(60, 100), 2.0)
+    assert not dropped_significantly(score_of(0, 0), score_of(0, 0), 2.0)

@@ -15,7 +15,7 @@ from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.main import main
 from sirt_ray.config import load
 from sirt_ray.errors import ConfigError, ModelError
-from sirt_ray.on_ray.serve.address import Door
+from sirt_ray.on_ray.serve.address import HttpAddress
 from sirt_ray.on_ray.serve.auth import KeyCheck, RequireKey, open_host_warning, take_key
 from sirt_ray.on_ray.serve.resolve import find_model, last_kept_student
 from sirt_ray.report.journal import RunJournal
@@ -233,17 +233,17 @@ class TestDoor:
         assert told.out == ""
 
     def test_another_address_of_the_same_port_is_free(self, taken_port: int) -> None:
-        assert Door("127.0.0.1", taken_port).problem() is not None
-        assert Door("127.0.0.2", taken_port).problem() is None
+        assert HttpAddress("127.0.0.1", taken_port).problem() is not None
+        assert HttpAddress("127.0.0.2", taken_port).problem() is None
 
     @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
     def test_a_host_that_is_not_this_machine(self, host: str) -> None:
-        assert "--host" in (Door(host, 8000).problem() or "")
+        assert "--host" in (HttpAddress(host, 8000).problem() or "")
 
     def test_urls_that_a_client_can_use(self) -> None:
-        assert Door("127.0.0.1", 80).url == "http://127.0.0.1:80/v1"
-        assert Door("0.0.0.0", 80).url == "http://127.0.0.1:80/v1"
-        assert Door("::", 80).url == "http://[::1]:80/v1"
+        assert HttpAddress("127.0.0.1", 80).url == "http://127.0.0.1:80/v1"
+        assert HttpAddress("0.0.0.0", 80).url == "http://127.0.0.1:80/v1"
+        assert HttpAddress("::", 80).url == "http://[::1]:80/v1"
 
     @pytest.mark.parametrize("port", ["0", "65536", "http"])
     def test_no_port(self, port: str) -> None:

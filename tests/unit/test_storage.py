@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sirt_ray.artifacts.store import RECORD, Store, Survey
+from sirt_ray.artifacts.store import RECORD, DryRunStore, Store
 from sirt_ray.errors import ArtifactError, ConfigError, StorageError
-from sirt_ray.logs import heard_by, tell
+from sirt_ray.logs import attached_handler, log_event
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.storage import object_store
 from sirt_ray.storage.hashing import content_key
@@ -43,13 +43,13 @@ class TestPaths:
     def test_a_path_stands_for_the_same_object_on_every_node(self, node: Node) -> None:
         for name in ("one", "two"):
             with node(name):
-                path = object_store.local("s3://bucket/runs/") / "mine"
+                path = object_store.to_local_path("s3://bucket/runs/") / "mine"
                 assert f"/{name}/" in str(path)
-                assert object_store.place(path) == "s3://bucket/runs/mine"
+                assert object_store.to_uri(path) == "s3://bucket/runs/mine"
 
     def test_other_paths_are_left_alone(self, tmp_path: Path) -> None:
         write(tmp_path, a="1")
-        assert object_store.place(tmp_path) == str(tmp_path)
+        assert object_store.to_uri(tmp_path) == str(tmp_path)
         assert object_store.fetch(tmp_path, RECORD) == tmp_path
         assert object_store.read(tmp_path / "a") == b"1"
         assert object_store.names(tmp_path) == ["a"]
@@ -68,7 +68,7 @@ class TestPaths:
     )
     def test_addresses_with_keys_are_refused_and_not_repeated(self, address: str) -> None:
         with pytest.raises(ConfigError, match="environment of the nodes") as caught:
-            object_store.local(address)
+            object_store.to_local_path(address)
         assert SECRET not in str(caught.value)
         assert SECRET not in masked(f"--set output={address}, for example")
 
@@ -77,7 +77,7 @@ class TestPaths:
     )
     def test_addresses_of_nothing_are_refused(self, address: str) -> None:
         with pytest.raises(ConfigError, match=r"no address|no folder"):
-            object_store.local(address)
+            object_store.to_local_path(address)
 
 
 class TestArtifacts:
@@ -111,7 +111,7 @@ class TestArtifacts:
         with node("one"), pytest.raises(KeyboardInterrupt):
             Store(run_dir(bucket)).once("samples", {"seed": 1}, dies)
         with node("two"):
-            survey = Survey(run_dir(bucket))
+            survey = DryRunStore(run_dir(bucket))
             survey.once("samples", {"seed": 1}, dies)
             assert [state.state for state in survey.states] == ["begun"]
             Store(run_dir(bucket)).once("samples", {"seed": 1}, goes_on)
@@ -185,7 +185,7 @@ class TestArtifacts:
         def one_part(out: Path) -> dict[str, int]:
             write(out, a="1")
             with node("two"):
-                other = object_store.local(f"s3://{bucket}/runs/mine/samples")
+                other = object_store.to_local_path(f"s3://{bucket}/runs/mine/samples")
                 write(other, b="2")
                 object_store.push(other / "b")
             object_store.pull(out)
@@ -204,7 +204,7 @@ class TestArtifacts:
     ) -> None:
         write(tmp_path / "model", **{"config.json": "{}", "a.b": "1", "a__b": "22", ".git": "x"})
         with node("one"):
-            copy = object_store.local(f"s3://{bucket}/model")
+            copy = object_store.to_local_path(f"s3://{bucket}/model")
             write(copy, **{"config.json": "{}", "a.b": "1", "a__b": "22"})
             object_store.push(copy)
             assert content_key(f"s3://{bucket}/model") == content_key(tmp_path / "model")
@@ -225,9 +225,9 @@ class TestJournal:
             with node(driver):
                 run_dir(bucket).mkdir(parents=True)
                 journal = RunJournal(run_dir(bucket), Console(quiet=True))
-                with heard_by(journal):
+                with attached_handler(journal):
                     journal.event("rolled_back", driver)
-                    tell(logging.INFO, "no event")
+                    log_event(logging.INFO, "no event")
                     journal.scores(driver, evaluated)
                     journal.stopped(KeyboardInterrupt())
         events = told("events.jsonl")

@@ -18,7 +18,7 @@ from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workdir import State, WorkFolder, read_lines
+from sirt_ray.training.workdir import State, WorkDir, read_lines
 from tests.helpers.paths import JOBS
 from tests.helpers.stored_runs import Node, run_dir, write
 
@@ -27,11 +27,11 @@ class TestTraining:
     def test_a_training_goes_on_on_another_node(self, node: Node, bucket: str) -> None:
         resources = TrainerResources()
 
-        def work(attempt: str | None = None) -> WorkFolder:
-            return WorkFolder(run_dir(bucket) / "round_00" / "student", attempt)
+        def work(attempt: str | None = None) -> WorkDir:
+            return WorkDir(run_dir(bucket) / "round_00" / "student", attempt)
 
         with node("driver"):
-            first = work().claim(resources)
+            first = work().acquire(resources)
         with node("one"):
             training = work(first)
             training.truncate(0)
@@ -48,7 +48,7 @@ class TestTraining:
             object_store.push(training.checkpoint(3))
         with node("driver"):
             assert work().newest() == {"step": 1, "total_steps": 4}
-            second = work().claim(resources)
+            second = work().acquire(resources)
         with node("one"), pytest.raises(StageError, match="taken over"):
             training.finish({})
         with node("two"):
@@ -79,7 +79,7 @@ class TestModels:
         student = Path(assets.resolve("quickstart:student"))
         address = f"s3://{bucket}/models/student"
         with node("one"):
-            copy = object_store.local(address)
+            copy = object_store.to_local_path(address)
             shutil.copytree(student, copy)
             object_store.push(copy)
             assert model_key(address, None) == model_key(str(student), None)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.artifacts.store import Store, Survey
+from sirt_ray.artifacts.store import DryRunStore, Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.main import main
 from sirt_ray.config import study as studies
-from sirt_ray.config.study import Cell, Study
+from sirt_ray.config.study import Study, Trial
 from sirt_ray.core.loop import Loop
 from sirt_ray.driver.plan import work_of
 from sirt_ray.errors import ArtifactError, ConfigError
@@ -122,7 +122,7 @@ def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Pa
 # What cells share
 
 
-def run(study: Study, cell: Cell, stages: FakeStages, redo: bool = False) -> None:
+def run(study: Study, cell: Trial, stages: FakeStages, redo: bool = False) -> None:
     store = Store(study.folder / cell.name, pool=study.pool, redo=redo)
     Loop(cell.job, stages, store, Heard()).run()
 
@@ -165,10 +165,10 @@ def test_a_changed_cell_is_refused_and_redone_without_touching_the_others(tmp_pa
     for cell in study.cells:
         run(study, cell, FakeStages())
     changed = load(tmp_path, only, "refine.learning_rate=1.0e-3")
-    survey = Survey(changed.folder / changed.cells[1].name, pool=changed.pool)
+    survey = DryRunStore(changed.folder / changed.cells[1].name, pool=changed.pool)
     Loop(changed.cells[1].job, FakeStages(), survey, Heard()).run()
     with pytest.raises(ArtifactError, match="learning_rate"):
-        survey.refuse_untrue()
+        survey.raise_if_stale()
     with pytest.raises(ArtifactError, match="learning_rate"):
         run(changed, changed.cells[1], FakeStages())
     redone = FakeStages()

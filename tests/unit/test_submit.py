@@ -17,12 +17,12 @@ from rich.console import Console
 from sirt_ray.cli import submit as submit_command
 from sirt_ray.cli.main import main
 from sirt_ray.errors import ResourceError, StageError
-from sirt_ray.on_ray.serve_apps import apps, run_id
+from sirt_ray.on_ray.serve_apps import app_names, run_id
 from sirt_ray.on_ray.submit.client import Cluster, pack
 from sirt_ray.on_ray.submit.submissions import Submission, explained
 from sirt_ray.report.journal import RunJournal, after_last_stage, last_stage
 from sirt_ray.storage import object_store
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 from tests.helpers.submissions import RUN, details, submission
 
 JOB = """\
@@ -40,7 +40,7 @@ def test_runs_of_one_name_in_two_folders_are_two() -> None:
     assert len(set(names)) == 3
     assert all(name.startswith("mine-") for name in names)
     assert run_id("/a/mine/") == names[0]
-    assert not apps([names[0]]) & apps([names[1]])
+    assert not app_names([names[0]]) & app_names([names[1]])
 
 
 def test_what_the_cluster_keeps_says_what_was_submitted() -> None:
@@ -105,7 +105,7 @@ def test_its_driver_calls_a_run_in_storage_as_who_submits_it(output: str, tmp_pa
     job.write_text(JOB.format(output=output, root="null", teacher="quickstart:teacher"))
     [found], run = submit_command._read(Namespace(job=job, overrides=[]))
     assert run.folder == "s3://bucket/runs/mine"
-    assert run.runs == (run_id(object_store.place(found.run_dir)),) == (run_id(run.folder),)
+    assert run.runs == (run_id(object_store.to_uri(found.run_dir)),) == (run_id(run.folder),)
 
 
 def test_the_last_stage_of_a_log_is_found_and_what_is_behind_it(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_errors_of_rays_client_say_what_to_do() -> None:
 
 
 def test_steps_that_are_done_again_are_counted(tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path)
+    work = WorkDir(tmp_path)
     work.truncate(0)
     for step in (1, 2, 3, 4, 5):
         work.append({"step": step})

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sirt_ray.config.training import LoraConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training.batching import grouped, micro_batch, micro_batches
-from sirt_ray.training.forward import Abilities, CompletionLogps
+from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.metrics import Forwarded, forwarded, model_size, peak_flops, peak_memory_gib
 from sirt_ray.training.model import add_lora
 from sirt_ray.training.tasks import Source
@@ -93,7 +93,9 @@ def test_flops_are_those_that_torch_counts(tied: bool) -> None:
     examples = [pair(40, 30, 31)]
     batch = micro_batch(grouped(examples, [0], 1000), False, CPU)
     with FlopCounterMode(display=False) as counter:
-        CompletionLogps(model, Abilities(packed=False, bare_head=True))(batch).sum().backward()
+        CompletionLogps(model, ModelCapabilities(packed=False, separate_head=True))(
+            batch
+        ).sum().backward()
     counted = counter.get_flop_counts()["Global"]
     products = sum(n for operation, n in counted.items() if ATTENTION not in str(operation))
     # Every place is computed, of padding as well: the shorter row has one.

@@ -20,7 +20,7 @@ from sirt_ray.training.metrics import MEASURED
 from sirt_ray.training.objectives import Tuning
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
-from sirt_ray.training.workdir import WorkFolder, read_lines
+from sirt_ray.training.workdir import WorkDir, read_lines
 from tests.helpers import tiny
 from tests.helpers.dying import KilledAt, KilledError
 
@@ -148,7 +148,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, killed_at))
+        patch.setattr("sirt_ray.training.run.WorkDir", lambda out, _: KilledAt(out, killed_at))
         with pytest.raises(KilledError):
             tune(tmp_path, lora=lora)
     tune(tmp_path, lora=lora)
@@ -163,9 +163,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 
 
 def test_worker_that_outlived_its_driver_stops(tmp_path: Path) -> None:
-    old = WorkFolder(tmp_path, attempt=WorkFolder(tmp_path).claim(RESOURCES))
+    old = WorkDir(tmp_path, attempt=WorkDir(tmp_path).acquire(RESOURCES))
     old.append({"step": 1})
-    new = WorkFolder(tmp_path, attempt=WorkFolder(tmp_path).claim(RESOURCES))
+    new = WorkDir(tmp_path, attempt=WorkDir(tmp_path).acquire(RESOURCES))
     with pytest.raises(StageError, match="taken over"):
         old.append({"step": 2})
     new.append({"step": 2})
@@ -215,7 +215,7 @@ def test_early_stop_is_at_the_same_step_after_a_kill(
     assert counts["stopped_early"].endswith(f"in 2 evaluations after step {earlier[-1]}")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sirt_ray.training.run.WorkFolder", lambda out, _: KilledAt(out, killed_at))
+        patch.setattr("sirt_ray.training.run.WorkDir", lambda out, _: KilledAt(out, killed_at))
         with pytest.raises(KilledError):
             tune(tmp_path, **DIVERGING)
     resumed = tune(tmp_path, **DIVERGING)

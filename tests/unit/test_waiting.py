@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sirt_ray import logs as waits
-from sirt_ray.logs import Wait, at_artifact, heard_by, in_run, waiting
+from sirt_ray.logs import Wait, at_artifact, attached_handler, in_run, waiting
 
 WHAT = "godot"
 
@@ -48,7 +48,7 @@ def said_at(clock: Clock, wait: Wait, seconds: int) -> list[int]:
     """The seconds from now on, of so many, at which the wait is told of."""
     began, ears = clock.now, Ears(WHAT)
     told: list[int] = []
-    with heard_by(ears):
+    with attached_handler(ears):
         for second in range(seconds):
             clock.now = began + second
             wait.say_if_due()
@@ -119,7 +119,7 @@ def test_a_limit_is_over_when_it_has_passed(clock: Clock) -> None:
 def test_a_thread_that_is_stuck_is_spoken_for_with_its_place() -> None:
     ears = Ears(WHAT)
     with (
-        heard_by(ears),
+        attached_handler(ears),
         in_run("mine"),
         at_artifact("round_01/samples"),
         waiting(WHAT, first_s=0.001),

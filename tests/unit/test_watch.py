@@ -8,7 +8,7 @@ import pytest
 
 from sirt_ray.artifacts.locks import is_locked, locked
 from sirt_ray.cli.main import main
-from sirt_ray.report.monitor import Follower, Standing, standing, told
+from sirt_ray.report.monitor import RunMonitor, RunStatus, format_event, standing
 from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
@@ -57,27 +57,30 @@ def watched(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> t
 
 
 def test_how_a_run_stands_by_its_events() -> None:
-    at = Standing("at work", "round_01/student", 1767225600.0)
-    assert standing([]) == Standing("at work")
+    at = RunStatus("at work", "round_01/student", 1767225600.0)
+    assert standing([]) == RunStatus("at work")
     assert standing([STARTED]) == at
     assert standing([STARTED, {"event": "waiting", "message": "for room"}]) == at
-    assert standing([STARTED, {**STARTED, "event": "finished"}]) == Standing("at work")
+    assert standing([STARTED, {**STARTED, "event": "finished"}]) == RunStatus("at work")
     stopped = standing([STARTED, {"event": "stopped", "message": "it was interrupted"}])
     assert (stopped.state, stopped.stage, stopped.why) == (
         "stopped",
         "round_01/student",
         "it was interrupted",
     )
-    assert standing([STARTED, OVER]) == Standing("finished")
+    assert standing([STARTED, OVER]) == RunStatus("finished")
     again = {"event": "reused", "artifact": "questions"}
-    assert standing([STARTED, OVER, again]) == Standing("at work")
+    assert standing([STARTED, OVER, again]) == RunStatus("at work")
 
 
 def test_events_are_told_in_a_line() -> None:
     finished = {**STARTED, "event": "finished", "message": "finished round_01/student: 4 examples"}
-    assert told({**finished, "seconds": 75.0}) == "✓ round_01/student      1 min 15 s  4 examples"
-    assert told({"event": "waiting", "message": "for room"}) == "! for room"
-    assert told(STARTED) is None and told({"event": "waiting"}) is None
+    assert (
+        format_event({**finished, "seconds": 75.0})
+        == "✓ round_01/student      1 min 15 s  4 examples"
+    )
+    assert format_event({"event": "waiting", "message": "for room"}) == "! for room"
+    assert format_event(STARTED) is None and format_event({"event": "waiting"}) is None
 
 
 def test_a_finished_run_is_said_to_be(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,13 +125,13 @@ def test_sampling_is_counted_by_its_finished_blocks(run: Path) -> None:
     (run / "round_01/samples").rename(partial)
     usage = {"seconds": 2.0, "generated_tokens": 300}
     (partial / ".usage.json").write_text(json.dumps(usage))
-    follower = Follower(run)
+    follower = RunMonitor(run)
     assert follower.progress("round_01/samples") == "8 completions, 150 tokens/s"
     assert follower.progress("round_02/samples") == follower.progress("round_01/pairs") == ""
 
 
 def test_only_new_events_are_told(run: Path) -> None:
-    follower = Follower(run)
+    follower = RunMonitor(run)
     assert len(follower.read_on()) == 1 and follower.read_on() == []
     append(run, {"event": "waiting", "message": "for room"})
     assert follower.read_on() == ["! for room"]

@@ -6,11 +6,11 @@ import pytest
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.errors import ArtifactError
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 
 
 def test_what_is_done_again_after_a_kill_is_counted(tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path)
+    work = WorkDir(tmp_path)
     work.truncate(0)
     for step in range(1, 8):
         work.append({"step": step, "seconds": 0.5})
@@ -23,16 +23,16 @@ def test_what_is_done_again_after_a_kill_is_counted(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_another_layout_are_refused_with_the_cure(tmp_path: Path) -> None:
-    work = WorkFolder(tmp_path)
+    work = WorkDir(tmp_path)
     one, other = (
         TrainerResources.model_validate({"num_workers": workers, "zero_stage": 3, "offload": off})
         for workers, off in ((2, "none"), (4, "optimizer"))
     )
-    work.claim(one)
-    work.claim(other)  # Nothing is lost while there is no checkpoint.
+    work.acquire(one)
+    work.acquire(other)  # Nothing is lost while there is no checkpoint.
     work.checkpoint(50).mkdir(parents=True)
     with pytest.raises(ArtifactError) as caught:
-        work.claim(one)
+        work.acquire(one)
     for words in (
         "half done with resources.trainer of num_workers 4, zero_stage 3, offload optimizer",
         "cannot be continued with num_workers 2, zero_stage 3, offload none",
@@ -40,4 +40,4 @@ def test_checkpoints_of_another_layout_are_refused_with_the_cure(tmp_path: Path)
         str(tmp_path),
     ):
         assert words in str(caught.value)
-    work.claim(other)
+    work.acquire(other)

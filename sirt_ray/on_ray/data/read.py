@@ -23,14 +23,14 @@ from ray.exceptions import RayError
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.benchmarks import files, rows
-from sirt_ray.benchmarks.base import Benchmark, Generated, Hub, Own, Part
+from sirt_ray.benchmarks.base import Benchmark, CustomSource, Generated, Hub, Part
 from sirt_ray.benchmarks.custom import made_rows, no_rows_message
 from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config.data import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import DataError, SirtError
 from sirt_ray.logs import waiting
-from sirt_ray.on_ray.cluster import room
+from sirt_ray.on_ray.cluster import describe_pending
 from sirt_ray.on_ray.data.hub import download
 from sirt_ray.on_ray.data.splits import write_splits
 from sirt_ray.quickstart import tasks
@@ -114,7 +114,7 @@ def rows_identity(data: DataConfig) -> Mapping[str, str]:
 
 
 def _identity(benchmark: Benchmark, part: Part, data: DataConfig) -> str:
-    if isinstance(benchmark.source, Own):
+    if isinstance(benchmark.source, CustomSource):
         own = json.dumps(benchmark.source.identity, sort_keys=True)
         return f"own:{own}:{_identity_of_rows(benchmark, part, data)}"
     return _identity_of_rows(benchmark, part, data)
@@ -162,9 +162,11 @@ def _root(data: DataConfig) -> Path | None:
 def _local_files(root: Path | None, benchmark: Benchmark, part: Part) -> Sequence[Path]:
     """Local files of a part; none where it comes from the hub or a generator."""
     source = benchmark.source
-    if isinstance(source, Generated) or (isinstance(source, Own) and source.rows is not None):
+    if isinstance(source, Generated) or (
+        isinstance(source, CustomSource) and source.rows is not None
+    ):
         return ()
-    if root is None and isinstance(source, Own):
+    if root is None and isinstance(source, CustomSource):
         raise DataError(no_rows_message(benchmark.name, part))
     if root is None:
         return ()
@@ -189,7 +191,9 @@ def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) ->
     converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
     found: list[dict[str, Any]] = []
     try:
-        with waiting(f"{part} rows of {benchmark.name}", partial(room, [{"CPU": 1.0}])) as wait:
+        with waiting(
+            f"{part} rows of {benchmark.name}", partial(describe_pending, [{"CPU": 1.0}])
+        ) as wait:
             for batch in wait.each(converted.iter_batches(batch_size=None, batch_format="pyarrow")):
                 found += cast(pa.Table, batch).to_pylist()
     except Exception as error:  # Ray wraps what its tasks raise in classes of its own
@@ -218,7 +222,7 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
     if isinstance(source, Hub):
         table = download(benchmark, source, part)
         where = f"{source.dataset} at {source.revision}"
-    elif isinstance(source, Own):
+    elif isinstance(source, CustomSource):
         assert source.rows is not None
         where = source.rows.reference
         table = _table(made_rows(benchmark, part), benchmark, part, where)

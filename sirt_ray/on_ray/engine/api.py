@@ -11,13 +11,13 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.endpoint.request import Ask, RefusedByEndpointError, api_key
+from sirt_ray.endpoint.request import EndpointRequest, RefusedByEndpointError, api_key
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.protocol import (
     Answered,
-    Choice,
     RefusedError,
     ReplicaLoad,
+    SampledChoice,
     SampleRequest,
 )
 
@@ -92,13 +92,13 @@ class EndpointEngine:
         as unparseable and never learned from. Where every choice is one, the request is refused.
         """
         answers: list[Answer] = []
-        texts: list[Choice] = []
+        texts: list[SampledChoice] = []
         ended_by: list[str] = []
         while len(texts) < request.n:
             answer = await self._answer(request, first=len(texts))
             answers.append(answer)
             for written in answer.reply.choices:
-                texts.append(Choice((), written.stop_reason or "stop", written.text))
+                texts.append(SampledChoice((), written.stop_reason or "stop", written.text))
                 ended_by += [written.ended_by] if written.stop_reason is None else []
         if len(ended_by) == len(texts):
             raise RefusedError(f"all choices were ended by: {', '.join(sorted(set(ended_by)))}")
@@ -112,7 +112,7 @@ class EndpointEngine:
         )
 
     async def _answer(self, request: SampleRequest, first: int) -> "Answer":
-        ask = Ask(
+        ask = EndpointRequest(
             prompt=request.prompt,
             n=request.n - first,
             first=first,

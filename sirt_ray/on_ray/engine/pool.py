@@ -14,7 +14,7 @@ from sirt_ray.on_ray import cluster, serve_apps
 from sirt_ray.on_ray.cluster import on_gpu
 from sirt_ray.on_ray.engine.api import endpoint_engine, endpoint_resources
 from sirt_ray.on_ray.engine.server import ModelServer
-from sirt_ray.planning.resources import Need, fits, less, starts_early, stays_beside
+from sirt_ray.planning.resources import ResourceRequest, can_colocate, can_prestart, fits, subtract
 from sirt_ray.quickstart import assets
 from sirt_ray.training import model
 
@@ -47,9 +47,9 @@ class Engines:
             needed = self._make_room_for_teacher()
             self._up["teacher"] = self._deploy("teacher", teacher)
             # Its replicas take their place only after a while: until then Ray has it as free.
-            free = less(free, needed)
+            free = subtract(free, needed)
         engine = self._resources("student")
-        if "student" not in self._up and starts_early(engine, on_gpu(engine), free):
+        if "student" not in self._up and can_prestart(engine, on_gpu(engine), free):
             self._up["student"] = self._deploy("student", student)
 
     def serve(self, role: Role, policy: Policy) -> ModelServer:
@@ -70,16 +70,16 @@ class Engines:
             server.load(policy)
         return server
 
-    def make_room_for_training(self) -> None:
+    def free_resources_for_training(self) -> None:
         """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
         a later stage starts them."""
         self.stop("teacher")
         resources = self._job.resources
         wanted = cluster.of_trainer(resources.trainer)
-        if not stays_beside(resources.student, wanted, ray.available_resources()):
+        if not can_colocate(resources.student, wanted, ray.available_resources()):
             self.stop("student")
 
-    def _make_room_for_teacher(self) -> Need:
+    def _make_room_for_teacher(self) -> ResourceRequest:
         """Stop a student's engine that an earlier job has left, if the teacher does not fit beside
         it; returns what the teacher needs."""
         needed = cluster.of_engine("teacher", self._resources("teacher"))

@@ -26,7 +26,7 @@ class SampleRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledChoice:
     completion_ids: tuple[int, ...]
     """With the end-of-sequence token, where the model wrote one. Empty where the engine says only
     what the text is."""
@@ -39,7 +39,7 @@ class Choice:
 class Answered:
     """An engine's answer to one request, and what it took."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[SampledChoice, ...]
     """In the order of the samples."""
     prompt_tokens: int
     """Once for the request, whatever its `n`."""

@@ -35,7 +35,7 @@ _LAST_WORDS_SECONDS = 1.0
 
 def read_pointer(pointer: str) -> Policy:
     """The policy that every replica of a server is to serve now."""
-    content = object_store.read(object_store.local(pointer))
+    content = object_store.read(object_store.to_local_path(pointer))
     assert content is not None, f"{pointer} is written before a server starts"
     return Policy(**json.loads(content))
 

@@ -25,7 +25,7 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError, ResourceError, SirtError, StageError
 from sirt_ray.logs import Wait, waiting
 from sirt_ray.on_ray import cluster
-from sirt_ray.on_ray.cluster import check_resources, on_gpu, room, waits_for_room
+from sirt_ray.on_ray.cluster import check_resources, describe_pending, has_pending, on_gpu
 from sirt_ray.on_ray.engine.options import engine_kwargs, environment, most_calls, target_calls
 from sirt_ray.on_ray.engine.protocol import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED, Replica, write_pointer
@@ -263,8 +263,8 @@ class ModelServer:
         return self._facts
 
     def _missing(self) -> str:
-        if waits_for_room():
-            return room(bundles(self.engine, on_gpu(self.engine)))
+        if has_pending():
+            return describe_pending(bundles(self.engine, on_gpu(self.engine)))
         return "it has its place and loads, which takes minutes for a large model"
 
     def _late(self, wait: Wait) -> Exception:
@@ -313,5 +313,5 @@ def _application(
     scaling = replicas(engine, engine.min_replicas, target)
     serving = serving or VllmEngine(role, llm_settings(engine))
     return deployment(f"{role}-engine", Replica, engine, scaling).bind(
-        role, object_store.place(pointer), serving, engine.request_timeout_s
+        role, object_store.to_uri(pointer), serving, engine.request_timeout_s
     )

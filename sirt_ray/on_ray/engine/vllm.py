@@ -21,10 +21,10 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.engine.lora import Adapter, adapter_of, check_adapter, lora_kwargs
 from sirt_ray.on_ray.engine.protocol import (
     Answered,
-    Choice,
     EngineDeadError,
     RefusedError,
     ReplicaLoad,
+    SampledChoice,
     SampleRequest,
 )
 from sirt_ray.on_ray.engine.weights import local_folder, on_hub
@@ -309,7 +309,7 @@ class VllmEngine:
             # not have: too long, or with a token that the model does not know.
             raise RefusedError(str(error)) from None
         outputs = sorted(output.outputs, key=lambda one: one.index)
-        choices = tuple(Choice(tuple(one.token_ids), one.finish_reason) for one in outputs)
+        choices = tuple(SampledChoice(tuple(one.token_ids), one.finish_reason) for one in outputs)
         generated = sum(len(choice.completion_ids) for choice in choices)
         self._load.generated(generated)
         return Answered(choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated)

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.errors import SirtError, StageError
-from sirt_ray.logs import tell
+from sirt_ray.logs import log_event
 from sirt_ray.on_ray.sampling.worker import BlockJob, BlockSampler
 
 _REPLICAS_PER_ACTOR = 4
@@ -145,4 +145,4 @@ def _bear(error: RayActorError, block: range, times: int) -> None:
             " behind what is finished"
         ) from None
     message = f"the process that samples {len(block)} questions is lost; they are asked again when"
-    tell(logging.WARNING, f"{message} it is back: {reason}", "sampler_lost", first=block.start)
+    log_event(logging.WARNING, f"{message} it is back: {reason}", "sampler_lost", first=block.start)

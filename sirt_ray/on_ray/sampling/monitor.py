@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from sirt_ray.core.interfaces import Bar
-from sirt_ray.logs import here, thread_here
+from sirt_ray.logs import current_context, start_thread
 from sirt_ray.on_ray.engine.protocol import ReplicaLoad
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import Emitter
@@ -78,7 +78,7 @@ class Watch:
         self._last: dict[str, ReplicaLoad] = {}
         self._figures: dict[str, str | float] = {}
         self._wanted, self._held_s = 0, 0.0
-        self._emitter = Emitter(here())
+        self._emitter = Emitter(current_context())
         self._lock = threading.Lock()
         self._show()
 
@@ -180,7 +180,7 @@ def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Wa
         while not stop.wait(_EVERY_SECONDS):
             watch.look()
 
-    thread = thread_here(keep_looking, "watch")
+    thread = start_thread(keep_looking, "watch")
     try:
         yield watch
     finally:

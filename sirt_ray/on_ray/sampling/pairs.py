@@ -11,7 +11,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.core.demonstrations import to_tune_on
 from sirt_ray.core.encoding import as_own
 from sirt_ray.core.interfaces import Counts
-from sirt_ray.core.pairs import OwnRule, make_pairs
+from sirt_ray.core.pairs import CustomPairRule, make_pairs
 from sirt_ray.errors import DataError, StageError
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.quickstart import assets
@@ -35,7 +35,7 @@ def pair(
         job.refine.pairs,
         f"{job.seed}/{round}",
         shown,
-        None if rule is None else OwnRule(user_code.read(rule)),
+        None if rule is None else CustomPairRule(user_code.read(rule)),
     )
     counts |= unlike
     if not pairs:

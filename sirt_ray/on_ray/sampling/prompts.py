@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.endpoint.replies import Api
 from sirt_ray.endpoint.request import prompt_of
-from sirt_ray.on_ray.engine.protocol import Choice
+from sirt_ray.on_ray.engine.protocol import SampledChoice
 from sirt_ray.types import PromptKind, Question
 
 _CONTEXT_TOKENS = 4
@@ -19,7 +19,7 @@ class Prompter(Protocol):
         """The prompt as text and as token ids."""
         ...
 
-    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[SampledChoice]) -> list[str]:
         """The completions of one prompt as text."""
         ...
 
@@ -34,7 +34,7 @@ class TokenPrompter:
     def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
         return encode_prompt(question, kind, self.tokenizer)
 
-    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[SampledChoice]) -> list[str]:
         ids = [choice.completion_ids for choice in choices]
         return completion_texts(self.tokenizer, prompt_ids, ids)
 
@@ -48,7 +48,7 @@ class TextPrompter:
     def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
         return prompt_of(self.api, question, kind), ()
 
-    def texts(self, prompt_ids: Sequence[int], choices: Sequence[Choice]) -> list[str]:
+    def texts(self, prompt_ids: Sequence[int], choices: Sequence[SampledChoice]) -> list[str]:
         return [choice.text or "" for choice in choices]
 
 

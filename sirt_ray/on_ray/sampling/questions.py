@@ -18,13 +18,13 @@ from sirt_ray.types import Question
 _ROWS_PER_GROUP = 1024
 
 
-class AskedQuestions:
+class QuestionFile:
     """Questions by position, whatever their number, in the memory of a few row groups.
 
     Example::
 
-        AskedQuestions.write(out, questions)
-        AskedQuestions(out).read(64, 32)       # questions 64 .. 95
+        QuestionFile.write(out, questions)
+        QuestionFile(out).read(64, 32)       # questions 64 .. 95
     """
 
     def __init__(self, out: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sirt_ray.errors import SirtError, StageError
-from sirt_ray.logs import tell
+from sirt_ray.logs import log_event
 from sirt_ray.on_ray.engine.protocol import SampleReply, SampleRequest
 
 _ATTEMPTS_TOGETHER = 2
@@ -30,7 +30,7 @@ _REPLACEMENT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionRequests:
     """Everything that one question asks of the engine, in one go."""
 
     question_id: str
@@ -38,18 +38,18 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class SampleFailure:
     """Why a question has no answer, as a name to count by and in words."""
 
     reason: str
     message: str
 
 
-Outcome = tuple[SampleReply, ...] | Unanswered
+SampleResult = tuple[SampleReply, ...] | SampleFailure
 """The replies to a question's requests, in their order."""
 
 
-class Asker:
+class RetryingClient:
     """The way from one sampling actor to the engines.
 
     Consumes chunks of questions; a chunk travels in one call, because each call has its cost.
@@ -71,7 +71,7 @@ class Asker:
         self._pause_s = pause_s
         self._failed_in_a_row = 0
 
-    async def ask(self, chunk: Sequence[Asked]) -> tuple[list[Outcome], int]:
+    async def ask(self, chunk: Sequence[QuestionRequests]) -> tuple[list[SampleResult], int]:
         """One outcome for each question, and the number of calls that were made again."""
         async with self._free:
             together, retries = await self._attempts(chunk, _ATTEMPTS_TOGETHER)
@@ -80,7 +80,7 @@ class Asker:
             apart = await asyncio.gather(*map(self._apart, chunk))
             return [outcome for outcome, _ in apart], retries + sum(more for _, more in apart)
 
-    async def _apart(self, asked: Asked) -> tuple[Outcome, int]:
+    async def _apart(self, asked: QuestionRequests) -> tuple[SampleResult, int]:
         """One question of a chunk that failed: in small company, then alone."""
         async with self._few_suspects:
             outcomes, in_company = await self._attempts([asked], 1)
@@ -98,11 +98,11 @@ class Asker:
                 f" {_ATTEMPTS_ALONE} times alone. The last, {asked.question_id}: {reason}. Its log"
                 " is in Ray's session folder; the same command continues behind what is finished"
             )
-        return Unanswered("engine_failed", reason), in_company + alone
+        return SampleFailure("engine_failed", reason), in_company + alone
 
     async def _attempts(
-        self, chunk: Sequence[Asked], most: int
-    ) -> tuple[list[Outcome] | Exception, int]:
+        self, chunk: Sequence[QuestionRequests], most: int
+    ) -> tuple[list[SampleResult] | Exception, int]:
         """The outcomes, or the last exception after `most` failed calls; how many failed."""
         last: Exception = StageError("no attempt was made")
         for attempt in range(most):
@@ -117,20 +117,20 @@ class Asker:
                 # names for that. The pause differs from caller to caller.
                 last = error
                 message = f"a call of {len(chunk)} questions failed: {_last_line(error)}"
-                tell(logging.WARNING, message, "call_failed", first=chunk[0].question_id)
+                log_event(logging.WARNING, message, "call_failed", first=chunk[0].question_id)
                 await asyncio.sleep(self._pause_s * 2**attempt * random.uniform(0.5, 1.5))
         return last, most
 
-    async def _call(self, chunk: Sequence[Asked]) -> list[Outcome]:
+    async def _call(self, chunk: Sequence[QuestionRequests]) -> list[SampleResult]:
         requests = tuple(request for asked in chunk for request in asked.requests)
         async with asyncio.timeout(_REPLACEMENT_SECONDS + self._timeout_s):
             replies = iter(await self._handle.sample.remote(requests))
-        outcomes: list[Outcome] = []
+        outcomes: list[SampleResult] = []
         for asked in chunk:
             of_question = tuple(next(replies) for _ in asked.requests)
             refused = next((r.refused for r in of_question if r.refused is not None), None)
             outcomes.append(
-                of_question if refused is None else Unanswered("refused_by_engine", refused)
+                of_question if refused is None else SampleFailure("refused_by_engine", refused)
             )
         return outcomes
 

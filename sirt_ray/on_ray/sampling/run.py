@@ -18,12 +18,12 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
-from sirt_ray.logs import here, waiting
+from sirt_ray.logs import current_context, waiting
 from sirt_ray.on_ray.engine.options import calls_in_flight, questions_per_call
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.monitor import Usage, watched
 from sirt_ray.on_ray.sampling.prompts import Prompter
-from sirt_ray.on_ray.sampling.questions import AskedQuestions
+from sirt_ray.on_ray.sampling.questions import QuestionFile
 from sirt_ray.on_ray.sampling.worker import SUMMED, BlockJob, Grade, SamplingPlan
 from sirt_ray.storage import object_store
 from sirt_ray.types import Question
@@ -64,7 +64,7 @@ def sample(
     for leftover in out.glob(".*.partial"):
         leftover.unlink()
     object_store.pull(out)
-    total = AskedQuestions.write(out, questions)
+    total = QuestionFile.write(out, questions)
     if not total:
         raise DataError(f"there is no question to sample for {name}")
     covered = _covered(out)
@@ -98,7 +98,7 @@ def _job(
         plan=plan,
         grade=grade,
         prompter=prompter,
-        out=object_store.place(out.absolute()),
+        out=object_store.to_uri(out.absolute()),
         name=name,
         version=server.policy.version,
         max_model_len=server.max_model_len,
@@ -106,13 +106,13 @@ def _job(
         calls_in_flight=calls_in_flight(server.engine, plan.samples_per_question)
         * server.samplers.replicas_per_actor,
         timeout_s=server.engine.request_timeout_s,
-        place=here(),
+        place=current_context(),
     )
 
 
 def _covered(out: Path) -> list[tuple[int, int]]:
     """(first, count) of the questions that the parts in `out` hold."""
-    asked = AskedQuestions(out)
+    asked = QuestionFile(out)
     covered: list[tuple[int, int]] = []
     for part in parquet.files(out):
         counts = parquet.counts(part)

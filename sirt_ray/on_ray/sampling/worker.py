@@ -1,6 +1,6 @@
 """Sampling one block of questions: what the sampling actors run.
 
-question --encode--> requests --Asker--> replies --decode, grade--> Graded --> one part file
+question --encode--> requests --RetryingClient--> replies --decode, grade--> Graded --> one part file
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from typing import Any
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
 from sirt_ray.errors import StageError
-from sirt_ray.logs import Place, at
+from sirt_ray.logs import LogContext, bind_context
 from sirt_ray.on_ray.engine.protocol import SampleReply, SampleRequest
 from sirt_ray.on_ray.metrics import Emitter, count_part
 from sirt_ray.on_ray.sampling.prompts import Prompter
-from sirt_ray.on_ray.sampling.questions import AskedQuestions
-from sirt_ray.on_ray.sampling.retry import Asked, Asker, Unanswered
+from sirt_ray.on_ray.sampling.questions import QuestionFile
+from sirt_ray.on_ray.sampling.retry import QuestionRequests, RetryingClient, SampleFailure
 from sirt_ray.storage import object_store
 from sirt_ray.types import Completion, Graded, Judgement, PromptKind, Question, StopReason
 
@@ -90,7 +90,7 @@ class BlockJob:
     """Calls that one actor has under way: as many as fill the replicas that it feeds."""
     timeout_s: float
     """For the engine's answer to one call."""
-    place: Place
+    place: LogContext
 
 
 def request_seed(seed: int, question_id: str, kind: PromptKind) -> int:
@@ -115,25 +115,27 @@ class BlockSampler:
     """Samples blocks of questions, several at once.
 
     Consumes positions of questions. Produces each block's part file and its counts. Waits for the
-    engines and, on failure, asks again (`Asker`); raises SirtError where an error does not pass.
+    engines and, on failure, asks again (`RetryingClient`); raises SirtError where an error does not pass.
     """
 
     def __init__(self, job: BlockJob) -> None:
         self._job = job
-        self._out = object_store.local(job.out)
-        self._questions = AskedQuestions(self._out)
-        self._asker = Asker(job.handle, job.calls_in_flight, job.timeout_s)
+        self._out = object_store.to_local_path(job.out)
+        self._questions = QuestionFile(self._out)
+        self._asker = RetryingClient(job.handle, job.calls_in_flight, job.timeout_s)
         self._emitter = Emitter(job.place)
 
     async def sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
         """Sample the questions, write the part, and return its counts. `lost`: how often that was
         begun before."""
-        with at(self._job.place):
+        with bind_context(self._job.place):
             return await self._sample(first, count, lost)
 
     async def _sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
         questions = self._questions.read(first, count)
-        chunks = [questions[at : at + self._job.chunk] for at in range(0, count, self._job.chunk)]
+        chunks = [
+            questions[start : start + self._job.chunk] for start in range(0, count, self._job.chunk)
+        ]
         made: Counter[str] = Counter(dict.fromkeys(SUMMED, 0))
         made["retries"] = lost * len(chunks)
         graded: list[Graded] = []
@@ -141,7 +143,7 @@ class BlockSampler:
         for outcomes, used in await asyncio.gather(*map(self._chunk, chunks)):
             made.update(used)
             for question_id, outcome in outcomes:
-                if isinstance(outcome, Unanswered):
+                if isinstance(outcome, SampleFailure):
                     message, reason = outcome.message, outcome.reason
                     dropped.append({"id": question_id, "reason": reason, "message": message})
                 else:
@@ -170,13 +172,13 @@ class BlockSampler:
 
     async def _chunk(
         self, questions: Sequence[Question]
-    ) -> tuple[list[tuple[str, list[Graded] | Unanswered]], Used]:
+    ) -> tuple[list[tuple[str, list[Graded] | SampleFailure]], Used]:
         """What became of each question, and what it took."""
-        ready: dict[str, Asked] = {}
-        found: dict[str, list[Graded] | Unanswered] = {}
+        ready: dict[str, QuestionRequests] = {}
+        found: dict[str, list[Graded] | SampleFailure] = {}
         for question in questions:
             asked = self._asked(question)
-            if isinstance(asked, Unanswered):
+            if isinstance(asked, SampleFailure):
                 found[question.id] = asked
             else:
                 ready[question.id] = asked
@@ -188,7 +190,7 @@ class BlockSampler:
             for question in questions:
                 if question.id in answers:
                     asked, outcome = ready[question.id], answers[question.id]
-                    if isinstance(outcome, Unanswered):
+                    if isinstance(outcome, SampleFailure):
                         found[question.id] = outcome
                     else:
                         written += self._completions(question, asked, outcome, used)
@@ -196,14 +198,14 @@ class BlockSampler:
             found.update(await asyncio.to_thread(self._grade, written, used))
         return [(question.id, found[question.id]) for question in questions], used
 
-    def _asked(self, question: Question) -> Asked | Unanswered:
+    def _asked(self, question: Question) -> QuestionRequests | SampleFailure:
         """What the engine is asked about the question, unless its prompt is too long."""
         job, sampling = self._job, self._job.plan.sampling
         requests: list[SampleRequest] = []
         for kind, n in job.plan.requests_about(question):
             prompt, prompt_ids = job.prompter.prompt(question, kind)
             if len(prompt_ids) + sampling.max_tokens > job.max_model_len:
-                return Unanswered(
+                return SampleFailure(
                     "prompt_too_long",
                     f"its {kind} prompt has {len(prompt_ids)} tokens, and with sampling.max_tokens"
                     f" ({sampling.max_tokens}) that is above the engine's {job.max_model_len}."
@@ -221,10 +223,14 @@ class BlockSampler:
                     version=job.version,
                 )
             )
-        return Asked(question.id, tuple(requests))
+        return QuestionRequests(question.id, tuple(requests))
 
     def _completions(
-        self, question: Question, asked: Asked, replies: Sequence[SampleReply], used: Used
+        self,
+        question: Question,
+        asked: QuestionRequests,
+        replies: Sequence[SampleReply],
+        used: Used,
     ) -> list[tuple[Question, Completion]]:
         """What was written to all the question's requests; adds what it took to `used`."""
         written: list[tuple[Question, Completion]] = []

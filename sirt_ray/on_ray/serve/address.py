@@ -16,7 +16,7 @@ _EXAMPLE_QUESTION = "Tom has 3 apples and buys 4 more. How many apples does Tom 
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class HttpAddress:
     """Where clients come in: on the machine itself or, on a cluster, on its head node."""
 
     host: str
@@ -28,7 +28,7 @@ class Door:
         host = _WILDCARDS.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
-    def refuse_taken(self) -> None:
+    def require_free(self) -> None:
         """Raise ResourceError where this process could not listen here. Asked before Serve is
         started, which shares a port with another Serve without a word."""
         problem = self.problem()

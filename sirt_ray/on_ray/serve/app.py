@@ -1,7 +1,7 @@
 """A model as an OpenAI-compatible endpoint, on Ray Serve and vLLM.
 
-door = Door("127.0.0.1", 8000)
-door.refuse_taken()                              # before anything is started
+door = HttpAddress("127.0.0.1", 8000)
+door.require_free()                              # before anything is started
 with connected(address, ...), opened(model, door, key, address, say) as endpoint:
     ...                                          # clients are answered at door.url
     endpoint.watch(say)                          # until Ctrl-C
@@ -28,17 +28,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sirt_ray.config.base import Section
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError, StageError
-from sirt_ray.logs import Said, heard_by
+from sirt_ray.logs import CallbackHandler, attached_handler
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.cluster import check_resources
 from sirt_ray.on_ray.engine.options import target_requests
 from sirt_ray.on_ray.engine.server import ModelServer, deployment, llm_settings, replicas
-from sirt_ray.on_ray.serve.address import Door
+from sirt_ray.on_ray.serve.address import HttpAddress
 from sirt_ray.on_ray.serve.auth import DEFAULT_VARIABLE, KeyCheck, take_key
 from sirt_ray.on_ray.serve.replica import OpenAIReplica
 from sirt_ray.on_ray.serve.resolve import ServedModel, find_model
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 Result = TypeVar("Result")
 
 _ANSWER_TIMEOUT_SECONDS = 60.0
@@ -54,7 +54,7 @@ class Endpoint:
     max_model_len: int
     """Longest prompt plus completion, in tokens."""
 
-    def watch(self, say: Say) -> NoReturn:
+    def watch(self, say: Print) -> NoReturn:
         """Stay until interrupted; `say` when the engine is lost and when it is back. Raises
         StageError where the endpoint is gone for good."""
         answering = True
@@ -78,7 +78,7 @@ class Endpoint:
 
 @contextmanager
 def opened(
-    model: ServedModel, door: Door, key: KeyCheck | None, address: str | None, say: Say
+    model: ServedModel, door: HttpAddress, key: KeyCheck | None, address: str | None, say: Print
 ) -> Generator[Endpoint]:
     """The endpoint, answering; removed from Ray Serve at the end.
 
@@ -98,7 +98,7 @@ def opened(
         server = ModelServer(
             model.name, Policy(model.name, model.path), model.engine, app, Path(), handle
         )
-        with heard_by(Said(say)):
+        with attached_handler(CallbackHandler(say)):
             server.wait_until_ready()
         _wait_for_answer(door, address)
         yield Endpoint(app, server.max_model_len)
@@ -110,7 +110,7 @@ def _app_name(model: ServedModel) -> str:
     return "sirt-serve-" + "".join(c if c.isalnum() else "-" for c in model.name)
 
 
-def _open_serve(app: str, door: Door, address: str | None) -> None:
+def _open_serve(app: str, door: HttpAddress, address: str | None) -> None:
     """Start Serve with its proxy at the door. A Serve that runs already has another door, or none,
     for good: it is stopped if nobody uses it."""
     others = sorted(set(serve.status().applications) - {app})
@@ -122,7 +122,7 @@ def _open_serve(app: str, door: Door, address: str | None) -> None:
         )
     if address is not None:
         serve.shutdown()
-        problem = _on_head(Door.problem, door)
+        problem = _on_head(HttpAddress.problem, door)
         if problem is not None:
             raise ResourceError(f"on the head node of the cluster, {problem}")
     try:
@@ -143,10 +143,10 @@ def _close_serve(app: str, address: str | None) -> None:
         serve.shutdown()
 
 
-def _wait_for_answer(door: Door, address: str | None) -> None:
+def _wait_for_answer(door: HttpAddress, address: str | None) -> None:
     """The proxy hears of a new application a moment after it runs."""
     began = time.monotonic()
-    while not (door.answers() if address is None else _on_head(Door.answers, door)):
+    while not (door.answers() if address is None else _on_head(HttpAddress.answers, door)):
         if time.monotonic() - began > _ANSWER_TIMEOUT_SECONDS:
             raise StageError(
                 f"the engine runs, but nothing answers at {door.url}. Look into the proxy's log in"
@@ -155,7 +155,7 @@ def _wait_for_answer(door: Door, address: str | None) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _on_head(ask: Callable[[Door], Result], door: Door) -> Result:
+def _on_head(ask: Callable[[HttpAddress], Result], door: HttpAddress) -> Result:
     """What `ask` finds on the cluster's head node, where Serve's proxy runs."""
     head = next(
         node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]

@@ -15,7 +15,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.quickstart import assets
 from sirt_ray.storage import object_store
 
-Fate = Literal["undecided", "kept", "rolled_back"]
+RoundStatus = Literal["undecided", "kept", "rolled_back"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
     `field=value` over them. Raises ModelError for a run without a finished student, ConfigError for
     options that do not exist.
     """
-    folder, job = object_store.local(target), find_run(target)
+    folder, job = object_store.to_local_path(target), find_run(target)
     if job is not None:
         student = last_kept_student(folder, job.refine.rounds)
         engine = load.override(job.resources.student, options)
-        return ServedModel(name or job.name, object_store.place(student.resolve()), engine)
+        return ServedModel(name or job.name, object_store.to_uri(student.resolve()), engine)
     engine = load.override(EngineConfig(), options)
     if object_store.stored(folder):
-        return ServedModel(name or folder.name, object_store.place(folder), engine)
+        return ServedModel(name or folder.name, object_store.to_uri(folder), engine)
     if folder.is_dir():
         return ServedModel(name or folder.resolve().name, str(folder.resolve()), engine)
     return ServedModel(name or target, str(assets.resolve(target)), engine)
@@ -55,7 +55,7 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
 
 def find_run(target: str) -> JobConfig | None:
     """The job of a run's folder; None for a model's folder or name."""
-    folder = object_store.local(target)
+    folder = object_store.to_local_path(target)
     found = object_store.names(folder)
     if "config.yaml" in found and "config.json" not in found:
         object_store.pull(folder / "config.yaml")
@@ -78,15 +78,15 @@ def last_kept_student(run_dir: Path, rounds: int) -> Path:
         if "config.json" in object_store.names(student) and fates.get(version, "kept") == "kept":
             return student
     raise ModelError(
-        f"the run in {object_store.place(run_dir)} has no finished student yet. Let `sirt run` finish"
+        f"the run in {object_store.to_uri(run_dir)} has no finished student yet. Let `sirt run` finish"
         " at least the instruction tuning (round_00/student), or give the folder of a model"
     )
 
 
-def _fates(run_dir: Path) -> dict[str, Fate]:
+def _fates(run_dir: Path) -> dict[str, RoundStatus]:
     """What has become of each round's candidate. Each pass of `sirt run` tells again what it finds,
     so the last word counts. Round 0 has no one to be rolled back to."""
-    fates: dict[str, Fate] = {}
+    fates: dict[str, RoundStatus] = {}
     for event in _events(run_dir / "events.jsonl"):
         version, _, stage = str(event.get("artifact", "")).partition("/")
         match event.get("event"), stage:

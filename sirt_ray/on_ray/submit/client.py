@@ -28,7 +28,7 @@ import sirt_ray
 from sirt_ray.config.resources import DriverResources
 from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import serve_apps
-from sirt_ray.on_ray.submit.logs import Say, Seldom
+from sirt_ray.on_ray.submit.logs import Print, RateLimited
 from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, explained, submission_id
 
 _CONNECTION_SECONDS = 10.0
@@ -154,7 +154,7 @@ class Cluster:
                     raise
         return self.submission(new)
 
-    def stop(self, submission: Submission, folder: Path, say: Say) -> list[str]:
+    def stop(self, submission: Submission, folder: Path, say: Print) -> list[str]:
         """End a run's driver and see to it that nothing of the run is left on the cluster.
 
         The driver is asked first, and removes its engines itself. Whatever remains, also of a
@@ -186,7 +186,7 @@ class Cluster:
 
     def left_behind(self, run: SubmittedRun) -> list[str]:
         """The run's Serve applications that are on the cluster now, or hold a place there."""
-        wanted = serve_apps.apps(run.runs)
+        wanted = serve_apps.app_names(run.runs)
         with explained(self.address):
             details = ServeSubmissionClient(self.address).get_serve_details()
             # Ray's types do not say what is in the list.
@@ -195,8 +195,8 @@ class Cluster:
         placed = {app for app in wanted for name in held if f"::{app}#" in name}
         return sorted(placed | (wanted & set(details["applications"])))
 
-    def _wait_until_over(self, job_id: str, say: Say) -> None:
-        said = Seldom(say)
+    def _wait_until_over(self, job_id: str, say: Print) -> None:
+        said = RateLimited(say)
         while True:
             with explained(self.address):
                 if self._client.get_job_status(job_id).is_terminal():

@@ -12,7 +12,7 @@ from ray.job_submission import JobStatus
 from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray.submit.submissions import Submission
 
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
@@ -23,10 +23,10 @@ _LAST_TRIES = 3
 """To read the rest of an ended job's log, whose node may be gone."""
 
 
-class Seldom:
+class RateLimited:
     """Says something once a wait is long, and then now and then."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Print) -> None:
         self._say = say
         self._said = self._began = time.monotonic()
 
@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
 
-def follow(cluster: Source, submission_id: str, say: Say) -> Iterator[str]:
+def follow(cluster: Source, submission_id: str, say: Print) -> Iterator[str]:
     """What the driver writes, each part once, from the beginning until the job is over.
 
     Waits for: a place for the driver, and its next line. A connection that breaks is made again;
@@ -62,7 +62,7 @@ def follow(cluster: Source, submission_id: str, say: Say) -> Iterator[str]:
     """
     shown = tries = 0
     lost_since: float | None = None
-    said = Seldom(say)
+    said = RateLimited(say)
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         while True:
@@ -107,7 +107,7 @@ def _waited_for(loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, Resul
                 loop.run_until_complete(task)
 
 
-async def _patient(cluster: Source, submission_id: str, said: Seldom) -> AsyncGenerator[str]:
+async def _patient(cluster: Source, submission_id: str, said: RateLimited) -> AsyncGenerator[str]:
     """The log; while nothing comes, `said` hears if the job still waits for a place."""
     lines = cluster.tail(submission_id)
     task: asyncio.Task[str | None] | None = None

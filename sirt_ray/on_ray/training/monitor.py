@@ -12,11 +12,11 @@ from typing import Any
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.core.interfaces import Progress
 from sirt_ray.errors import StorageError
-from sirt_ray.logs import Wait, here, tell, thread_here, waiting
-from sirt_ray.on_ray.cluster import of_trainer, room, waits_for_room
+from sirt_ray.logs import Wait, current_context, log_event, start_thread, waiting
+from sirt_ray.on_ray.cluster import describe_pending, has_pending, of_trainer
 from sirt_ray.on_ray.metrics import Emitter, show_training
 from sirt_ray.storage import object_store
-from sirt_ray.training.workdir import Tail, WorkFolder
+from sirt_ray.training.workdir import Tail, WorkDir
 
 _POLL_SECONDS = 0.5
 _POLL_STORAGE_SECONDS = 5.0
@@ -25,14 +25,14 @@ _SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_sec
 
 @contextmanager
 def watched(
-    work: WorkFolder, resources: TrainerResources, name: str, progress: Progress
+    work: WorkDir, resources: TrainerResources, name: str, progress: Progress
 ) -> Generator[None]:
     """Show how far the workers are while the block runs."""
     over = threading.Event()
 
     def missing() -> str:
-        if waits_for_room():
-            return room(of_trainer(resources).bundles)
+        if has_pending():
+            return describe_pending(of_trainer(resources).bundles)
         line = work.newest()
         if line is None:
             return "Ray Train starts them, or they load the model and the data"
@@ -40,8 +40,8 @@ def watched(
 
     what = f"the first step of {name} by {resources.num_workers} training workers"
     with waiting(what, missing) as wait:
-        watch = _Watch(work, name, progress, Emitter(here()), wait)
-        watcher = thread_here(partial(watch.run, over), f"watch {name}")
+        watch = _Watch(work, name, progress, Emitter(current_context()), wait)
+        watcher = start_thread(partial(watch.run, over), f"watch {name}")
         try:
             yield
         finally:
@@ -51,7 +51,7 @@ def watched(
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    work: WorkFolder
+    work: WorkDir
     name: str
     progress: Progress
     emitter: Emitter
@@ -70,7 +70,7 @@ class _Watch:
             while True:
                 for line in new:
                     if not in_storage:  # Of those there, most are known when all are done.
-                        tell(logging.DEBUG, "a step", "step", artifact=self.name, line=line)
+                        log_event(logging.DEBUG, "a step", "step", artifact=self.name, line=line)
                     bar.update(line["step"], **_figures(line))
                 if new:
                     self.wait.moved()
@@ -84,7 +84,7 @@ class _Watch:
 class _InStorage:
     """Of the lines of a training in storage, now and then the newest."""
 
-    def __init__(self, work: WorkFolder) -> None:
+    def __init__(self, work: WorkDir) -> None:
         self._work = work
         self._last: dict[str, Any] | None = None
 

@@ -14,20 +14,20 @@ from sirt_ray.storage import object_store
 from sirt_ray.training.tasks import ReferenceTask, Task, TuneTask
 
 
-def places(task: Task) -> dict[str, str]:
+def to_uris(task: Task) -> dict[str, str]:
     """Field of the task -> its path as every node knows it: see `storage.place`."""
     values = {field.name: getattr(task, field.name) for field in fields(task)}
     return {
-        name: object_store.place(path) for name, path in values.items() if isinstance(path, Path)
+        name: object_store.to_uri(path) for name, path in values.items() if isinstance(path, Path)
     }
 
 
-def on_this_node(task: Task, places: Mapping[str, str]) -> Task:
+def localize(task: Task, uris: Mapping[str, str]) -> Task:
     """The task with the paths of this node."""
-    return replace(task, **{name: object_store.local(place) for name, place in places.items()})
+    return replace(task, **{name: object_store.to_local_path(uri) for name, uri in uris.items()})
 
 
-def with_inputs(task: Task) -> Task:
+def fetch_inputs(task: Task) -> Task:
     """The task, once all that it reads is on this node."""
     if isinstance(task, TuneTask):
         object_store.pull(task.demonstrations)

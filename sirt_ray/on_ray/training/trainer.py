@@ -18,12 +18,12 @@ from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
-from sirt_ray.logs import Place, at, here, tell
+from sirt_ray.logs import LogContext, bind_context, current_context, log_event
 from sirt_ray.on_ray.training.monitor import watched
-from sirt_ray.on_ray.training.task_paths import on_this_node, places, with_inputs
+from sirt_ray.on_ray.training.task_paths import fetch_inputs, localize, to_uris
 from sirt_ray.storage import object_store
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 
 _START_ATTEMPT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _START_ATTEMPT_SECONDS = 60.0
@@ -115,10 +115,10 @@ def _absolute(model: Source) -> Source:
 
 def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
     """Run the workers to the end of the task, unless an earlier call has been there already."""
-    work = WorkFolder(task.out)
+    work = WorkDir(task.out)
     result = work.result()
     if result is None:
-        attempt = work.claim(task.resources)
+        attempt = work.acquire(task.resources)
         with watched(work, task.resources, name, progress):
             _fit(task, work, attempt, name)
         result = work.result()
@@ -127,7 +127,7 @@ def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
     return result
 
 
-def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
+def _fit(task: Task, work: WorkDir, attempt: str, name: str) -> None:
     """One Ray Train run. Raises the SirtError that a worker met, StageError where workers died."""
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -147,9 +147,9 @@ def _fit(task: Task, work: WorkFolder, attempt: str, name: str) -> None:
         _worker,
         train_loop_config={
             "task": task,
-            "paths": places(task),
+            "paths": to_uris(task),
             "attempt": attempt,
-            "place": here(),
+            "place": current_context(),
         },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -185,21 +185,23 @@ def _worker(given: dict[str, Any]) -> None:
     An error that any further attempt would meet again is left in the work folder. It is raised, so
     that Ray Train ends the other workers, and the attempt that it then makes returns at once.
     """
-    place: Place = given["place"]
-    with at(place):
-        _work(on_this_node(given["task"], given["paths"]), given["attempt"])
+    place: LogContext = given["place"]
+    with bind_context(place):
+        _work(localize(given["task"], given["paths"]), given["attempt"])
 
 
 def _work(task: Task, attempt: str) -> None:
-    work = WorkFolder(task.out, attempt)
+    work = WorkDir(task.out, attempt)
     if work.failure() is not None:
         return
     device = _device(task.resources)
-    tell(logging.INFO, f"a training worker begins on {device}", "worker_began", attempt=attempt)
+    log_event(
+        logging.INFO, f"a training worker begins on {device}", "worker_began", attempt=attempt
+    )
     from sirt_ray.training.run import run
 
     try:
-        run(with_inputs(task), device, attempt)
+        run(fetch_inputs(task), device, attempt)
     except StorageError:
         raise  # The next attempt may reach it.
     except SirtError as error:
@@ -238,7 +240,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _met_by_worker(work: WorkFolder) -> SirtError | None:
+def _met_by_worker(work: WorkDir) -> SirtError | None:
     failure = work.failure()
     if failure is None:
         return None

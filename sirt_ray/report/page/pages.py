@@ -26,7 +26,7 @@ from sirt_ray.report.page.svg import Chart
 from sirt_ray.report.runs import RunRecord, read_run
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json
-from sirt_ray.training.workdir import WorkFolder
+from sirt_ray.training.workdir import WorkDir
 from sirt_ray.types import PromptKind
 
 
@@ -92,7 +92,7 @@ def run_page(run_dir: Path) -> str:
 
 def _command(run: RunRecord) -> str:
     """What makes the same again, in a folder of its own."""
-    config = shlex.quote(f"{object_store.place(run.path)}/config.yaml")
+    config = shlex.quote(f"{object_store.to_uri(run.path)}/config.yaml")
     return f"sirt run {config} --set name={run.job.name}-again"
 
 
@@ -122,7 +122,7 @@ def _metrics(student: Path) -> Path:
     object_store.pull(finished)
     if finished.exists():
         return finished
-    file = WorkFolder(partial_of(student)).metrics
+    file = WorkDir(partial_of(student)).metrics
     object_store.pull(file)
     return file
 
