@@ -3,7 +3,7 @@
 Serve applications outlive the driver that started them. Their names hold the run's folder, so two
 runs on one cluster never meet, and whoever drives a run again knows which are left of it.
 
-    python -m sirt_ray.on_ray.belongings RUN_ID...    # as a job on the cluster: remove them
+    python -m sirt_ray.on_ray.serve_apps RUN_ID...    # as a job on the cluster: remove them
 """
 
 import hashlib

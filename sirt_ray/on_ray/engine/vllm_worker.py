@@ -5,7 +5,7 @@ collective_rpc("load_weights_from", args=(folder,))
 
 from typing import Any
 
-EXTENSION = "sirt_ray.on_ray.vllm_worker.WeightLoader"
+EXTENSION = f"{__name__}.WeightLoader"
 
 
 class WeightLoader:
