@@ -1,7 +1,7 @@
 """What people do wrong most often, and what they are told.
 
 `MISTAKES` is the one list of them: tests provoke each and look for its words, and
-`jobs/mistakes.md` is made of it (`tests.helpers.mistakes_page.py`).
+`docs/guide/troubleshooting.md` is made of it (`tests.helpers.mistakes_page.py`).
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The list of mistakes as a page of the documentation:
 
-python -m tests.helpers.mistakes_page > jobs/mistakes.md
+python -m tests.helpers.mistakes_page > docs/guide/troubleshooting.md
 """
 
 import sys

@@ -28,7 +28,12 @@ def _files() -> list[str]:
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
     # A changelog tells of what was.
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[!.]*/**/README.md"))
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("[!.]*/**/README.md"),
+    )
     if "runs" not in path.parts
 )
 _BLOCK = re.compile(

@@ -25,7 +25,7 @@ from tests.helpers.desk import MADE, Desk, edited, makes
 from tests.helpers.fake_endpoint import FakeEndpoint, ask
 from tests.helpers.mistakes import MISTAKES, Mistake, check
 from tests.helpers.mistakes_page import page
-from tests.helpers.paths import JOBS
+from tests.helpers.paths import ROOT
 
 
 @makes("a setting that does not exist")
@@ -226,9 +226,9 @@ def test_every_mistake_is_made() -> None:
 
 
 def test_the_page_is_that_of_the_list() -> None:
-    written = (JOBS / "mistakes.md").read_text()
+    written = (ROOT / "docs/guide/troubleshooting.md").read_text()
     assert written == page(), (
-        "write it anew: python -m tests.helpers.mistakes_page > jobs/mistakes.md"
+        "write it again: python -m tests.helpers.mistakes_page > docs/guide/troubleshooting.md"
     )
 
 
