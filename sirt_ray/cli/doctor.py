@@ -1,4 +1,4 @@
-"""`sirt doctor`: whether this machine, and a cluster, have what a run needs."""
+"""`sirt doctor`: check whether this machine, and a cluster, have what a run needs."""
 
 import argparse
 import json
@@ -16,15 +16,15 @@ from rich.table import Table
 
 from sirt_ray.cli.options import SERVE_PORT, add_debug, examples
 from sirt_ray.config.job import JobConfig
-from sirt_ray.doctor.findings import Finding, Level, look
+from sirt_ray.doctor.findings import Finding, Level, run_check
 from sirt_ray.errors import SirtError
 
 EXAMPLES = """\
 examples:
   sirt doctor                                # everything; half a minute
-  sirt doctor --quick                        # what can be seen without starting anything
+  sirt doctor --quick                        # only checks that start nothing
   sirt doctor --address http://head:8265     # and whether this machine fits that cluster
-  sirt doctor --json > doctor.json           # to attach to a question
+  sirt doctor --json > doctor.json           # to attach to a bug report
 """
 _STYLES: dict[Level, str] = {
     "ok": "[green]ok[/]",
@@ -33,7 +33,7 @@ _STYLES: dict[Level, str] = {
 }
 _BAD: tuple[Level, ...] = ("problem", "warning")
 _PORTS = (
-    (SERVE_PORT, "what `sirt serve` answers at", "Choose another with `sirt serve --port`"),
+    (SERVE_PORT, "the default of `sirt serve`", "Choose another with `sirt serve --port`"),
     (
         8265,
         "the dashboard of a Ray cluster",
@@ -45,36 +45,37 @@ _PORTS = (
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="what this machine lacks for a run, and what to do about it",
-        description="Look for what a run needs: versions, compilers, memory, disk, GPUs, ports, the"
-        " hub; then ask a tiny model behind Ray Serve and train it with DeepSpeed.",
+        help="check what this machine lacks for a run, and how to fix it",
+        description="Check what a run needs: versions, compilers, memory, disk, GPUs, ports, the"
+        " hub; then sample from a tiny model behind Ray Serve and train it with DeepSpeed.",
         **examples(EXAMPLES),
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
-    doctor.add_argument("--quick", action="store_true", help="start nothing, only look")
+    doctor.add_argument("--quick", action="store_true", help="skip the checks that start Ray")
     doctor.add_argument(
         "--address",
-        help="a Ray cluster, as `sirt run` or `sirt submit` takes it: does its Ray fit?",
+        help="also check whether this machine's Ray fits that cluster; an address as for `sirt run`"
+        " or `sirt submit`",
     )
     add_debug(doctor)
     doctor.set_defaults(command=_doctor, stopped="stopped")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    began = time.monotonic()
+    started = time.monotonic()
     console = Console(stderr=arguments.json)
-    busy = nullcontext() if arguments.json else console.status("looking at this machine")
-    with busy:
+    spinner = nullcontext() if arguments.json else console.status("checking this machine")
+    with spinner:
         findings = list(_findings(arguments.quick, arguments.address))
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     problems = sum(finding.level == "problem" for finding in findings)
     if arguments.json:
-        told = {
+        report = {
             "ok": problems == 0,
             "seconds": round(seconds, 1),
             "findings": [asdict(finding) for finding in findings],
         }
-        sys.stdout.write(f"{json.dumps(told, indent=2)}\n")
+        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
     else:
         console.print(_table(findings))
         console.print(_summary(findings, seconds), highlight=False)
@@ -84,22 +85,22 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _findings(quick: bool, address: str | None) -> Iterator[Finding]:
     from sirt_ray.doctor import gpus, machine, network, packages
 
-    yield from look("python", packages.check_python)
-    yield from look("packages", packages.check_packages)
+    yield from run_check("python", packages.check_python)
+    yield from run_check("packages", packages.check_packages)
     there = gpus.devices()
-    yield from look("gpus", lambda: gpus.check_gpus(there))
-    yield from look("compilers", lambda: machine.check_compilers(bool(there)))
-    yield from look("shared memory", machine.check_shared_memory)
-    yield from look("memory", machine.check_memory)
+    yield from run_check("gpus", lambda: gpus.check_gpus(there))
+    yield from run_check("compilers", lambda: machine.check_compilers(bool(there)))
+    yield from run_check("shared memory", machine.check_shared_memory)
+    yield from run_check("memory", machine.check_memory)
     runs = Path(JobConfig.model_fields["output"].default)
-    yield from look("disk", lambda: machine.check_disk(runs))
-    yield from look("open files", machine.check_open_files)
-    yield from look("ports", lambda: network.check_ports(_PORTS))
-    yield from look("hub", network.check_hub)
+    yield from run_check("disk", lambda: machine.check_disk(runs))
+    yield from run_check("open files", machine.check_open_files)
+    yield from run_check("ports", lambda: network.check_ports(_PORTS))
+    yield from run_check("hub", network.check_hub)
     if address is not None:
-        yield from look("cluster", lambda: _cluster(address))
+        yield from run_check("cluster", lambda: _cluster(address))
     if not quick:
-        yield from look("Ray", _trial)
+        yield from run_check("Ray", _trial)
 
 
 def _trial() -> Sequence[Finding]:
@@ -109,7 +110,8 @@ def _trial() -> Sequence[Finding]:
 
 
 def _cluster(address: str) -> list[Finding]:
-    """Whether this process can join. Ray compares the versions itself, of itself and of Python."""
+    """Check whether this process can join the cluster. Ray itself compares the versions of Ray and
+    Python."""
     from sirt_ray.config.resources import ResourcesConfig
     from sirt_ray.on_ray import cluster
     from sirt_ray.on_ray.cluster import connected
@@ -137,10 +139,10 @@ def _table(findings: Sequence[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        told = escape(finding.found)
+        text = escape(finding.found)
         if finding.cure:
-            told += f"\n[bold]→[/] {escape(finding.cure)}"
-        table.add_row(_STYLES[finding.level], finding.check, told)
+            text += f"\n[bold]→[/] {escape(finding.cure)}"
+        table.add_row(_STYLES[finding.level], finding.check, text)
     return table
 
 
@@ -148,6 +150,6 @@ def _summary(findings: Sequence[Finding], seconds: float) -> str:
     count = {level: sum(finding.level == level for finding in findings) for level in _STYLES}
     counted = ", ".join(f"{count[level]} {level}{'s' * (count[level] != 1)}" for level in _BAD)
     verdict = (
-        "a run will not work here as it should" if count["problem"] else "this machine can run jobs"
+        "a run will not work on this machine" if count["problem"] else "this machine can run jobs"
     )
     return f"{counted}: {verdict} ({seconds:.0f} s)"

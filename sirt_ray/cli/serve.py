@@ -16,7 +16,7 @@ from sirt_ray.errors import SirtError
 
 EXAMPLES = """\
 examples:
-  sirt serve runs/quickstart                     # the student that the run has kept last
+  sirt serve runs/quickstart                     # the run's last kept student
   sirt serve quickstart:student --port 8080
   SIRT_API_KEY=... sirt serve runs/mine --host 0.0.0.0
   sirt serve runs/mine --address auto --set max_replicas=4 --set max_model_len=2048
@@ -41,10 +41,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     serve.add_argument(
         "--api-key-env",
         metavar="VARIABLE",
-        help="the environment variable with the key that clients must send (default: SIRT_API_KEY;"
-        " without it, no key is asked for)",
+        help="the environment variable with the API key that clients must send (default:"
+        " SIRT_API_KEY; if that is not set, no key is required)",
     )
-    serve.add_argument("--name", help="what clients call the model (default: the run's or model's)")
+    serve.add_argument(
+        "--name", help="the name of the model in the API (default: the run's or model's)"
+    )
     serve.add_argument("--address", help="a Ray cluster to run on (default: one on this machine)")
     serve.add_argument(
         "--set",
@@ -62,7 +64,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _port(text: str) -> int:
     port = int(text)
     if not 0 < port < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{port} is no port. Give one from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{port} is not a port. Give a number from 1 to 65535")
     return port
 
 
@@ -73,34 +75,35 @@ def _serve(arguments: argparse.Namespace) -> int:
     from sirt_ray.on_ray.serve.resolve import find_model
 
     console = Console()
-    door = HttpAddress(arguments.host, arguments.port)
+    http_address = HttpAddress(arguments.host, arguments.port)
     if arguments.address is None:
-        door.require_free()
+        http_address.require_free()
     key = take_key(arguments.api_key_env)
     model = find_model(arguments.model, arguments.name, arguments.options)
     check_model(arguments.model, model.path)
-    warning = open_host_warning(door.host, key)
+    warning = open_host_warning(http_address.host, key)
     if warning is not None:
         Console(stderr=True).print(f"[bold red]warning:[/] {escape(warning)}", soft_wrap=True)
 
     from sirt_ray.on_ray.cluster import connected
     from sirt_ray.on_ray.serve.app import opened
 
-    tell = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    say = partial(tell, style="dim")
-    say(f"Starting {model.path}: half a minute, with a large model some minutes")
-    began, logs = time.monotonic(), Path(tempfile.mkdtemp(prefix="sirt-serve-"))
+    print_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    log = partial(print_line, style="dim")
+    log(f"Starting {model.path}: half a minute, with a large model some minutes")
+    started, logs = time.monotonic(), Path(tempfile.mkdtemp(prefix="sirt-serve-"))
     try:
         with (
             connected(arguments.address, ResourcesConfig(student=model.engine), logs),
-            opened(model, door, key, arguments.address, say) as endpoint,
+            opened(model, http_address, key, arguments.address, log) as endpoint,
         ):
-            say(f"Ready after {time.monotonic() - began:.0f} s; Ctrl-C stops it")
-            tell(f"{model.name} is served at {door.url}, {endpoint.max_model_len:,} tokens at most")
-            tell(door.example(model.name, key and key.variable))
-            endpoint.watch(say)
+            log(f"Ready after {time.monotonic() - started:.0f} s; Ctrl-C stops it")
+            longest = f"{endpoint.max_model_len:,} tokens at most"
+            print_line(f"{model.name} is served at {http_address.url}, {longest}")
+            print_line(http_address.example_request(model.name, key and key.variable))
+            endpoint.watch(log)
     except SirtError:
-        say(f"The log is in {logs}")
+        log(f"The log is in {logs}")
         raise
     except KeyboardInterrupt:
         shutil.rmtree(logs, ignore_errors=True)

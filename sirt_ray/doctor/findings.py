@@ -1,16 +1,19 @@
-"""What a check of the machine says."""
+"""The result of a check of the machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "warning", "problem"]
-"""`warning`: some of what the package can do will not work here. `problem`: a run will not."""
+"""`warning`: some features of the package will not work on this machine. `problem`: a run will not.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Example::
+    """One result of a check. `sirt doctor --json` prints these fields.
+
+    Example::
 
     Finding("disk", "warning", "3 GiB are free in /data/runs", "Free some, or set `output`")
     """
@@ -18,24 +21,25 @@ class Finding:
     check: str
     level: Level
     found: str
+    """What the check found."""
     cure: str = ""
-    """One line; empty where there is nothing to mend."""
+    """How to fix it, in one line; empty if nothing is wrong."""
 
 
 Check = Callable[[], Sequence[Finding]]
 
 
-def look(name: str, check: Check) -> Sequence[Finding]:
-    """The check's findings. A machine on which a check itself cannot run has a finding, too."""
+def run_check(name: str, check: Check) -> Sequence[Finding]:
+    """Run the check. If it raises, that is a finding, too."""
     try:
         return check()
-    except Exception as error:  # A broken installation has no list of what it may raise.
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+    except Exception as error:  # A broken installation may raise anything.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [
             Finding(
                 name,
                 "problem",
-                f"cannot be looked at: {said}",
-                "Mend what the lines above name, or install the package anew",
+                f"cannot be checked: {reason}",
+                "Fix what the lines above report, or reinstall the package",
             )
         ]

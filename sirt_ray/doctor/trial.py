@@ -1,7 +1,7 @@
-"""The parts of a run put to work on the quickstart's models, as small as they can be: an engine
-behind Ray Serve that answers, and DeepSpeed in a Ray Train worker that learns from its answers.
+"""The smallest possible run on the quickstart's models: an engine behind Ray Serve that answers,
+and DeepSpeed in a Ray Train worker that trains on its answers.
 
-They are a run's own stages, so what goes wrong here would go wrong there, with the same words.
+It uses the stages of a real run, so what fails here would fail there with the same message.
 """
 
 import shutil
@@ -21,22 +21,22 @@ from sirt_ray.report.progress import LogProgress
 
 _SERVE = "Serve + vLLM"
 _DEEPSPEED = "DeepSpeed"
-_MOST_SECONDS = 180.0
-"""For the start of the engine, and of the training worker."""
+_START_TIMEOUT_SECONDS = 180.0
+"""Of the engine, and of the training worker."""
 _QUESTIONS = 8
 
 
 def check_trial() -> list[Finding]:
-    """Start a Ray on this machine, use it, and end it. The log of a trial that failed stays."""
+    """Start Ray on this machine, run the trial, and stop Ray. The log is kept if the trial failed."""
     folder = Path(tempfile.mkdtemp(prefix="sirt-doctor-"))
-    findings = list(_tried(folder))
+    findings = list(_run_trial(folder))
     if all(finding.level == "ok" for finding in findings):
         shutil.rmtree(folder, ignore_errors=True)
     return findings
 
 
-def _tried(folder: Path) -> Iterator[Finding]:
-    """One finding for each part, up to the first that fails."""
+def _run_trial(folder: Path) -> Iterator[Finding]:
+    """Yield one finding for each part, up to the first that fails."""
     from sirt_ray.on_ray.cluster import connected
     from sirt_ray.on_ray.stages import RayStages
 
@@ -48,33 +48,34 @@ def _tried(folder: Path) -> Iterator[Finding]:
             teacher = Policy("teacher", job.teacher.source)
             base = Policy("baseline", job.student.model)
             try:
-                part, began = _SERVE, time.monotonic()
+                part, started = _SERVE, time.monotonic()
                 stages.check_cluster()
-                asked = store.once("questions", {}, stages.questions)
-                shown = store.once(
-                    "demonstrations", {}, lambda out: stages.demonstrate(out, teacher, asked)
+                questions = store.once("questions", {}, stages.questions)
+                demonstrations = store.once(
+                    "demonstrations", {}, lambda out: stages.demonstrate(out, teacher, questions)
                 )
-                written = shown.counts["sampling"]["completion_tokens"]
-                yield _went(part, f"{_QUESTIONS} questions answered, {written} tokens", began)
-                part, began = _DEEPSPEED, time.monotonic()
-                student = store.once("student", {}, lambda out: stages.tune(out, base, shown))
-                yield _went(part, f"{student.counts['steps']} steps trained", began)
+                tokens = demonstrations.counts["sampling"]["completion_tokens"]
+                yield _passed(part, f"{_QUESTIONS} questions answered, {tokens} tokens", started)
+                part, started = _DEEPSPEED, time.monotonic()
+                student = store.once(
+                    "student", {}, lambda out: stages.tune(out, base, demonstrations)
+                )
+                yield _passed(part, f"{student.counts['steps']} steps trained", started)
             finally:
                 stages.close()
     except SirtError as error:
         yield _failed(part, str(error), folder)
-    except Exception as error:  # what a broken machine makes of Ray and its libraries
+    except Exception as error:  # On a broken machine Ray and its libraries may raise anything.
         yield _failed(part, f"{type(error).__name__}: {error}", folder)
 
 
-def _went(part: str, what: str, began: float) -> Finding:
-    return Finding(part, "ok", f"{what}, in {time.monotonic() - began:.0f} s")
+def _passed(part: str, result: str, started: float) -> Finding:
+    return Finding(part, "ok", f"{result}, in {time.monotonic() - started:.0f} s")
 
 
 def _failed(part: str, message: str, folder: Path) -> Finding:
-    said = " ".join(message.split())
-    cure = f"Mend what the other lines name; the whole log is in {folder / 'logs'}"
-    return Finding(part, "problem", said, cure)
+    cure = f"Fix what the other lines report; the whole log is in {folder / 'logs'}"
+    return Finding(part, "problem", " ".join(message.split()), cure)
 
 
 def _job(folder: Path) -> JobConfig:
@@ -91,14 +92,14 @@ def _job(folder: Path) -> JobConfig:
             },
             "teacher": {"model": "quickstart:teacher", "sampling": {"max_tokens": 96}},
             "student": {"model": "quickstart:student"},
-            # Whether it is right is not asked here, and a small model may be wrong eight times.
+            # Keep wrong answers, too: a small model may be wrong eight times.
             "demonstrations": {"keep": "all"},
             "tune": {"max_steps": 2, "batch_size": 4, "validation_fraction": 0, "choose": "last"},
             "refine": {"rounds": 0},
             "resources": {
-                "teacher": {"max_model_len": 256, "start_timeout_s": _MOST_SECONDS},
-                "trainer": {"start_timeout_s": _MOST_SECONDS},
-                # Too few for a student's engine beside the teacher's: it is not asked anything.
+                "teacher": {"max_model_len": 256, "start_timeout_s": _START_TIMEOUT_SECONDS},
+                "trainer": {"start_timeout_s": _START_TIMEOUT_SECONDS},
+                # Too few to prestart the student's engine, which this trial does not use.
                 "local_cpus": 2,
             },
         }

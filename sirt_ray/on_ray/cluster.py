@@ -8,7 +8,6 @@ import os
 import platform
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +32,7 @@ from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
 from sirt_ray.planning import gpus, resources
 from sirt_ray.planning.clusters import Cluster, Node
-from sirt_ray.planning.gpus import Gpu
+from sirt_ray.planning.gpus import Device, Gpu
 from sirt_ray.planning.resources import (
     DATA_CPUS,
     ResourceRequest,
@@ -166,8 +165,6 @@ def check_resources(*wanted: ResourceRequest) -> None:
 _LOOK_SECONDS = 60
 _TYPE_LABEL = "ray.io/accelerator-type"
 _TYPE_RESOURCE = "accelerator_type:"
-Device = tuple[str, int]
-"""A GPU's name, and bytes of its memory."""
 
 
 def read(address: str) -> Cluster:
@@ -212,30 +209,25 @@ def _named(node: Node) -> Gpu | None:
 
 
 def _smallest(there: Sequence[Device]) -> Gpu:
-    name, size = min(there, key=lambda device: device[1])
-    kind = gpus.by_device(name) or Gpu(name, 0.0, 0.0, 0.0)
-    return replace(kind, memory_gb=round(size / gpus.GB, 1))
+    smallest = min(there, key=lambda device: device.total_mib)
+    kind = gpus.by_device(smallest.name) or Gpu(smallest.name, 0.0, 0.0, 0.0)
+    return replace(kind, memory_gb=round(smallest.total_mib * 2**20 / gpus.GB, 1))
 
 
 def devices_of(node: Mapping[str, Any]) -> list[Device]:
     if not node["Resources"].get("GPU"):
         return []
-    task = ray.remote(_look).options(
+    task = ray.remote(gpus.query_devices).options(
         num_cpus=0,
         max_retries=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
     )
     try:
-        return ray.get(task.remote(), timeout=_LOOK_SECONDS)
+        found = ray.get(task.remote(), timeout=_LOOK_SECONDS)
     except RayError:  # an image without nvidia-smi, a node that has just gone: its label may do
         return []
-
-
-def _look() -> list[Device]:
-    asked = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-    text = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-    rows = [line.rpartition(",") for line in text.splitlines() if line.strip()]
-    return [(name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in rows]
+    # Without a size there is nothing to plan with.
+    return found if all(device.total_mib for device in found) else []
 
 
 _CONNECTION_SECONDS = 10.0

@@ -1,21 +1,24 @@
-"""Kinds of GPUs: what they hold, and how fast they are at best."""
+"""Kinds of GPUs, with their memory and peak speed, and the GPUs that nvidia-smi lists."""
 
 import re
+import subprocess
 from dataclasses import dataclass
 
 GB = 10**9
-"""Bytes. Cards are named by it; most hold a little more, which is left as it is."""
+"""Bytes. Cards are named in this unit; most have a little more memory, which plans do not use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """One kind of GPU."""
+
     name: str
-    """Words of the device's name, and what a cluster is described with."""
+    """Words of the device's name; also the name in a description of a cluster."""
     memory_gb: float
     peak_flops: float
-    """bfloat16 operations a second, dense."""
+    """Dense bfloat16 operations per second."""
     bandwidth: float
-    """Bytes a second from its memory."""
+    """Bytes per second from the GPU's memory."""
 
 
 GPUS = (
@@ -32,27 +35,28 @@ GPUS = (
     Gpu("A10G", 24, 70e12, 600e9),
     Gpu("L4", 24, 121e12, 300e9),
 )
-"""From NVIDIA's data sheets of these products (A10G: Amazon's of its G5 machines), half the
-operations where they give those with sparsity. Of two that a name fits, the first counts."""
+"""From NVIDIA's data sheets of these products (A10G: Amazon's data of its G5 instances), with half
+the operations where the sheet counts sparsity. Where a name matches two kinds, the first one is
+used."""
 
 
 def by_device(device_name: str) -> Gpu | None:
-    """The kind of a device that CUDA calls so, e.g. `NVIDIA A100-SXM4-80GB`. None where it is not
-    known, as of a part of a GPU."""
+    """Return the kind of a device by its CUDA name, e.g. `NVIDIA A100-SXM4-80GB`. None where the
+    kind is not known, as for a MIG slice."""
     if "MIG" in device_name:
         return None
     return next((gpu for gpu in GPUS if _has_words(device_name, gpu.name)), None)
 
 
 def by_name(name: str) -> Gpu | None:
-    """The kind that a user or Ray (`ray.io/accelerator-type`) calls so, whatever the case, spaces
-    and hyphens: `A100-80G`, `a6000`, `RTX4090`."""
+    """Return the kind by the name that a user or Ray (`ray.io/accelerator-type`) gives it. Case,
+    spaces and hyphens do not matter: `A100-80G`, `a6000`, `RTX4090`."""
     wanted = _plain(name)
     return next((gpu for gpu in GPUS if wanted in _spellings(gpu)), None)
 
 
 def slowest_of(memory_gb: float) -> Gpu | None:
-    """Of the kinds with so much memory the one with the least bandwidth, then operations."""
+    """Return the kind with this memory that has the least bandwidth, then the fewest operations."""
     fitting = [gpu for gpu in GPUS if gpu.memory_gb == memory_gb]
     return min(fitting, key=lambda gpu: (gpu.bandwidth, gpu.peak_flops), default=None)
 
@@ -69,3 +73,47 @@ def _spellings(gpu: Gpu) -> set[str]:
     full = _plain(gpu.name)
     with_memory = _plain(f"{gpu.name}{gpu.memory_gb:g}GB")
     return {full, full.removeprefix("rtx"), with_memory}
+
+
+# The GPUs of a machine
+
+_SMI_TIMEOUT_SECONDS = 60
+_SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as nvidia-smi lists it."""
+
+    name: str
+    driver: str
+    total_mib: int
+    """Memory in MiB; 0 where nvidia-smi does not report it."""
+    free_mib: int
+
+
+def query_devices() -> list[Device]:
+    """Return the GPUs of this machine by running nvidia-smi. Raises OSError where it is not
+    installed, subprocess.SubprocessError where it fails or does not end within a minute."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}"]
+    done = subprocess.run(
+        [*command, "--format=csv,noheader,nounits"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=_SMI_TIMEOUT_SECONDS,
+    )
+    return parse_devices(done.stdout)
+
+
+def parse_devices(text: str) -> list[Device]:
+    """Parse the output of nvidia-smi. A line with another number of fields, such as "No devices
+    were found", is not a GPU."""
+    devices: list[Device] = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == len(_SMI_FIELDS):
+            name, driver, *memory = fields
+            total, free = (int(part) if part.isdigit() else 0 for part in memory)
+            devices.append(Device(name, driver, total, free))
+    return devices

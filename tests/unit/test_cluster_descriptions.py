@@ -8,6 +8,7 @@ from sirt_ray.errors import ConfigError
 from sirt_ray.on_ray import cluster as live_cluster
 from sirt_ray.planning import gpus
 from sirt_ray.planning.clusters import described
+from sirt_ray.planning.gpus import Device
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def node(gpus: int, labels: dict[str, str] | None = None, **resources: float) ->
 
 
 def test_rays_nodes_have_what_their_gpus_say() -> None:
-    there = [("NVIDIA L40S", 46068 * 2**20)] * 4
+    there = [Device("NVIDIA L40S", "580.82.07", 46068, 45000)] * 4
     cluster = live_cluster.from_nodes("auto", [node(0), node(4)], [[], there])
     assert [n.gpus for n in cluster.nodes] == [0, 4] and cluster.assumed == []
     assert cluster.gpu is not None and cluster.gpu.memory_gb == 48.3

@@ -11,6 +11,7 @@ from sirt_ray.cli import doctor
 from sirt_ray.cli.main import main
 from sirt_ray.doctor import findings, gpus, machine, network, packages
 from sirt_ray.doctor.findings import Finding
+from sirt_ray.planning.gpus import parse_devices
 
 ASKED = {
     "sirt-ray": [
@@ -94,7 +95,7 @@ class TestGpus:
     def judged(
         self, torch: Mapping[str, object], free: int = 81000, vllm_for_cpu: bool = False
     ) -> list[Finding]:
-        return gpus.judge(gpus.read_devices(SMI.format(free=free)), torch, vllm_for_cpu)
+        return gpus.judge(parse_devices(SMI.format(free=free)), torch, vllm_for_cpu)
 
     def test_gpus_that_can_be_used(self) -> None:
         found = only(self.judged({"cuda": "13.0", "devices": 2, "error": ""}))
@@ -116,7 +117,7 @@ class TestGpus:
         assert found.level == "warning" and "GPU 0: 20.0 of 79.6 GiB are free" in found.found
 
     def test_a_driver_without_any(self) -> None:
-        assert gpus.read_devices("No devices were found\n") == []
+        assert parse_devices("No devices were found\n") == []
 
     def test_a_machine_without_any(self) -> None:
         assert only(gpus.check_gpus([])).level == "ok"
@@ -172,7 +173,7 @@ class TestMachine:
         def broken() -> list[Finding]:
             raise ImportError("libcudart.so.13: no such file")
 
-        found = only(findings.look("gpus", broken))
+        found = only(findings.run_check("gpus", broken))
         assert found.level == "problem" and "libcudart" in found.found
 
 

@@ -233,12 +233,12 @@ class TestDoor:
         assert told.out == ""
 
     def test_another_address_of_the_same_port_is_free(self, taken_port: int) -> None:
-        assert HttpAddress("127.0.0.1", taken_port).problem() is not None
-        assert HttpAddress("127.0.0.2", taken_port).problem() is None
+        assert HttpAddress("127.0.0.1", taken_port).bind_error() is not None
+        assert HttpAddress("127.0.0.2", taken_port).bind_error() is None
 
     @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
     def test_a_host_that_is_not_this_machine(self, host: str) -> None:
-        assert "--host" in (HttpAddress(host, 8000).problem() or "")
+        assert "--host" in (HttpAddress(host, 8000).bind_error() or "")
 
     def test_urls_that_a_client_can_use(self) -> None:
         assert HttpAddress("127.0.0.1", 80).url == "http://127.0.0.1:80/v1"

@@ -1,4 +1,4 @@
-"""Where an endpoint listens, looked at from the machine that it is on."""
+"""Host and port of an endpoint's HTTP server, with the checks that run on its machine."""
 
 import errno
 import http.client
@@ -17,32 +17,33 @@ _EXAMPLE_QUESTION = "Tom has 3 apples and buys 4 more. How many apples does Tom 
 
 @dataclass(frozen=True, slots=True)
 class HttpAddress:
-    """Where clients come in: on the machine itself or, on a cluster, on its head node."""
+    """Host and port that the HTTP proxy binds to: on this machine or, on a cluster, on its head
+    node."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """What a client on that machine uses as `base_url`."""
+        """The `base_url` for a client on that machine."""
         host = _WILDCARDS.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
 
     def require_free(self) -> None:
-        """Raise ResourceError where this process could not listen here. Asked before Serve is
-        started, which shares a port with another Serve without a word."""
-        problem = self.problem()
-        if problem is not None:
-            raise ResourceError(problem)
+        """Raise ResourceError if this process cannot listen on the address. Call it before Serve is
+        started: Serve silently shares a port with another Serve."""
+        error = self.bind_error()
+        if error is not None:
+            raise ResourceError(error)
 
-    def problem(self) -> str | None:
-        """Why this process could not listen here."""
+    def bind_error(self) -> str | None:
+        """Return why this process cannot listen on the address; None if it can."""
         where = f"port {self.port} of {self.host}"
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
             family, kind, protocol, _, address = found[0]
             with socket.socket(family, kind, protocol) as listener:
-                # Connections that a stopped server has left behind are not in the way.
+                # Connections that a stopped server has left behind do not block the port.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address)
                 listener.listen(1)
@@ -58,8 +59,8 @@ class HttpAddress:
             )
         return None
 
-    def answers(self) -> bool:
-        """Whether a healthy engine answers here now."""
+    def is_healthy(self) -> bool:
+        """Return whether GET /health succeeds now."""
         host = _WILDCARDS.get(self.host, self.host)
         connection = http.client.HTTPConnection(
             host, self.port, timeout=_CONNECTION_TIMEOUT_SECONDS
@@ -72,8 +73,9 @@ class HttpAddress:
         finally:
             connection.close()
 
-    def example(self, model: str, key_variable: str | None) -> str:
-        """A command that asks the endpoint something; `key_variable` holds the key, if any."""
+    def example_request(self, model: str, key_variable: str | None) -> str:
+        """Return a curl command that sends one request. `key_variable` is the environment variable
+        with the API key, if there is one."""
         body = {
             "model": model,
             "messages": [{"role": "user", "content": _EXAMPLE_QUESTION}],

@@ -1,12 +1,23 @@
 """A model as an OpenAI-compatible endpoint, on Ray Serve and vLLM.
 
-door = HttpAddress("127.0.0.1", 8000)
-door.require_free()                              # before anything is started
-with connected(address, ...), opened(model, door, key, address, say) as endpoint:
-    ...                                          # clients are answered at door.url
-    endpoint.watch(say)                          # until Ctrl-C
+As `sirt serve` runs it:
 
-client --HTTP--> Serve's proxy (the door) --> OpenAIReplica: key, vLLM's routes, engine
+    http_address = HttpAddress("127.0.0.1", 8000)
+    http_address.require_free()                      # before anything is started
+    with connected(cluster, ...), opened(model, http_address, key, cluster, log) as endpoint:
+        ...                                          # clients send requests to http_address.url
+        endpoint.watch(log)                          # until Ctrl-C
+
+    client --HTTP--> Serve's proxy (http_address) --> OpenAIReplica: key, vLLM's routes, engine
+
+As a Ray Serve that reads a config file, for example KubeRay's RayService, deploys it with `build`:
+
+    applications:
+      - name: student
+        import_path: sirt_ray.on_ray.serve.app:build
+        args: {model: s3://bucket/runs/mine/round_03/student, name: mine, engine: {device: gpu}}
+
+Serve then keeps the application and its proxies itself; no command has to run for as long.
 """
 
 import json
@@ -38,12 +49,24 @@ from sirt_ray.on_ray.serve.auth import DEFAULT_VARIABLE, KeyCheck, take_key
 from sirt_ray.on_ray.serve.replica import OpenAIReplica
 from sirt_ray.on_ray.serve.resolve import ServedModel, find_model
 
-Print = Callable[[str], None]
+Log = Callable[[str], None]
 Result = TypeVar("Result")
 
-_ANSWER_TIMEOUT_SECONDS = 60.0
+_HEALTH_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _WATCH_SECONDS = 2.0
+
+
+def application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
+    """Return the endpoint as a Serve application. Whoever deploys it chooses the route prefix."""
+    engine = model.engine
+    # At least one replica: scaling from zero would make a client wait for minutes.
+    scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))
+    endpoint = deployment("openai", serve.ingress()(OpenAIReplica), engine, scaling)
+    return endpoint.bind(model.name, model.path, llm_settings(engine, allowed_origins=[]), key)
+
+
+# For `sirt serve`: an endpoint that is removed when the command ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +74,14 @@ class Endpoint:
     """A running endpoint."""
 
     app: str
+    """Name of the Serve application."""
     max_model_len: int
-    """Longest prompt plus completion, in tokens."""
+    """Maximum of prompt plus completion, in tokens."""
 
-    def watch(self, say: Print) -> NoReturn:
-        """Stay until interrupted; `say` when the engine is lost and when it is back. Raises
-        StageError where the endpoint is gone for good."""
-        answering = True
+    def watch(self, log: Log) -> NoReturn:
+        """Block until interrupted, and `log` when the engine is lost and when it is back. Raises
+        StageError if the application is deleted or the connection to Ray is lost."""
+        running = True
         while True:
             time.sleep(_WATCH_SECONDS)
             try:
@@ -69,25 +93,29 @@ class Endpoint:
             if status is None:
                 raise StageError(
                     f"the Serve application {self.app} was removed from the cluster, not by this"
-                    " command. Start it again to serve on"
+                    " command. Start it again to continue serving"
                 )
-            if (status.status == "RUNNING") != answering:
-                answering = not answering
-                say("the engine is back" if answering else "the engine is lost; Ray restarts it")
+            if (status.status == "RUNNING") != running:
+                running = not running
+                log("the engine is back" if running else "the engine is lost; Ray restarts it")
 
 
 @contextmanager
 def opened(
-    model: ServedModel, door: HttpAddress, key: KeyCheck | None, address: str | None, say: Print
+    model: ServedModel,
+    http_address: HttpAddress,
+    key: KeyCheck | None,
+    cluster_address: str | None,
+    log: Log,
 ) -> Generator[Endpoint]:
-    """The endpoint, answering; removed from Ray Serve at the end.
+    """Deploy the endpoint, yield it once it is healthy, and delete it from Ray Serve at the end.
 
-    Waits for: the engine's start, telling `say` every 30 s. Raises ResourceError where the door or
-    the cluster cannot be had, ModelError or StageError with the engine's reason.
+    Waits for the engine's start, with a line to `log` every 30 s. Raises ResourceError if the port
+    or the cluster's resources are not available, ModelError or StageError with the engine's reason.
     """
     check_resources(cluster.of_engine("student", model.engine))
     app = _app_name(model)
-    _open_serve(app, door, address)
+    _start_serve(app, http_address, cluster_address)
     try:
         target = serve.RunTarget(target=application(model, key), name=app, route_prefix="/")
         (handle,) = serve.run_many(
@@ -98,21 +126,21 @@ def opened(
         server = ModelServer(
             model.name, Policy(model.name, model.path), model.engine, app, Path(), handle
         )
-        with attached_handler(CallbackHandler(say)):
+        with attached_handler(CallbackHandler(log)):
             server.wait_until_ready()
-        _wait_for_answer(door, address)
+        _wait_until_healthy(http_address, cluster_address)
         yield Endpoint(app, server.max_model_len)
     finally:
-        _close_serve(app, address)
+        _delete_app(app, cluster_address)
 
 
 def _app_name(model: ServedModel) -> str:
     return "sirt-serve-" + "".join(c if c.isalnum() else "-" for c in model.name)
 
 
-def _open_serve(app: str, door: HttpAddress, address: str | None) -> None:
-    """Start Serve with its proxy at the door. A Serve that runs already has another door, or none,
-    for good: it is stopped if nobody uses it."""
+def _start_serve(app: str, http_address: HttpAddress, cluster_address: str | None) -> None:
+    """Start Serve with its proxy at `http_address`. The proxy's address of a running Serve cannot
+    be changed: such a Serve is shut down first if it has no other application."""
     others = sorted(set(serve.status().applications) - {app})
     if others:
         raise ResourceError(
@@ -120,85 +148,78 @@ def _open_serve(app: str, door: HttpAddress, address: str | None) -> None:
             " cannot be changed meanwhile. Wait until that ends, use another cluster, or leave out"
             " --address to serve on this machine"
         )
-    if address is not None:
+    if cluster_address is not None:
         serve.shutdown()
-        problem = _on_head(HttpAddress.problem, door)
-        if problem is not None:
-            raise ResourceError(f"on the head node of the cluster, {problem}")
+        error = _on_head(HttpAddress.bind_error, http_address)
+        if error is not None:
+            raise ResourceError(f"on the head node of the cluster, {error}")
+    host, port = http_address.host, http_address.port
     try:
-        serve.start(proxy_location="HeadOnly", http_options={"host": door.host, "port": door.port})
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
     except (RuntimeError, TimeoutError) as error:
         raise ResourceError(
-            f"Ray Serve cannot listen on port {door.port} of {door.host}: {error}. Choose another"
+            f"Ray Serve cannot listen on port {port} of {host}: {error}. Choose another"
             " with --host and --port"
         ) from error
 
 
-def _close_serve(app: str, address: str | None) -> None:
-    """Remove the application. Serve and its port go with a Ray of our own; on a cluster they go
-    where nobody else uses them."""
+def _delete_app(app: str, cluster_address: str | None) -> None:
+    """Delete the application. A local Ray takes Serve and its port with it; on a cluster Serve is
+    shut down if it has no other application."""
     if app in serve.status().applications:
         serve.delete(app)
-    if address is not None and not serve.status().applications:
+    if cluster_address is not None and not serve.status().applications:
         serve.shutdown()
 
 
-def _wait_for_answer(door: HttpAddress, address: str | None) -> None:
-    """The proxy hears of a new application a moment after it runs."""
-    began = time.monotonic()
-    while not (door.answers() if address is None else _on_head(HttpAddress.answers, door)):
-        if time.monotonic() - began > _ANSWER_TIMEOUT_SECONDS:
+def _wait_until_healthy(http_address: HttpAddress, cluster_address: str | None) -> None:
+    """Wait for the proxy, which learns of a new application a moment after it runs. Raises
+    StageError after a minute."""
+    started = time.monotonic()
+    while not (
+        http_address.is_healthy()
+        if cluster_address is None
+        else _on_head(HttpAddress.is_healthy, http_address)
+    ):
+        if time.monotonic() - started > _HEALTH_TIMEOUT_SECONDS:
             raise StageError(
-                f"the engine runs, but nothing answers at {door.url}. Look into the proxy's log in"
-                " Ray's session folder"
+                f"the engine runs, but nothing answers at {http_address.url}. Look into the proxy's"
+                " log in Ray's session folder"
             )
         time.sleep(_POLL_SECONDS)
 
 
-def _on_head(ask: Callable[[HttpAddress], Result], door: HttpAddress) -> Result:
-    """What `ask` finds on the cluster's head node, where Serve's proxy runs."""
+def _on_head(check: Callable[[HttpAddress], Result], http_address: HttpAddress) -> Result:
+    """Run `check` on the cluster's head node, where Serve's proxy runs."""
     head = next(
         node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]
     )
     pinned = NodeAffinitySchedulingStrategy(head, soft=False)
-    return ray.get(ray.remote(ask).options(num_cpus=0, scheduling_strategy=pinned).remote(door))
+    task = ray.remote(check).options(num_cpus=0, scheduling_strategy=pinned)
+    return ray.get(task.remote(http_address))
 
 
-def application(model: ServedModel, key: KeyCheck | None) -> serve.Application:
-    """The endpoint as Serve deploys it; its route prefix is the deployer's."""
-    engine = model.engine
-    # One at least: a client would wait for the minutes that a start from nothing takes.
-    scaling = replicas(engine, max(1, engine.min_replicas), target_requests(engine))
-    endpoint = deployment("openai", serve.ingress()(OpenAIReplica), engine, scaling)
-    return endpoint.bind(model.name, model.path, llm_settings(engine, allowed_origins=[]), key)
-
-
-# FOLDED on_ray.serve_app: `sirt serve` for a Ray Serve that reads what to run in a file, as from KubeRay's RayService.
-#
-#     applications:
-#       - name: student
-#         import_path: sirt_ray.on_ray.serve.app:build
-#         args: {model: s3://bucket/runs/mine/round_03/student, name: mine, engine: {device: gpu}}
-#
-# Serve keeps the application and its proxies; there is no command that lives as long as they do.
+# For Serve config files: an application that Serve itself keeps
 
 
 class ServedApplication(Section):
+    """The `args` of the application in a Serve config file."""
+
     model: str
-    """As `sirt serve` takes it, or the address of a model in object storage."""
+    """As for `sirt serve`, or the URI of a model in object storage."""
     name: str | None = None
-    """What clients call it; None: the run's or model's name."""
+    """The name that clients call the model by; None: the run's or model's name."""
     engine: dict[str, Any] = Field(default={})
-    """Fields of `resources.student`, as --set gives them to `sirt serve`. Name `device`: a cluster
-    that grows by itself may have no GPU yet when this is read."""
+    """Fields of `resources.student`, as `sirt serve --set` takes them. Set `device`: a cluster with
+    an autoscaler may have no GPU yet when this is read."""
     api_key_env: str = DEFAULT_VARIABLE
-    """The variable with the key that clients must show. Serve listens to other machines here, so
-    there must be one."""
+    """The environment variable with the API key. It must be set, since Serve listens to other
+    machines here."""
 
 
 def build(arguments: ServedApplication) -> Application:
-    """The application. Raises ConfigError without a key, ModelError without a model; Serve shows
-    both in the application's status."""
+    """Return the application for a Serve config file. Raises ConfigError without a key, ModelError
+    without a model; Serve shows both in the application's status."""
     key = take_key(arguments.api_key_env)
     options = [f"{field}={json.dumps(value)}" for field, value in arguments.engine.items()]
     return application(find_model(arguments.model, arguments.name, options), key)

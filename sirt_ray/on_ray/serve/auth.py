@@ -1,5 +1,7 @@
-"""The key that clients of an endpoint must show. It comes from the environment, is taken out of it,
-and is kept as a salted digest only: what goes to Ray's workers, where it can be seen, is no key.
+"""The API key of an endpoint, and the ASGI middleware that requires it.
+
+The key is read from an environment variable, removed from the environment, and kept only as a
+salted digest: what Ray sends to workers can be seen there, and must not contain the key.
 """
 
 import hashlib
@@ -17,8 +19,7 @@ from sirt_ray.errors import ConfigError
 DEFAULT_VARIABLE = "SIRT_API_KEY"
 
 OPEN_PATHS = frozenset({"/health"})
-"""What anyone may ask. Everything else wants the key, also what is added to the engine's own
-routes later."""
+"""Paths that need no key. All others do, including routes that a later engine adds."""
 
 Message = MutableMapping[str, Any]
 App = Callable[
@@ -27,7 +28,7 @@ App = Callable[
 ]
 """An ASGI application."""
 
-_REFUSAL = {
+_UNAUTHORIZED = {
     "error": {
         "message": "The API key is missing or wrong. Send it as `Authorization: Bearer KEY`.",
         "type": "invalid_request_error",
@@ -39,10 +40,10 @@ _REFUSAL = {
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """Tells the right key from wrong ones, in the same time for each."""
+    """Compares keys with the right one, in constant time."""
 
     variable: str
-    """The environment variable that the key came from."""
+    """The environment variable that the key was read from."""
     salt: bytes
     digest: bytes
 
@@ -51,8 +52,8 @@ class KeyCheck:
         salt = secrets.token_bytes(16)
         return cls(variable, salt, _digest(salt, key.encode()))
 
-    def matches(self, given: bytes) -> bool:
-        return hmac.compare_digest(_digest(self.salt, given), self.digest)
+    def matches(self, key: bytes) -> bool:
+        return hmac.compare_digest(_digest(self.salt, key), self.digest)
 
 
 def _digest(salt: bytes, key: bytes) -> bytes:
@@ -60,11 +61,11 @@ def _digest(salt: bytes, key: bytes) -> bytes:
 
 
 def take_key(variable: str | None) -> KeyCheck | None:
-    """The key in the environment variable, or None where there is none. It is removed from the
-    environment: the processes that are started next need not have it.
+    """Read the key from the environment variable and remove it from the environment, so that
+    processes that are started later do not inherit it. Return None if there is no key.
 
-    `variable` None: the default one, which may be missing. Raises ConfigError where a variable was
-    named and is missing, and for a key that no HTTP client could send.
+    `variable` None means DEFAULT_VARIABLE, which may be unset. Raises ConfigError if a named
+    variable is unset, or if the key cannot be sent in an HTTP header.
     """
     name = variable or DEFAULT_VARIABLE
     key = os.environ.pop(name, None)
@@ -72,8 +73,8 @@ def take_key(variable: str | None) -> KeyCheck | None:
         if variable is None:
             return None
         raise ConfigError(
-            f"--api-key-env {variable}: there is no such environment variable. Export the key in"
-            f" it, or leave the option out to serve without a key"
+            f"--api-key-env {variable}: this environment variable is not set. Export the key in"
+            " it, or leave the option out to serve without a key"
         )
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
@@ -84,7 +85,7 @@ def take_key(variable: str | None) -> KeyCheck | None:
 
 
 def open_host_warning(host: str, key: KeyCheck | None) -> str | None:
-    """What to say where an endpoint is open to other machines without a key."""
+    """Return a warning if the endpoint is open to other machines without a key."""
     if key is not None or host == "localhost":
         return None
     try:
@@ -99,7 +100,7 @@ def open_host_warning(host: str, key: KeyCheck | None) -> str | None:
 
 
 class RequireKey:
-    """An ASGI application behind the check of the key, where there is one."""
+    """ASGI middleware that answers 401 to requests without the key, if there is one."""
 
     def __init__(self, app: App, key: KeyCheck | None) -> None:
         self._app = app
@@ -111,14 +112,14 @@ class RequireKey:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        if self._admits(scope):
+        if self._is_allowed(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _refuse(send)
+            await _send_401(send)
 
-    def _admits(self, scope: Message) -> bool:
+    def _is_allowed(self, scope: Message) -> bool:
         if self._key is None or scope["type"] not in ("http", "websocket"):
             return True
         if scope["type"] == "http" and scope["path"] in OPEN_PATHS:
@@ -127,7 +128,8 @@ class RequireKey:
 
 
 def _bearer(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The token of the Authorization header; empty, which is no one's key, without one."""
+    """Return the token of the Authorization header. Without one it is empty, which never matches:
+    a key is not empty."""
     for name, value in headers:
         if name.lower() == b"authorization":
             scheme, _, token = value.partition(b" ")
@@ -135,8 +137,8 @@ def _bearer(headers: list[tuple[bytes, bytes]]) -> bytes:
     return b""
 
 
-async def _refuse(send: Callable[[Message], Awaitable[None]]) -> None:
-    body = json.dumps(_REFUSAL).encode()
+async def _send_401(send: Callable[[Message], Awaitable[None]]) -> None:
+    body = json.dumps(_UNAUTHORIZED).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

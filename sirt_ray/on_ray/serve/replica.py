@@ -1,4 +1,4 @@
-"""What runs inside one replica of an endpoint: a vLLM engine behind its own OpenAI routes."""
+"""The Serve replica of an endpoint: a vLLM engine behind vLLM's own OpenAI routes."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from sirt_ray.training.tasks import Source
 
 
 class OpenAIReplica:
-    """One engine that answers HTTP. Serve's proxy hands it requests; it hands them to the routes
-    of vLLM's own server, so that nothing of the API is built twice.
+    """One engine that answers HTTP requests from Serve's proxy, through the routes of vLLM's own
+    server: no part of the API is implemented here.
 
-    On failure: a start fails with the engine's own reason; a dead engine fails the health check and
-    Serve starts a new replica.
+    On failure: a failed start raises with the engine's own reason; a dead engine fails the health
+    check, and Serve starts a new replica.
     """
 
     async def __init__(
@@ -36,8 +36,8 @@ class OpenAIReplica:
         try:
             await self._start(name, path, settings)
         except Exception as error:
-            # Untrusted edge: the engine fails in many ways, in other processes too. The first
-            # reason has to reach the user through Serve's status text.
+            # The engine fails with errors of many types, also from other processes. Serve passes
+            # only the status text on to the user, so the first reason has to be in it.
             reason = failure_reason(str(error), logged.text_since())
             raise StageError(f"{ENGINE_FAILED}{json.dumps(reason)}") from None
 
@@ -53,7 +53,7 @@ class OpenAIReplica:
         self._server: Any = await start_llm_server(config)
 
     async def __serve_build_asgi_app__(self) -> App:
-        """What Serve answers HTTP with, asked for once the engine runs."""
+        """Return the ASGI application. Serve calls this once the engine runs."""
         return RequireKey(await self._server.__serve_build_asgi_app__(), self._key)
 
     async def check_health(self) -> None:

@@ -1,4 +1,4 @@
-"""Which model is meant: a run's last kept student, a folder, or a name."""
+"""From what a user names to a model: a run's last kept student, a model's folder, a hub name."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,18 +26,18 @@ class ServedModel:
     """
 
     name: str
-    """What clients call it."""
+    """The name that clients call the model by."""
     path: str
-    """Folder, address in storage or hub name."""
+    """Local folder, URI in object storage or hub name."""
     engine: EngineConfig
 
 
 def find_model(target: str, name: str | None = None, options: Sequence[str] = ()) -> ServedModel:
-    """The model that `target` means: a run's folder, a model's folder, a name on the hub or one of
-    the quickstart's.
+    """Return the model that `target` names: a run's folder, a model's folder, a name on the hub or
+    a model of the quickstart.
 
-    A run's student keeps the engine settings of the run's `resources.student`; `options` are
-    `field=value` over them. Raises ModelError for a run without a finished student, ConfigError for
+    For a run, the engine settings are the run's `resources.student`; `options` are `field=value`
+    and override them. Raises ModelError for a run without a finished student, ConfigError for
     options that do not exist.
     """
     folder, job = object_store.to_local_path(target), find_run(target)
@@ -54,7 +54,7 @@ def find_model(target: str, name: str | None = None, options: Sequence[str] = ()
 
 
 def find_run(target: str) -> JobConfig | None:
-    """The job of a run's folder; None for a model's folder or name."""
+    """Return the job of a run's folder; None for a model's folder or name."""
     folder = object_store.to_local_path(target)
     found = object_store.names(folder)
     if "config.yaml" in found and "config.json" not in found:
@@ -65,44 +65,44 @@ def find_run(target: str) -> JobConfig | None:
 
 
 def last_kept_student(run_dir: Path, rounds: int) -> Path:
-    """The folder of the student that a run of `rounds` rounds has kept last, as far as it has come.
+    """Return the folder of the newest student that a run of `rounds` rounds has kept so far.
 
-    Left out are candidates that were rolled back or still wait for their evaluation, and rounds
-    above `rounds`, which an earlier job has left in the folder. A round that the run's events
-    do not mention was kept.
+    Candidates that were rolled back or wait for their evaluation are skipped, and so are rounds
+    above `rounds`, which an earlier job has left in the folder. A round that the run's events do
+    not mention counts as kept.
     """
-    fates = _fates(run_dir)
-    for round in range(rounds, -1, -1):
-        version = f"round_{round:02d}"
+    statuses = _round_statuses(run_dir)
+    for number in range(rounds, -1, -1):
+        version = f"round_{number:02d}"
         student = run_dir / version / "student"
-        if "config.json" in object_store.names(student) and fates.get(version, "kept") == "kept":
+        if "config.json" in object_store.names(student) and statuses.get(version, "kept") == "kept":
             return student
     raise ModelError(
-        f"the run in {object_store.to_uri(run_dir)} has no finished student yet. Let `sirt run` finish"
-        " at least the instruction tuning (round_00/student), or give the folder of a model"
+        f"the run in {object_store.to_uri(run_dir)} has no finished student yet. Let `sirt run`"
+        " finish at least the instruction tuning (round_00/student), or give the folder of a model"
     )
 
 
-def _fates(run_dir: Path) -> dict[str, RoundStatus]:
-    """What has become of each round's candidate. Each pass of `sirt run` tells again what it finds,
-    so the last word counts. Round 0 has no one to be rolled back to."""
-    fates: dict[str, RoundStatus] = {}
+def _round_statuses(run_dir: Path) -> dict[str, RoundStatus]:
+    """Return the status of each round's candidate, by version. Every start of `sirt run` logs its
+    artifacts again, so the last event counts. Round 0 is never rolled back."""
+    statuses: dict[str, RoundStatus] = {}
     for event in _events(run_dir / "events.jsonl"):
         version, _, stage = str(event.get("artifact", "")).partition("/")
         match event.get("event"), stage:
             case "finished", "student":
-                fates[version] = "kept" if version == "round_00" else "undecided"
+                statuses[version] = "kept" if version == "round_00" else "undecided"
             case (("finished" | "reused"), "evaluation"):
-                fates[version] = "kept"
+                statuses[version] = "kept"
             case "rolled_back", _:
-                fates[event["version"]] = "rolled_back"
+                statuses[event["version"]] = "rolled_back"
             case _:
                 pass
-    return fates
+    return statuses
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The run's events; a line that a kill has cut off tells nothing."""
+    """Yield the run's events. A line that was cut off when the driver was killed is skipped."""
     content = object_store.read(path) or b""
     for line in content.decode(errors="replace").splitlines():
         try:
