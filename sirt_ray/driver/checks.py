@@ -18,7 +18,7 @@ from sirt_ray.on_ray.engine.weights import located, names
 from sirt_ray.quickstart import assets
 from sirt_ray.storage.uri import is_uri
 from sirt_ray.tracking.sender import check_installed
-from sirt_ray.training.model import hub_unreachable, why_not_loaded
+from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
 from sirt_ray.training.tasks import Source
 
 Use = Literal["served", "asked", "trained"]
@@ -159,7 +159,7 @@ def check_model(
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        model = located(Source(str(assets.resolve(name)), revision), weights=False).here
+        model = located(Source(str(assets.resolve(name)), revision), weights=False).location
     except ModelError as error:
         kind = ModelError if ask_hub else UnseenError
         raise kind(f"{asked_by}: {error}") from error

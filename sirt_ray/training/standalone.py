@@ -25,7 +25,7 @@ from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
 from sirt_ray.storage.hashing import content_key, model_key
 from sirt_ray.training import external_data
-from sirt_ray.training import model as quantization
+from sirt_ray.training.model_errors import check_quantization
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workdir import WorkDir, last_line
 
@@ -145,7 +145,7 @@ def _checked(asked: Training, config: TrainingConfig) -> Any:
         )
     device = torch.device("cuda" if found and resources.gpus_per_worker != 0 else "cpu")
     if config.quantizes:
-        quantization.check(device.type == "cuda")
+        check_quantization(device.type == "cuda")
     return device
 
 

@@ -1,4 +1,4 @@
-"""What a training is asked to do: the records that the driver sends to every worker."""
+"""The tasks of a training: the records that the driver sends to every worker."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,18 @@ from sirt_ray.config.training import RefineConfig, TuneConfig
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model's weights and tokenizer come from."""
+    """The source of a model's weights and tokenizer."""
 
     name: str
-    """Folder (absolute), address in storage, or hub name."""
+    """Absolute folder, URI in object storage, or hub name."""
     revision: str | None = None
+    """Revision of `name` on the hub."""
     folder: str | None = None
-    """Where it lies on this node, where `name` is an address."""
+    """The model's folder on this node, if `name` is a URI."""
 
     @property
-    def here(self) -> str:
-        """What it is loaded from."""
+    def location(self) -> str:
+        """The folder or hub name to load from on this node."""
         return self.folder or self.name
 
 
@@ -54,7 +55,7 @@ class RefineTask:
     source: Source
     pairs: Path
     reference: Path | None
-    """None where the loss compares with no reference."""
+    """The reference's log-probabilities; None if the loss uses no reference."""
     config: RefineConfig
     resources: TrainerResources
     seed: int

@@ -96,8 +96,8 @@ MODELS = (
         "no network, or the hub is down",
         2,
         ("it is not in the hub's cache on this machine", "does not answer"),
-        "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and"
-        " give its folder",
+        "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model on another"
+        " machine and give its folder",
     ),
     Mistake(
         "a model that was not fully downloaded",
@@ -115,7 +115,7 @@ MODELS = (
         "a model without a tokenizer",
         2,
         ("it has no tokenizer that can be read",),
-        "Put one beside config.json with `tokenizer.save_pretrained`, or copy tokenizer.json and"
+        "Put one next to config.json with `tokenizer.save_pretrained`, or copy tokenizer.json and"
         " tokenizer_config.json there",
     ),
     Mistake(

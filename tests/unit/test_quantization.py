@@ -9,8 +9,8 @@ import torch
 from sirt_ray.config import load
 from sirt_ray.config.training import LoraConfig, TuneConfig
 from sirt_ray.errors import ConfigError, ResourceError
-from sirt_ray.training import model
-from sirt_ray.training.model import load_model, weights_key
+from sirt_ray.training.model import load_model, quantization_arguments, weights_key
+from sirt_ray.training.model_errors import check_quantization
 from sirt_ray.training.tasks import Source
 from tests.helpers import tiny
 
@@ -38,7 +38,7 @@ def no_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_double_quantised_nf4_is_asked_for(bitsandbytes: None) -> None:
-    asked = model.arguments(torch.bfloat16, torch.device("cuda", 1))
+    asked = quantization_arguments(torch.bfloat16, torch.device("cuda", 1))
     assert asked["device_map"] == {"": torch.device("cuda", 1)}
     settings = asked["quantization_config"].to_dict()
     assert settings["load_in_4bit"] and settings["bnb_4bit_use_double_quant"]
@@ -48,13 +48,13 @@ def test_double_quantised_nf4_is_asked_for(bitsandbytes: None) -> None:
 
 def test_no_gpu_is_refused(bitsandbytes: None) -> None:
     with pytest.raises(ResourceError, match=r"needs a GPU for every training worker\. Provide"):
-        model.check(on_gpu=False)
-    model.check(on_gpu=True)
+        check_quantization(on_gpu=False)
+    check_quantization(on_gpu=True)
 
 
 def test_no_bitsandbytes_is_refused(no_bitsandbytes: None) -> None:
     with pytest.raises(ResourceError, match=r"package bitsandbytes \(pip install"):
-        model.check(on_gpu=True)
+        check_quantization(on_gpu=True)
 
 
 def test_loading_on_a_cpu_is_refused_but_exporting_reads_the_base_as_it_is(tmp_path: Path) -> None:

@@ -24,3 +24,11 @@ def test_the_method_and_the_command_line_import_nothing_heavy(module: str) -> No
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_driver_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, sirt_ray.driver.checks, sirt_ray.on_ray.stages; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

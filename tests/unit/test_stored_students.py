@@ -84,11 +84,11 @@ class TestModels:
             object_store.push(copy)
             assert model_key(address, None) == model_key(str(student), None)
             check_model("student.model", address, use="trained")
-            without = Path(located(Source(address), weights=False).here)
+            without = Path(located(Source(address), weights=False).location)
             assert not list(without.glob("*.safetensors"))
-            whole = located(Source(address)).here
+            whole = located(Source(address)).location
             assert list(Path(whole).glob("*.safetensors"))
-            assert located(Source(address), weights=False).here == whole
+            assert located(Source(address), weights=False).location == whole
             owner.delete_file(f"{bucket}/models/student/model.safetensors")
             with pytest.raises(ModelError, match="no weights"):
                 check_model("student.model", address, use="trained")

@@ -16,7 +16,7 @@ from sirt_ray.on_ray.engine.api import endpoint_engine, endpoint_resources
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.planning.resources import ResourceRequest, can_colocate, can_prestart, fits, subtract
 from sirt_ray.quickstart import assets
-from sirt_ray.training import model
+from sirt_ray.training.model_errors import check_quantization
 
 Role = Literal["teacher", "student"]
 
@@ -37,7 +37,7 @@ class Engines:
             cluster.of_trainer(self._job.resources.trainer),
         )
         if self._job.quantizes:
-            model.check(cluster.gpus_per_worker(self._job.resources.trainer) > 0)
+            check_quantization(cluster.gpus_per_worker(self._job.resources.trainer) > 0)
 
     def begin(self, teacher: Policy, student: Policy) -> None:
         """Start the teacher, which answers first, and beside it, where there is room for both, the

@@ -44,7 +44,7 @@ class OpenAIReplica:
     async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
-        path = (await asyncio.to_thread(located, Source(path))).here
+        path = (await asyncio.to_thread(located, Source(path))).location
         config = llm_config(name, path, settings)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         template = missing_chat_template(tokenizer)
