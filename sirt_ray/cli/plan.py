@@ -70,6 +70,13 @@ def show(
         console.print(_NO_CLUSTER, soft_wrap=True, highlight=False)
 
 
+def print_base_files(console: Console, path: Path) -> None:
+    """Print one line that names the base files of a job or study file, if it has any."""
+    if bases := load.base_files(path):
+        named = ", whose base is ".join(map(str, bases))
+        console.print(f"Base: {named}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _live(address: str, job: JobConfig) -> Cluster:
     from sirt_ray.on_ray import cluster
     from sirt_ray.on_ray.cluster import connected
@@ -91,6 +98,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     unchecked: list[str] = []
     job = checked(arguments, unchecked)
     console.print(load.dump(job), markup=False, highlight=False)
+    print_base_files(console, arguments.job)
     run_dir = job.run_dir
     survey = running.dry_run(job, run_dir)
     print_plan(console, job, survey)

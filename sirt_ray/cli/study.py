@@ -27,6 +27,7 @@ def plan(arguments: argparse.Namespace) -> int:
     console = Console()
     unchecked: list[str] = []
     study = _checked(arguments, unchecked)
+    plan_command.print_base_files(console, arguments.job)
     artifacts = study_plan.show_study(console, study)
     running.print_code(console, study.jobs)
     running.print_unchecked(console, unchecked)

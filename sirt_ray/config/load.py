@@ -1,12 +1,23 @@
-"""A job file -> JobConfig: YAML with line numbers, `--set` overrides, all problems at once."""
+"""A job file -> JobConfig: YAML with line numbers and base files, `--set`, all problems at once.
 
+    base: quickstart.yaml     # a path as seen from this file
+    name: wider
+    refine: {num_cot: 16}
+
+The settings of `base` lie below the file's own: sections are merged, and any other value, a list
+too, is replaced. `null` takes a setting of the base away, if it may be null.
+"""
+
+import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
 
+from sirt_ray import user_code
 from sirt_ray.config.base import Section, merged
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.presets import METHODS
@@ -36,8 +47,10 @@ def read(
 ) -> SectionType:
     """A section from a file, if there is one, then from arguments of the command line that have its
     fields' names, then from overrides. Raises ConfigError with every problem."""
-    document, sources = ({}, {}) if path is None else parsed(path)
+    document: dict[str, Any] = {}
+    sources: dict[Position, str] = {}
     if path is not None:
+        document, sources = parsed(path)
         context = {"folder": path.parent, **(context or {})}
     for name, value in (arguments or {}).items():
         document[name] = value
@@ -61,24 +74,85 @@ def with_method(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parsed(path: Path) -> tuple[dict[str, Any], dict[Position, str]]:
-    """A file's settings, and where each of them stands."""
+    """Return a file's settings on top of those of its base files, and `file:line` of each.
+
+    Raises ConfigError if a file cannot be read, is no YAML, or is its own base.
+    """
+    settings: dict[str, Any] = {}
+    sources: dict[Position, str] = {}
+    for layer in reversed(_layers(path)):
+        settings = merged(settings, _seen_from(path.parent, layer.path.parent, layer.settings))
+        sources |= {at: f"{layer.path}:{line}" for at, line in layer.lines.items()}
+    return settings, sources
+
+
+def base_files(path: Path) -> list[Path]:
+    """Return the base of a job or study file, the base of that, and so on."""
+    return [layer.path for layer in _layers(path)[1:]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One file's own settings, without the key `base`."""
+
+    path: Path
+    settings: dict[str, Any]
+    lines: dict[Position, int]
+
+
+def _layers(path: Path) -> list[_Layer]:
+    """Read a file and its base files, the nearest first."""
+    layers: list[_Layer] = []
+    source = ""
+    while True:
+        if path.resolve() in (layer.path.resolve() for layer in layers):
+            chain = " -> ".join(str(file) for file in [*(layer.path for layer in layers), path])
+            raise ConfigError(
+                f"{source}: base: a file cannot be its own base ({chain}). Take one `base` away"
+            )
+        layer = _read_layer(path, source)
+        layers.append(layer)
+        if "base" not in layer.settings:
+            return layers
+        base, source = layer.settings.pop("base"), f"{path}:{layer.lines[('base',)]}"
+        if not isinstance(base, str) or not base:
+            raise ConfigError(
+                f"{source}: base: must be the path of a file as seen from this one, but is {base!r}"
+            )
+        path = path.parent / Path(base).expanduser()
+
+
+def _read_layer(path: Path, source: str) -> _Layer:
+    """Read one file; `source` is `file:line` of the `base` that names it."""
+    what = f"{source}: base: cannot read" if source else "cannot read the job file"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the job file {path}: {error}. Check the path; jobs/ holds ready ones"
-        ) from error
+        hint = "it is relative to the file" if source else "jobs/ holds ready ones"
+        raise ConfigError(f"{what} {path}: {error}. Check the path; {hint}") from error
     try:
         document = yaml.safe_load(text)
         node = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
-        lines = _lines(node)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{_where(path, error)}. Mend it there") from error
+        raise ConfigError(f"{_where(path, error)}. Fix it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
-    return cast(dict[str, Any], document), {
-        position: f"{path}:{line}" for position, line in lines.items()
-    }
+    return _Layer(path, cast(dict[str, Any], document), _lines(node))
+
+
+def _seen_from(folder: Path, own: Path, value: Any) -> Any:
+    """Rewrite `path.py:function` in settings of a file in `own` as seen from `folder`."""
+    if own == folder:
+        return value
+    if isinstance(value, Mapping):
+        items = cast(Mapping[Any, Any], value).items()
+        return {name: _seen_from(folder, own, below) for name, below in items}
+    if isinstance(value, list):
+        return [_seen_from(folder, own, below) for below in cast(list[Any], value)]
+    if isinstance(value, str) and user_code.is_reference(value):
+        file, _, function = user_code.resolve_in_run(value, own).rpartition(":")
+        return f"{os.path.relpath(file, folder)}:{function}"
+    return value
 
 
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:

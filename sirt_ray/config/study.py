@@ -17,6 +17,9 @@
 Nothing is said twice: a setting stands in `job` or in one axis, which wins over `job`; both win
 over a method's own settings, and `--set` over all. A cell's folder is `<output>/<study>/<cell>`, a
 run folder like any other; what cells have in common lies once in `<output>/<study>/artifacts`.
+
+`base: FILE` puts the settings of another study file below this one's, as in a job file. Axes keep
+the order in which the base has them, so an axis that only this file fills can be `{}` there.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

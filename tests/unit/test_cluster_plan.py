@@ -14,9 +14,7 @@ from sirt_ray.driver import plan as hours
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.placement import place_engines
 from tests.helpers.fakes import job
-from tests.helpers.paths import JOBS
-
-ALL = sorted(JOBS.glob("**/*.yaml"))
+from tests.helpers.paths import JOB_FILES, JOBS
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +24,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", JOB_FILES, ids=lambda path: path.stem)
 def test_every_job_is_placed_on_one_node_without_a_network(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,9 +9,9 @@ from sirt_ray.config import load as jobfile
 from sirt_ray.config import study
 from sirt_ray.config.job import JobConfig
 from sirt_ray.errors import ConfigError
-from tests.helpers.paths import JOBS
+from tests.helpers import paths
 
-JOB_FILES = [path for path in sorted(JOBS.glob("**/*.yaml")) if not study.is_study(path)]
+JOB_FILES = [path for path in paths.JOB_FILES if not study.is_study(path)]
 BENCHMARKS = {"gsm8k", "commonsense_qa"}
 GOOD = """\
 name: mine
@@ -121,6 +121,10 @@ def test_every_job_parses_and_shows_only_what_it_changes(path: Path) -> None:
 
     job = jobfile.load(path, [], REGISTRY)
     written = yaml.safe_load(path.read_text())
+    if base := written.pop("base", None):
+        below = jobfile.load(path.parent / base, [], REGISTRY).model_dump(mode="json")
+        assert list(_repeated(written, below)) == []
+        return
     teacher: dict[str, object] = {"model": job.teacher.model}
     if job.teacher.endpoint is not None:
         required = {name: written["teacher"]["endpoint"].pop(name) for name in ("url", "model")}
@@ -151,6 +155,105 @@ def _repeated(written: dict[str, object], defaults: object, at: str = "") -> lis
         elif default is not None and default == value:
             found.append(f"{at}{key}")
     return found
+
+
+class TestBase:
+    def folder(self, tmp_path: Path, **files: str) -> Path:
+        (tmp_path / "job.yaml").write_text(GOOD)
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.with_suffix(".yaml").write_text(text)
+        return tmp_path
+
+    def load(self, path: Path, *overrides: str) -> JobConfig:
+        return jobfile.load(path, overrides, BENCHMARKS)
+
+    def refused(self, path: Path, *overrides: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.load(path, *overrides)
+        return str(caught.value)
+
+    def test_sections_are_merged_and_everything_else_is_replaced(self, tmp_path: Path) -> None:
+        files = self.folder(
+            tmp_path,
+            more="base: job.yaml\ntune: {lora: {rank: 4}}\nrefine: {num_cot: 9}\n",
+            most="base: more.yaml\nname: most\ndata: {evaluate: [gsm8k]}\ntune: {lora: null}\n",
+        )
+        job = self.load(files / "most.yaml", "refine.num_plain=2")
+        assert (job.name, job.data.train, job.data.evaluate) == ("most", ["gsm8k"], ["gsm8k"])
+        assert (job.refine.rounds, job.refine.num_cot, job.refine.num_plain) == (2, 9, 2)
+        assert job.tune.lora is None
+        assert jobfile.base_files(files / "most.yaml") == [files / "more.yaml", files / "job.yaml"]
+
+    def test_it_is_the_job_that_one_file_would_be(self, tmp_path: Path) -> None:
+        files = self.folder(tmp_path, top="base: job.yaml\nrefine: {rounds: 3}\n")
+        whole = load(tmp_path, GOOD.replace("rounds: 2", "rounds: 3"))
+        (tmp_path / "job.yaml").write_text(GOOD)
+        job = self.load(files / "top.yaml")
+        assert job == whole
+        assert "base" not in yaml.safe_load(jobfile.dump(job))
+
+    def test_a_method_is_below_the_base(self, tmp_path: Path) -> None:
+        files = self.folder(tmp_path, top="base: job.yaml\nmethod: iterative_rpo\n")
+        assert self.load(files / "top.yaml").refine.rounds == 2
+        assert self.load(files / "top.yaml").refine.nll_weight == 1.0
+
+    def test_problems_name_the_file_that_holds_the_setting(self, tmp_path: Path) -> None:
+        files = self.folder(
+            tmp_path,
+            base=GOOD.replace("rounds: 2", "rounds: -1\n  betta: 1") + "  num_cot: many\n",
+            job2="name: mine\nbase: base.yaml\nrefine:\n  num_cot: -3\n  beta: high\n",
+        )
+        message = self.refused(files / "job2.yaml", "refine.num_plain=-1")
+        assert "5 problems" in message
+        assert f"{tmp_path / 'base.yaml'}:8: refine.rounds: " in message
+        assert f"{tmp_path / 'base.yaml'}:9: refine.betta: " in message
+        assert f"{tmp_path / 'job2.yaml'}:4: refine.num_cot: " in message
+        assert f"{tmp_path / 'job2.yaml'}:5: refine.beta: " in message
+        assert "--set refine.num_plain=-1: refine.num_plain: " in message
+
+    def test_a_base_that_cannot_be_read_is_refused_with_the_line_that_names_it(
+        self, tmp_path: Path
+    ) -> None:
+        files = self.folder(
+            tmp_path,
+            missing="name: mine\nbase: nowhere.yaml\n",
+            above="# one line\nbase: missing.yaml\n",
+            number="base: 3\n",
+            broken="base: no_yaml.yaml\n",
+            no_yaml="a: 1\nb: [\n",
+        )
+        message = self.refused(files / "missing.yaml")
+        assert f"{files / 'missing.yaml'}:2: base: cannot read {files / 'nowhere.yaml'}" in message
+        assert self.refused(files / "above.yaml") == message
+        assert f"{files / 'number.yaml'}:1: base: must be the path" in self.refused(
+            files / "number.yaml"
+        )
+        assert f"{files / 'no_yaml.yaml'}:3 is no valid YAML" in self.refused(files / "broken.yaml")
+        assert "base: no such setting" in self.refused(files / "job.yaml", "base=job.yaml")
+
+    def test_a_cycle_is_refused(self, tmp_path: Path) -> None:
+        files = self.folder(
+            tmp_path,
+            own="base: own.yaml\n",
+            one="name: mine\nbase: below/two.yaml\n",
+            below__two="base: ../one.yaml\n",
+        )
+        assert "own.yaml:1: base: a file cannot be its own base" in self.refused(files / "own.yaml")
+        message = self.refused(files / "one.yaml")
+        assert f"{files / 'below' / 'two.yaml'}:1: base: a file cannot be its own base" in message
+
+    def test_code_of_a_base_is_as_seen_from_the_base(self, tmp_path: Path) -> None:
+        own = "data:\n  train: [coins]\n  benchmarks: {coins: own.py:rows}\nteacher: {model: big}\n"
+        files = self.folder(
+            tmp_path,
+            below__base="name: mine\nstudent: {model: small}\n" + own,
+            top="base: below/base.yaml\n"
+            "data: {evaluate: [gsm8k]}\nrefine: {pairs: {rule: my.py:best}}\n",
+        )
+        job = self.load(files / "top.yaml")
+        assert job.code == [f"{files}/below/own.py:rows", f"{files}/my.py:best"]
 
 
 class TestStorage:

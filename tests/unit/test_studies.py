@@ -13,9 +13,8 @@ from sirt_ray.core.loop import Loop
 from sirt_ray.driver.plan import work_of
 from sirt_ray.errors import ArtifactError, ConfigError
 from tests.helpers.fakes import FakeStages, Heard, Killed
-from tests.helpers.paths import JOBS
+from tests.helpers.paths import JOB_FILES, JOBS
 
-JOB_FILES = sorted(JOBS.glob("**/*.yaml"))
 GOOD = """\
 study: mine
 output: {output}
@@ -201,6 +200,28 @@ def test_every_job_and_study_of_ours_can_be_planned_without_a_network(
     assert "round_0" in shown or "distinct" in shown
     if path.parent.name == "paper":
         assert "not checked: " in shown and "a run looks for it on the hub" in shown
+
+
+def test_a_study_lies_on_top_of_its_base_which_gives_the_order_of_the_axes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = "grid:\n  student: {7b: {student.model: small}}\n  method: {}\n  seed: [0, 1]\n"
+    (tmp_path / "base.yaml").write_text(GOOD[: GOOD.index("grid:")].format(output="runs") + grid)
+    text = "base: base.yaml\nstudy: own\njob: {{refine: {{num_cot: 9}}}}\n"
+    found = load(tmp_path, "grid: {method: {rft: {method: rft}}, seed: [5]}\n", text=text)
+    assert [cell.name for cell in found.cells] == ["7b-rft-seed5"]
+    assert found.name == "own"
+    job = found.cells[0].job
+    assert (job.refine.num_cot, job.data.num_train, job.student.model) == (9, 40, "small")
+    message = refused(tmp_path, "grid: {method: {rft: {method: magic}}}\n", text=text)
+    assert f"{tmp_path / 'study.yaml'}:4: method: " in message
+    (tmp_path / "base.yaml").write_text((tmp_path / "base.yaml").read_text().replace("40", "-1"))
+    message = refused(tmp_path, "grid: {method: {rft: {method: rft}}}\n", text=text)
+    assert f"{tmp_path / 'base.yaml'}:4: data.num_train: " in message
+    assert main(["plan", str(JOBS / "paper" / "in_family.yaml")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in shown if line.startswith("Base: "))
+    assert line.split(", whose base is ")[-1].endswith("qlora.yaml")
 
 
 def test_every_study_of_ours_names_known_benchmarks(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
 
+from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli import submit as submit_command
 from sirt_ray.cli.main import main
+from sirt_ray.config import load
 from sirt_ray.errors import ResourceError, StageError
 from sirt_ray.on_ray.serve_apps import app_names, run_id
 from sirt_ray.on_ray.submit.client import Cluster, pack
@@ -63,6 +65,21 @@ def test_a_job_brings_its_file_and_this_package_and_no_more(tmp_path: Path) -> N
     assert "sirt_ray/quickstart/assets/student/model.safetensors" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     assert sum((sent / name).stat().st_size for name in names) < 20 << 20
+
+
+def test_a_job_with_a_base_is_sent_as_one_file(tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "sent").mkdir()
+    common = JOB.format(output="/shared/runs", root="null", teacher="quickstart:teacher")
+    (tmp_path / "common" / "base.yaml").write_text(common)
+    job = tmp_path / "mine" / "job.yaml"
+    job.write_text("base: ../common/base.yaml\nname: other\nrefine: {learning_rate: 2.0e-6}\n")
+    pack(tmp_path / "sent", job, with_package=False)
+    assert [path.name for path in (tmp_path / "sent").iterdir()] == ["job.yaml"]
+    sent = load.load(tmp_path / "sent" / "job.yaml", [], REGISTRY)
+    assert sent == load.load(job, [], REGISTRY)
+    assert sent.refine.learning_rate == 2e-6
 
 
 def test_all_that_a_cluster_cannot_see_is_refused_at_once(

@@ -19,12 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+import yaml
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.dashboard.utils import get_address_for_submission_client
 from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_placement_groups
 
 import sirt_ray
+from sirt_ray.config import load
 from sirt_ray.config.resources import DriverResources
 from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import serve_apps
@@ -41,10 +43,15 @@ _MOST_GROUPS = 10_000
 
 
 def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> None:
-    """Put what a job needs into `folder`: its file, the files of code that it names, and this
-    package. Raises ConfigError where such a file does not lie beside the job or below."""
+    """Put what a job needs into `folder`: its file (with the settings of its base files in it),
+    the files of code that it names, and this package. Raises ConfigError if a file of code is not
+    in the job's folder or below it."""
     if job is not None:
-        shutil.copyfile(job, folder / job.name)
+        if load.base_files(job):
+            text = yaml.safe_dump(load.parsed(job)[0], sort_keys=False)
+            (folder / job.name).write_text(text, encoding="utf-8")
+        else:
+            shutil.copyfile(job, folder / job.name)
         for file in dict.fromkeys(code):
             if not file.resolve().is_relative_to(job.parent.resolve()):
                 raise ConfigError(
