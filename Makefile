@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: help setup quickstart quickstart-seeds study test test-unit test-integration test-faults test-cluster test-newcomer bench-sampling \
+.PHONY: help setup quickstart quickstart-seeds study test test-unit test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
   test-gpu bench-control-plane bench-training bench-grading bench-gpu check types format clean
 
 help: ## this list
@@ -48,7 +48,7 @@ quickstart-seeds: setup ## a quickstart job under three seeds, as one table (the
 study: setup ## every method side by side on this machine, under three seeds (half an hour or more)
 	$(BIN)/sirt run jobs/study_quickstart.yaml
 
-test: check test-unit test-integration ## everything that can be tested without a GPU
+test: check test-unit test-component test-integration ## everything that can be tested without a GPU
 
 check: setup ## style, spelling and import rules
 	$(BIN)/ruff check .
@@ -59,18 +59,20 @@ check: setup ## style, spelling and import rules
 types: setup ## pyright; strict in the pure rooms
 	$(BIN)/pyright
 
-test-unit: setup
+test-unit: setup ## without torch, Ray, servers and subprocesses (seconds)
 	$(BIN)/python -m pytest tests/unit -n 2
 
-test-integration: setup
+test-component: setup ## one part at a time: models in torch, S3 and HTTP servers, commands
+	$(BIN)/python -m pytest tests/component -n 2
+
+test-integration: setup ## the real stack: Ray, vLLM, DeepSpeed
 	$(BIN)/python -m pytest tests/integration --timeout 600
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
-	$(BIN)/python -m pytest tests/integration/test_faults.py -m slow
+	$(BIN)/python -m pytest tests/integration/on_ray/sampling/test_faults.py -m slow
 
 test-cluster: setup ## runs on several Ray nodes of this machine, some of which are lost, and in object storage (half an hour or more)
-	$(BIN)/python -m pytest tests/integration/test_cluster.py tests/integration/test_autoscaling.py \
-	  tests/integration/test_storage.py -m slow -s
+	$(BIN)/python -m pytest tests/integration/cluster -m slow -s
 
 test-newcomer: setup ## every command of the README in a fresh clone, from its set-up to its report (half an hour)
 	$(BIN)/python -m pytest tests/integration/test_newcomer.py -m slow -s

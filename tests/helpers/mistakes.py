@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Where = Literal["command", "cluster"]
-"""Who provokes it: `tests/unit/test_mistakes.py`, or `tests/integration/test_mistakes.py`, where it
+"""Who provokes it: `tests/component/cli/test_mistakes.py`, or `tests/integration/cli/test_mistakes.py`, where it
 takes a Ray that runs."""
 
 

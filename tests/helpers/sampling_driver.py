@@ -10,7 +10,7 @@ import ray
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.engine.server import ModelServer
-from tests.integration.test_faults import ENGINE, Sampling
+from tests.integration.on_ray.sampling.test_faults import ENGINE, Sampling
 
 
 def main(model: Path, out: Path) -> None:

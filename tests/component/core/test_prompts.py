@@ -3,7 +3,7 @@
 A difference is a change of what models are asked: raise `prompts.VERSION`, or the benchmark's own
 version, write the file anew, and read what has changed:
 
-    PYTHONPATH=.:tests python tests/unit/test_prompts.py
+    PYTHONPATH=.:tests python tests/component/core/test_prompts.py
 """
 
 import pytest

@@ -174,7 +174,7 @@ import sys
 from pathlib import Path
 import ray
 sys.path[:0] = sys.argv[1].split(":")
-import tests.integration.test_training as here
+import tests.integration.on_ray.training.test_trainer as here
 ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
 here.tune(Path(sys.argv[2]), Path(sys.argv[3]), here.layout(2, 3))
 """

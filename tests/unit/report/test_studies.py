@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.fakes import Killed
 from tests.helpers.written_runs import WrittenStages, write_run
-from tests.unit.test_run_report import refused, reported, sections
+from tests.unit.report.test_runs import refused, reported, sections
 
 DATA = {"train": ["gsm8k", "multiarith"], "evaluate": ["piqa", "gsm8k", "multiarith"]}
 REFERENCES = {

@@ -1,4 +1,4 @@
-"""Pages, by what a parser of HTML finds in them; `integration/test_report_page.py` looks at one in
+"""Pages, by what a parser of HTML finds in them; `integration/report/test_page_in_browser.py` looks at one in
 a browser."""
 
 import base64
