@@ -19,7 +19,7 @@ from sirt_ray.core import prompts
 from sirt_ray.publish.students import Student
 from sirt_ray.quickstart import assets
 from sirt_ray.report.document import Column, Document, Grid, markdown
-from sirt_ray.report.summary import summary
+from sirt_ray.report.journal import summary
 from sirt_ray.report.table import PROMPTS
 from sirt_ray.storage.uri import is_uri
 from sirt_ray.types import PromptKind, Question, Scores

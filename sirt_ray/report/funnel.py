@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.report.document import Column, Grid
-from sirt_ray.report.summary import pair_reason
+from sirt_ray.report.journal import pair_reason
 
 _SAMPLED = ("completions", "right", "wrong", "unparseable", "truncated")
 _ASKED = (

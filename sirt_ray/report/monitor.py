@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sirt_ray.artifacts.locks import is_locked
 from sirt_ray.artifacts.store import partial_of
 from sirt_ray.errors import DataError
-from sirt_ray.report.jsonl import json_lines
+from sirt_ray.report.journal import json_lines
 from sirt_ray.report.page.effort import kind_of, time_of
 from sirt_ray.report.page.facts import duration
 from sirt_ray.storage import object_store

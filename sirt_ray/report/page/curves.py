@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sirt_ray.report.jsonl import json_lines
+from sirt_ray.report.journal import json_lines
 
 MOST_POINTS = 300
 """Of a curve: more cannot be told apart where it is drawn."""

@@ -13,13 +13,13 @@ from sirt_ray.report.document import Document
 from sirt_ray.report.evidence import estimate
 from sirt_ray.report.findings import find
 from sirt_ray.report.funnel import by_artifact, is_dropped
-from sirt_ray.report.jsonl import json_lines
-from sirt_ray.report.page import charts, horizontal
+from sirt_ray.report.journal import json_lines
+from sirt_ray.report.page import charts
+from sirt_ray.report.page.charts import Estimate
 from sirt_ray.report.page.curves import Training, read_training
 from sirt_ray.report.page.effort import efforts, timeline
 from sirt_ray.report.page.examples import read_examples
 from sirt_ray.report.page.facts import duration, facts, large
-from sirt_ray.report.page.horizontal import Estimate
 from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
@@ -78,7 +78,7 @@ def run_page(run_dir: Path) -> str:
         lengths=[charts.lengths(of_round) for of_round in pairs if of_round.sides],
         trainings=[(training, charts.training(training)) for training in trainings],
         efforts=took,
-        timeline=horizontal.spans(worked) if worked.spans else None,
+        timeline=charts.spans(worked) if worked.spans else None,
         restarts=len(worked.starts),
         examples=read_examples(run),
         broken=broken,
@@ -166,7 +166,7 @@ def _fates(run: RunRecord) -> list[Chart]:
     for name, counts in run.counts.items():
         made = counts.get("sampling") if name == "demonstrations" else counts
         if made and name.endswith(("demonstrations", "/samples")):
-            verdicts[name] = {verdict: made[verdict] for verdict in horizontal.VERDICTS}
+            verdicts[name] = {verdict: made[verdict] for verdict in charts.VERDICTS}
         if name == "demonstrations":
             questions["questions asked"] = {"questions": counts["questions"]}
             questions["demonstrated"] = {"questions": counts["kept"]}
@@ -177,13 +177,11 @@ def _fates(run: RunRecord) -> list[Chart]:
     found: list[Chart] = []
     if verdicts:
         title = "Completions by the verdict on their answer"
-        found.append(
-            horizontal.bars("verdicts", title, "completions", verdicts, horizontal.VERDICTS)
-        )
+        found.append(charts.bars("verdicts", title, "completions", verdicts, charts.VERDICTS))
     if questions:
         colours = {"questions": "blue"}
         title = "Training questions that went on"
-        found.append(horizontal.bars("questions", title, "questions", questions, colours))
+        found.append(charts.bars("questions", title, "questions", questions, colours))
     return found
 
 
@@ -207,7 +205,7 @@ def _forests(comparison: Comparison, kind: PromptKind, differences: bool) -> lis
     axis = f"difference to {comparison.against}, points" if differences else "right answers, %"
     name = "difference" if differences else "accuracy"
     return [
-        horizontal.forest(f"{name}-{benchmark}-{kind}", benchmark, axis, rows, limits)
+        charts.forest(f"{name}-{benchmark}-{kind}", benchmark, axis, rows, limits)
         for benchmark, rows in found.items()
     ]
 

@@ -3,6 +3,7 @@ hash. All text is escaped."""
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sirt_ray.report.page.text import showable
+_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Control characters but tab and line ends, halves of surrogate pairs, and no characters: HTML has
+no way to write them."""
+
+
+def showable(text: str) -> str:
+    """`text` with a replacement character for each that no page can have."""
+    return _UNSHOWABLE.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def cut(text: str, most: int) -> tuple[str, int]:
+    """The beginning, at most `most` characters long, and how many characters are left out."""
+    return text[:most], max(0, len(text) - most)
+
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.report.jsonl import json_lines
+from sirt_ray.report.journal import json_lines
 from sirt_ray.report.page import examples
 from sirt_ray.report.page.curves import MOST_POINTS, read_training
 from sirt_ray.report.page.effort import Span, efforts, timeline
 from sirt_ray.report.page.examples import read_examples
 from sirt_ray.report.page.facts import duration, large
 from sirt_ray.report.page.pairs import read_pairs
-from sirt_ray.report.page.text import cut, showable
+from sirt_ray.report.page.render import cut, showable
 from sirt_ray.report.runs import read_run
 from sirt_ray.types import PreferencePair
 from tests.helpers.fakes import graded
