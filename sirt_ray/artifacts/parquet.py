@@ -1,15 +1,19 @@
-"""Records <-> Parquet. One schema for each record, in the columns the ecosystem knows.
+"""Records <-> Parquet: a schema for each kind of record, in columns that the ecosystem knows.
 
-Demonstrations carry `prompt`/`completion` and pairs `prompt`/`chosen`/`rejected` as text, so that
-`datasets`, TRL and LLaMA-Factory read the files as they are; token ids and provenance stand beside
-them. A file is written under a temporary name and renamed when it is whole.
+Demonstrations have `prompt`/`completion` and pairs `prompt`/`chosen`/`rejected` as text, so that
+`datasets`, TRL and LLaMA-Factory read the files as they are; token ids and provenance are in
+further columns. A file is written under a temporary name and renamed once it is complete.
+
+Each kind of record is a table of `(column, attribute path)`. The Arrow types come from the type
+hints of the records; `to_row` and `from_row` both work by the table.
 """
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,220 +21,184 @@ import pyarrow.parquet as pq
 from sirt_ray.errors import DataError, named
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question
 
-_IDS = pa.list_(pa.int32())
-_ROWS_AT_A_TIME = 1024
+_BATCH_ROWS = 1024
+"""Rows that are in memory at a time while a file is read."""
 
-QUESTION = pa.schema(
-    {
-        "id": pa.string(),
-        "benchmark": pa.string(),
-        "text": pa.string(),
-        "choices": pa.list_(pa.string()),
-        "reference": pa.string(),
-        "instruction": pa.string(),
-    }
-)
-GRADED = pa.schema(
-    {
-        "question_id": pa.string(),
-        "benchmark": pa.string(),
-        "prompt_kind": pa.string(),
-        "sample_index": pa.int32(),
-        "prompt": pa.string(),
-        "completion": pa.string(),
-        "prompt_ids": _IDS,
-        "completion_ids": _IDS,
-        "stop_reason": pa.string(),
-        "model_version": pa.string(),
-        "seed": pa.int64(),
-        "verdict": pa.string(),
-        "extracted": pa.string(),
-        "reference": pa.string(),
-    }
-)
-DEMONSTRATION = pa.schema(
-    [
-        *GRADED,
-        pa.field("question", pa.string()),
-        pa.field("choices", pa.list_(pa.string())),
-        pa.field("instruction", pa.string()),
-    ]
-)
-_SIDE = [
-    ("ids", _IDS),
-    ("prompt_kind", pa.string()),
-    ("sample_index", pa.int32()),
-    ("verdict", pa.string()),
-    ("extracted", pa.string()),
-    ("stop_reason", pa.string()),
-    ("seed", pa.int64()),
-    ("source_prompt", pa.string()),
-    ("source_prompt_ids", _IDS),
+Row = dict[str, Any]
+Record = TypeVar("Record", Question, Graded, Demonstration, PreferencePair)
+
+_Columns = Sequence[tuple[str, str]]
+"""(column, path of the attribute) in the order of the file. A column that occurs several times is
+written from the first of its attributes and fills all of them."""
+
+
+def _same_names(record: type, prefix: str = "") -> _Columns:
+    return [(field.name, prefix + field.name) for field in fields(record)]
+
+
+_QUESTION: _Columns = _same_names(Question)
+_GRADED: _Columns = [
+    *(
+        ("completion" if column == "text" else column, path)
+        for column, path in _same_names(Completion, "completion.")
+    ),
+    ("verdict", "verdict"),
+    ("extracted", "extracted"),
+    ("reference", "reference"),
 ]
-PAIR = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("benchmark", pa.string()),
-        ("rule", pa.string()),
-        ("reference", pa.string()),
-        ("model_version", pa.string()),
-        ("prompt", pa.string()),
-        ("prompt_ids", _IDS),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        *[(f"{side}_{name}", kind) for side in ("chosen", "rejected") for name, kind in _SIDE],
-    ]
-)
+_DEMONSTRATION: _Columns = [
+    *((column, f"graded.{path}") for column, path in _GRADED),
+    ("question_id", "question.id"),
+    ("benchmark", "question.benchmark"),
+    ("question", "question.text"),
+    ("choices", "question.choices"),
+    ("reference", "question.reference"),
+    ("instruction", "question.instruction"),
+]
+_SIDES = ("chosen", "rejected")
+_SIDE: _Columns = [
+    ("ids", "completion.completion_ids"),
+    ("prompt_kind", "completion.prompt_kind"),
+    ("sample_index", "completion.sample_index"),
+    ("verdict", "verdict"),
+    ("extracted", "extracted"),
+    ("stop_reason", "completion.stop_reason"),
+    ("seed", "completion.seed"),
+    ("source_prompt", "completion.prompt"),
+    ("source_prompt_ids", "completion.prompt_ids"),
+]
+"""What each side of a pair has for itself, with the side's name as prefix: `chosen_ids`, ..."""
+_BOTH_SIDES: _Columns = [
+    ("question_id", "completion.question_id"),
+    ("benchmark", "completion.benchmark"),
+    ("reference", "reference"),
+    ("model_version", "completion.model_version"),
+]
+"""What the two sides of a pair have in common, from the chosen one."""
+_PAIR: _Columns = [
+    ("question_id", "question_id"),
+    ("benchmark", "benchmark"),
+    ("rule", "rule"),
+    ("reference", "chosen.reference"),
+    ("model_version", "chosen.completion.model_version"),
+    ("prompt", "prompt"),
+    ("prompt_ids", "prompt_ids"),
+    *((side, f"{side}.completion.text") for side in _SIDES),
+    *((f"{side}_{column}", f"{side}.{path}") for side in _SIDES for column, path in _SIDE),
+    *((column, f"{side}.{path}") for side in _SIDES for column, path in _BOTH_SIDES),
+]
+_COLUMNS: dict[type, _Columns] = {
+    Question: _QUESTION,
+    Graded: _GRADED,
+    Demonstration: _DEMONSTRATION,
+    PreferencePair: _PAIR,
+}
+_NULL_WITHOUT = {"rejected": "rejected_ids"}
+"""Of a record that may be None: the column that is null exactly where it is."""
 
 _COUNTS = b"sirt_counts"
 
-Row = dict[str, Any]
+
+def _arrow_type(record: type, path: str) -> pa.DataType:
+    """Return the column type of an attribute: 64 bits for seeds, 32 for token ids and indices."""
+    first, _, rest = path.partition(".")
+    hint = _without_none(get_type_hints(record)[first])
+    if rest:
+        return _arrow_type(hint, rest)
+    if get_origin(hint) is tuple:
+        return pa.list_(pa.int32() if get_args(hint)[0] is int else pa.string())
+    if hint is int:
+        return pa.int64() if first == "seed" else pa.int32()
+    return pa.string()
 
 
-def question_row(question: Question) -> Row:
-    return {
-        "id": question.id,
-        "benchmark": question.benchmark,
-        "text": question.text,
-        "choices": list(question.choices),
-        "reference": question.reference,
-        "instruction": question.instruction,
-    }
+def _without_none(hint: Any) -> Any:
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
 
 
-def to_question(row: Mapping[str, Any]) -> Question:
-    return Question(
-        row["id"],
-        row["benchmark"],
-        row["text"],
-        tuple(row["choices"]),
-        row["reference"],
-        row.get("instruction"),
-    )
+def _written(record: type) -> dict[str, str]:
+    """Return the columns in order, each with the path of the attribute that it is written from."""
+    paths: dict[str, str] = {}
+    for column, path in _COLUMNS[record]:
+        paths.setdefault(column, path)
+    return paths
 
 
-def graded_row(graded: Graded) -> Row:
-    done = graded.completion
-    return {
-        "question_id": done.question_id,
-        "benchmark": done.benchmark,
-        "prompt_kind": done.prompt_kind,
-        "sample_index": done.sample_index,
-        "prompt": done.prompt,
-        "completion": done.text,
-        "prompt_ids": done.prompt_ids,
-        "completion_ids": done.completion_ids,
-        "stop_reason": done.stop_reason,
-        "model_version": done.model_version,
-        "seed": done.seed,
-        "verdict": graded.verdict,
-        "extracted": graded.extracted,
-        "reference": graded.reference,
-    }
+def _schema(record: type) -> pa.Schema:
+    return pa.schema({name: _arrow_type(record, path) for name, path in _written(record).items()})
 
 
-def to_graded(row: Mapping[str, Any]) -> Graded:
-    completion = Completion(
-        question_id=row["question_id"],
-        benchmark=row["benchmark"],
-        prompt_kind=row["prompt_kind"],
-        sample_index=row["sample_index"],
-        prompt=row["prompt"],
-        text=row["completion"],
-        prompt_ids=tuple(row["prompt_ids"]),
-        completion_ids=tuple(row["completion_ids"]),
-        stop_reason=row["stop_reason"],
-        model_version=row["model_version"],
-        seed=row["seed"],
-    )
-    return Graded(completion, row["verdict"], row["extracted"], row["reference"])
+QUESTION = _schema(Question)
+GRADED = _schema(Graded)
+DEMONSTRATION = _schema(Demonstration)
+PAIR = _schema(PreferencePair)
 
 
-def demonstration_row(demonstration: Demonstration) -> Row:
-    question = demonstration.question
-    return graded_row(demonstration.graded) | {
-        "question": question.text,
-        "choices": list(question.choices),
-        "instruction": question.instruction,
-    }
+def _reader(
+    record: type, columns: Mapping[str, str], prefix: str = ""
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Return the function that builds a record from a row. `columns`: attribute path -> column."""
+    hints = get_type_hints(record)
+    parts = [
+        _field_reader(hints[field.name], field.default, columns, prefix + field.name)
+        for field in fields(record)
+    ]
+    return lambda row: record(*[part(row) for part in parts])
 
 
-def to_demonstration(row: Mapping[str, Any]) -> Demonstration:
-    graded = to_graded(row)
-    question = Question(
-        row["question_id"],
-        row["benchmark"],
-        row["question"],
-        tuple(row["choices"]),
-        row["reference"],
-        row.get("instruction"),
-    )
-    return Demonstration(question, graded)
+def _field_reader(
+    hint: Any, default: object, columns: Mapping[str, str], path: str
+) -> Callable[[Mapping[str, Any]], Any]:
+    kind = _without_none(hint)
+    if is_dataclass(kind) and isinstance(kind, type):
+        read_record = _reader(kind, columns, f"{path}.")
+        if (key := _NULL_WITHOUT.get(path)) is None:
+            return read_record
+        return lambda row: None if row[key] is None else read_record(row)
+    column = columns[path]
+    if get_origin(kind) is tuple:
+        return lambda row: tuple(row[column])
+    if default is not MISSING:  # A file of an earlier version may be without the column.
+        return lambda row: row.get(column, default)
+    return lambda row: row[column]
 
 
-def pair_row(pair: PreferencePair) -> Row:
-    row: Row = {
-        "question_id": pair.question_id,
-        "benchmark": pair.benchmark,
-        "rule": pair.rule,
-        "reference": pair.chosen.reference,
-        "model_version": pair.chosen.completion.model_version,
-        "prompt": pair.prompt,
-        "prompt_ids": pair.prompt_ids,
-    }
-    for side, graded in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if graded is None:
-            continue
-        done = graded.completion
-        row |= {
-            side: done.text,
-            f"{side}_ids": done.completion_ids,
-            f"{side}_prompt_kind": done.prompt_kind,
-            f"{side}_sample_index": done.sample_index,
-            f"{side}_verdict": graded.verdict,
-            f"{side}_extracted": graded.extracted,
-            f"{side}_stop_reason": done.stop_reason,
-            f"{side}_seed": done.seed,
-            f"{side}_source_prompt": done.prompt,
-            f"{side}_source_prompt_ids": done.prompt_ids,
-        }
+_WRITERS = {
+    record: [(column, path.split(".")) for column, path in _written(record).items()]
+    for record in _COLUMNS
+}
+_READERS = {
+    record: _reader(record, {path: column for column, path in columns})
+    for record, columns in _COLUMNS.items()
+}
+
+
+def to_row(record: Question | Graded | Demonstration | PreferencePair) -> Row:
+    """Return the record as a row of its schema: plain values and lists."""
+    row: Row = {}
+    for column, attributes in _WRITERS[type(record)]:
+        value: Any = record
+        for name in attributes:
+            value = None if value is None else getattr(value, name)
+        row[column] = list(value) if isinstance(value, tuple) else value
     return row
 
 
-def to_pair(row: Mapping[str, Any]) -> PreferencePair:
-    def side(name: str) -> Graded:
-        completion = Completion(
-            question_id=row["question_id"],
-            benchmark=row["benchmark"],
-            prompt_kind=row[f"{name}_prompt_kind"],
-            sample_index=row[f"{name}_sample_index"],
-            prompt=row[f"{name}_source_prompt"],
-            text=row[name],
-            prompt_ids=tuple(row[f"{name}_source_prompt_ids"]),
-            completion_ids=tuple(row[f"{name}_ids"]),
-            stop_reason=row[f"{name}_stop_reason"],
-            model_version=row["model_version"],
-            seed=row[f"{name}_seed"],
-        )
-        return Graded(
-            completion, row[f"{name}_verdict"], row[f"{name}_extracted"], row["reference"]
-        )
+def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
+    """Return the record of a row. Raises KeyError for a row without a column of the schema."""
+    return _READERS[kind](row)
 
-    return PreferencePair(
-        question_id=row["question_id"],
-        benchmark=row["benchmark"],
-        rule=row["rule"],
-        prompt=row["prompt"],
-        prompt_ids=tuple(row["prompt_ids"]),
-        chosen=side("chosen"),
-        rejected=None if row["rejected_ids"] is None else side("rejected"),
-    )
+
+def records(kind: type[Record], path: Path) -> Iterator[Record]:
+    """Yield the records of a file or of a folder's files, in order, as `rows` reads them."""
+    return map(_READERS[kind], rows(path))
 
 
 def write(
     path: Path, rows: Iterable[Row], schema: pa.Schema, counts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one file atomically. `counts` (what was made and dropped) travel in its metadata."""
+    """Write one file atomically. `counts` (what was made and dropped) go to the file's metadata."""
     table = pa.Table.from_pylist(list(rows), schema=schema)
     if counts is not None:
         table = table.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
@@ -246,40 +214,48 @@ def write(
 
 
 def files(path: Path) -> Sequence[Path]:
-    """The Parquet files of an artifact, in order; the file itself where `path` is one."""
+    """Return the Parquet files of an artifact, in order; the file itself where `path` is one."""
     return [path] if path.is_file() else sorted(path.glob("*.parquet"))
 
 
 def rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of a file or of a folder's files, in order, in the memory of a few at a time;
-    `columns` alone where they are named."""
+    """Yield the rows of a file or of a folder's files, in order, a batch of them in memory at a
+    time. Read `columns` only, where they are named.
+
+    Raises DataError where there is no file or one cannot be read.
+    """
     found = files(path)
     if not found:
         raise DataError(f"no Parquet file in {path}. Was the folder moved or emptied by hand?")
     for file in found:
-        try:
-            with pq.ParquetFile(file) as opened:
-                for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
-                    yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise unreadable(file, error) from error
+        for batch in _batches(file, columns, _BATCH_ROWS):
+            yield from batch.to_pylist()
 
 
-def rows_of(path: Path, questions: Collection[str], columns: Sequence[str]) -> Iterator[Row]:
-    """Of a folder of graded completions, the rows of these questions, in order; the rest is not
-    turned into Python values."""
+def rows_of_questions(
+    path: Path, question_ids: Collection[str], columns: Sequence[str]
+) -> Iterator[Row]:
+    """Yield the rows of these questions from a folder of graded completions, in order, without
+    turning the other rows into Python values."""
     for file in files(path):
-        try:
-            with pq.ParquetFile(file) as opened:
-                for batch in opened.iter_batches(columns=["question_id", *columns]):
-                    for place, question in enumerate(batch.column("question_id").to_pylist()):
-                        if question in questions:
-                            yield {name: batch.column(name)[place].as_py() for name in columns}
-        except (pa.ArrowInvalid, OSError) as error:
-            raise unreadable(file, error) from error
+        for batch in _batches(file, ["question_id", *columns]):
+            for index, question_id in enumerate(batch.column("question_id").to_pylist()):
+                if question_id in question_ids:
+                    yield {name: batch.column(name)[index].as_py() for name in columns}
+
+
+def _batches(
+    file: Path, columns: Sequence[str] | None, batch_size: int = 65_536
+) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(file) as opened:
+            yield from opened.iter_batches(batch_size=batch_size, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise unreadable(file, error) from error
 
 
 def unreadable(file: Path, error: Exception) -> DataError:
+    """Return the error for a file that is no Parquet file or is damaged."""
     return DataError(
         f"{file} cannot be read: {error}. Move the artifact that it is part of away, and let"
         " `sirt run` build it again"
@@ -287,11 +263,11 @@ def unreadable(file: Path, error: Exception) -> DataError:
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a file or of a folder's files, in order."""
+    """Return all rows of a file or of a folder's files, in order."""
     return list(rows(path))
 
 
 def counts(path: Path) -> dict[str, Any]:
-    """The counts that were written with one file."""
+    """Return the counts that were written with one file."""
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(_COUNTS, b"{}"))

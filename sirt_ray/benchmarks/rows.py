@@ -43,8 +43,8 @@ def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
         question = benchmark.to_question(row, "")
     except DataError as error:
         question = Question("", benchmark.name, "", (), "")
-        return parquet.question_row(question) | {"label": named, "reason": str(error)}
-    return parquet.question_row(question) | {"label": named, "reason": ""}
+        return parquet.to_row(question) | {"label": named, "reason": str(error)}
+    return parquet.to_row(question) | {"label": named, "reason": ""}
 
 
 def number(
@@ -59,7 +59,7 @@ def number(
             bad.append(BadRow(position, row["label"], row["reason"]))
         else:
             id = f"{benchmark.name}/{part}/{position}"
-            questions.append(parquet.to_question({**row, "id": id}))
+            questions.append(parquet.from_row(Question, {**row, "id": id}))
     return questions, bad
 
 

@@ -28,7 +28,7 @@ from sirt_ray.quickstart import assets
 from sirt_ray.storage import object_store
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
-from sirt_ray.types import Graded, Question, Split
+from sirt_ray.types import Demonstration, Graded, Question, Split
 
 
 class RayStages:
@@ -92,7 +92,7 @@ class RayStages:
             self._job.teacher.sampling,
             "demonstrations",
         )
-        graded = map(parquet.to_graded, parquet.rows(out / "completions"))
+        graded = parquet.records(Graded, out / "completions")
         return {**self._keep(out, asked, graded), "sampling": sampled}
 
     def _demonstrate_from_file(
@@ -103,7 +103,7 @@ class RayStages:
         # In the place and the columns of a teacher's completions: all of them, kept or not.
         parquet.write(
             out / "completions" / "part-000000.parquet",
-            map(parquet.graded_row, found.graded),
+            map(parquet.to_row, found.graded),
             parquet.GRADED,
             found.counts,
         )
@@ -123,7 +123,7 @@ class RayStages:
             )
         parquet.write(
             out / "demonstrations.parquet",
-            map(parquet.demonstration_row, kept),
+            map(parquet.to_row, kept),
             parquet.DEMONSTRATION,
             fates,
         )
@@ -131,7 +131,7 @@ class RayStages:
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
-        stored = map(parquet.to_demonstration, parquet.rows(demonstrations.fetched()))
+        stored = parquet.records(Demonstration, demonstrations.fetched())
         kept = demonstrating.to_tune_on(stored, job)
         if not kept:
             raise StageError(
@@ -139,7 +139,7 @@ class RayStages:
                 f" at what the teacher wrote in {demonstrations.path}"
             )
         used = out / ".work" / "demonstrations.parquet"
-        parquet.write(used, map(parquet.demonstration_row, kept), parquet.DEMONSTRATION)
+        parquet.write(used, map(parquet.to_row, kept), parquet.DEMONSTRATION)
         object_store.push(used)
         self._engines.free_resources_for_training()
         return trainer.tune(
@@ -162,7 +162,7 @@ class RayStages:
         refine = job.refine
         asked, fates = demonstrating.refinement_questions(
             self._questions(questions, "train"),
-            map(parquet.to_demonstration, parquet.rows(demonstrations.fetched())),
+            parquet.records(Demonstration, demonstrations.fetched()),
             job,
         )
         requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))

@@ -21,6 +21,7 @@ from sirt_ray.core.encoding import (
     encode_pair,
 )
 from sirt_ray.errors import DataError
+from sirt_ray.types import Demonstration, PreferencePair
 
 REFERENCE_COLUMNS: tuple[str, ...] = (
     "chosen_logp",
@@ -54,7 +55,7 @@ def tuning_data(
             sequence = TokenSequence(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
             examples.append(TrainingExample(row["question_id"], (sequence,)))
             continue
-        demonstration = parquet.to_demonstration(row)
+        demonstration = parquet.from_row(Demonstration, row)
         try:
             sequence = encode_demonstration(demonstration, config.prompt, tokenizer)
         except DataError:  # One teacher's text is not worth the training; it is counted.
@@ -110,7 +111,7 @@ def pair_examples(pairs: Path, mismatched: bool = False) -> list[TrainingExample
     next question (of the first, for the last) after the pair's own prompt. Raises DataError where
     there is only one question.
     """
-    examples = [encode_pair(parquet.to_pair(row)) for row in parquet.rows(pairs)]
+    examples = [encode_pair(parquet.from_row(PreferencePair, row)) for row in parquet.rows(pairs)]
     return _with_mismatched(examples) if mismatched else examples
 
 

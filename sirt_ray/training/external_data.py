@@ -45,7 +45,7 @@ def check_ids(source: Path, tokenizer: Tokenizer) -> None:
     """Look at the first of a run's pairs, which carry token ids. Raises ModelError where they are
     another tokenizer's."""
     for row in itertools.islice(parquet.rows(source), 1):
-        check_pair_ids(parquet.to_pair(row), tokenizer)
+        check_pair_ids(parquet.from_row(PreferencePair, row), tokenizer)
 
 
 def encode(source: Path, kind: Kind, tokenizer: Tokenizer, out: Path) -> dict[str, int]:
@@ -101,7 +101,7 @@ def _demonstration(texts: list[str], tokenizer: Tokenizer) -> parquet.Row:
     written = _written(prompt, completion, "right", tokenizer)
     question = Question(written.completion.question_id, _BY, prompt, (), "")
     # Without a question's text it is not worded anew: see `tuning_data`.
-    return parquet.demonstration_row(Demonstration(question, written)) | {"question": None}
+    return parquet.to_row(Demonstration(question, written)) | {"question": None}
 
 
 def _pair(texts: list[str], tokenizer: Tokenizer) -> parquet.Row:
@@ -109,7 +109,7 @@ def _pair(texts: list[str], tokenizer: Tokenizer) -> parquet.Row:
     better = _written(prompt, chosen, "right", tokenizer)
     worse = _written(prompt, rejected, "wrong", tokenizer)
     done = better.completion
-    return parquet.pair_row(
+    return parquet.to_row(
         PreferencePair(done.question_id, _BY, _BY, prompt, done.prompt_ids, better, worse)
     )
 

@@ -110,13 +110,13 @@ def pair(number: int) -> PreferencePair:
 
 
 def write_demonstrations(folder: Path, numbers: Iterable[int]) -> Path:
-    rows = [parquet.demonstration_row(demonstration(number)) for number in numbers]
+    rows = [parquet.to_row(demonstration(number)) for number in numbers]
     parquet.write(folder / "demonstrations.parquet", rows, parquet.DEMONSTRATION)
     return folder
 
 
 def write_pairs(folder: Path, numbers: Iterable[int]) -> Path:
-    rows = [parquet.pair_row(pair(number)) for number in numbers]
+    rows = [parquet.to_row(pair(number)) for number in numbers]
     parquet.write(folder / "pairs.parquet", rows, parquet.PAIR)
     return folder
 

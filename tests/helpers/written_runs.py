@@ -71,9 +71,7 @@ class WrittenStages(FakeStages):
         train = [question("gsm8k", "train", row) for row in range(len(self.samples))]
         seen = contamination([*train, self.asked["gsm8k"][0]], self.asked)
         for name, asked in self.asked.items():
-            parquet.write(
-                out / name / "test.parquet", map(parquet.question_row, asked), parquet.QUESTION
-            )
+            parquet.write(out / name / "test.parquet", map(parquet.to_row, asked), parquet.QUESTION)
             counts[name]["test"] = {"questions": len(asked), "sha256": "same"}
             counts[name]["contamination"] = seen[name]
         return counts
@@ -99,7 +97,7 @@ class WrittenStages(FakeStages):
             for row, pattern in enumerate(self.samples)
             for index, verdict in enumerate(pattern)
         ]
-        parquet.write(out / "part.parquet", map(parquet.graded_row, made), parquet.GRADED)
+        parquet.write(out / "part.parquet", map(parquet.to_row, made), parquet.GRADED)
         right = "".join(self.samples).count("1")
         return {
             **{"questions": len(self.samples), "completions": len(made), "right": right},
@@ -108,7 +106,7 @@ class WrittenStages(FakeStages):
         }
 
     def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
-        rows = map(parquet.to_graded, parquet.rows(samples.path))
+        rows = parquet.records(Graded, samples.path)
         return make_pairs(rows, job(refine={"pairs": {"rule": "correctness"}}).refine.pairs, "0")[1]
 
     def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
@@ -124,7 +122,7 @@ class WrittenStages(FakeStages):
         ]
         held_out = [answer("gsm8k/train/9", "1", length=40)]
         parquet.write(
-            out / "part.parquet", map(parquet.graded_row, [*cot, *plain, *held_out]), parquet.GRADED
+            out / "part.parquet", map(parquet.to_row, [*cot, *plain, *held_out]), parquet.GRADED
         )
         found = tally(
             (item.completion.benchmark, item.completion.prompt_kind, item.verdict == "right")

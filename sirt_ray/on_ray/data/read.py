@@ -79,7 +79,10 @@ def read_questions(folder: Path, names: Iterable[str], split: Split) -> list[Que
     """What `prepare_questions` has written to `folder`, of all benchmarks that have the split."""
     files = [folder / name / f"{split}.parquet" for name in names]
     return [
-        parquet.to_question(row) for file in files if file.exists() for row in parquet.rows(file)
+        parquet.from_row(Question, row)
+        for file in files
+        if file.exists()
+        for row in parquet.rows(file)
     ]
 
 

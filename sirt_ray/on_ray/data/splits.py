@@ -68,7 +68,7 @@ def write_splits(
 
 
 def _write(out: Path, name: str, split: Split, questions: Sequence[Question]) -> dict[str, Any]:
-    written = [parquet.question_row(question) for question in questions]
+    written = [parquet.to_row(question) for question in questions]
     made = {
         "questions": len(written),
         "answers": answer_counts(questions),

@@ -27,11 +27,11 @@ def pair(
     unlike: Counter[str] = Counter()
     shown: list[Graded] = []
     if job.refine.pairs.uses_demonstrations:
-        stored = map(parquet.to_demonstration, parquet.rows(demonstrations.fetched()))
+        stored = parquet.records(Demonstration, demonstrations.fetched())
         shown = list(_as_own(to_tune_on(stored, job), job, unlike))
     rule = job.refine.pairs.own_rule
     pairs, counts = make_pairs(
-        map(parquet.to_graded, parquet.rows(samples.fetched())),
+        parquet.records(Graded, samples.fetched()),
         job.refine.pairs,
         f"{job.seed}/{round}",
         shown,
@@ -45,7 +45,7 @@ def pair(
             " refine.num_cot or sampling.temperature, look at the texts in"
             f" {samples.path}, or try another pairs.rule"
         )
-    parquet.write(out / "pairs.parquet", map(parquet.pair_row, pairs), parquet.PAIR, counts)
+    parquet.write(out / "pairs.parquet", map(parquet.to_row, pairs), parquet.PAIR, counts)
     return counts
 
 

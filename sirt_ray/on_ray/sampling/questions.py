@@ -42,7 +42,7 @@ class QuestionFile:
         with pq.ParquetWriter(partial, parquet.QUESTION) as writer:
             while rows := list(itertools.islice(left, _ROWS_PER_GROUP)):
                 table = pa.Table.from_pylist(
-                    [parquet.question_row(question) for question in rows], schema=parquet.QUESTION
+                    [parquet.to_row(question) for question in rows], schema=parquet.QUESTION
                 )
                 writer.write_table(table)
                 total += len(rows)
@@ -61,7 +61,7 @@ class QuestionFile:
             begin = max(0, first - at * _ROWS_PER_GROUP)
             end = min(table.num_rows, first + count - at * _ROWS_PER_GROUP)
             rows = table.slice(begin, max(0, end - begin)).to_pylist()
-            found += [parquet.to_question(row) for row in rows]
+            found += [parquet.from_row(Question, row) for row in rows]
         return found
 
     def _read_group(self, at: int) -> pa.Table | None:

@@ -160,7 +160,7 @@ class BlockSampler:
     def _write(self, graded: list[Graded], counts: dict[str, Any]) -> None:
         part = self._out / f"part-{counts['first']:07d}.parquet"
         try:
-            parquet.write(part, map(parquet.graded_row, graded), parquet.GRADED, counts)
+            parquet.write(part, map(parquet.to_row, graded), parquet.GRADED, counts)
             object_store.push(part)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -149,7 +149,7 @@ def _tested(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
     found: Answers = defaultdict(list)
     for stage in run.scores:
         folder = object_store.fetch(run.path / stage / "evaluation", RECORD)
-        for row in parquet.rows_of(folder, ids, _COLUMNS):
+        for row in parquet.rows_of_questions(folder, ids, _COLUMNS):
             if row["prompt_kind"] == kind:
                 found[row["question_id"]].append(_shown(stage, "", row))
     return found
@@ -176,7 +176,7 @@ def _by_question(
     folder: Path, ids: Collection[str], kind: PromptKind
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in parquet.rows_of(folder, ids, _COLUMNS):
+    for row in parquet.rows_of_questions(folder, ids, _COLUMNS):
         if row["prompt_kind"] == kind:
             found[row["question_id"]].append(row)
     for question, rows in found.items():

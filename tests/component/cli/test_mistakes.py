@@ -146,7 +146,7 @@ def _(desk: Desk) -> int:
 def _(desk: Desk) -> int:
     """All of the student's answers are right and the same: none is to be rejected."""
     samples = desk.folder / "samples"
-    rows = [parquet.graded_row(tiny.answer(number, "4")) for number in range(4)]
+    rows = [parquet.to_row(tiny.answer(number, "4")) for number in range(4)]
     parquet.write(samples / "part-0.parquet", rows, parquet.GRADED)
     artifact = Artifact("round_01/samples", samples, "", {})
     job = JobConfig.model_validate(desk.document)

@@ -204,7 +204,7 @@ def test_what_is_only_imitated_needs_no_reference_and_cannot_be_compared(
     tmp_path: Path, room: Path
 ) -> None:
     imitated = [replace(tiny.pair(number), rejected=None) for number in range(12)]
-    rows = [parquet.pair_row(pair) for pair in (*imitated, imitated[3])]
+    rows = [parquet.to_row(pair) for pair in (*imitated, imitated[3])]
     parquet.write(tmp_path / "pairs" / "pairs.parquet", rows, parquet.PAIR)
     base = Source(str(room / "base"))
 

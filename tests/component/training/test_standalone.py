@@ -14,6 +14,7 @@ from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.errors import DataError
 from sirt_ray.training import external_data
 from sirt_ray.training.workdir import read_lines
+from sirt_ray.types import PreferencePair
 from tests.helpers import tiny
 
 QUICK = ("--set", "resources.gpus_per_worker=0")
@@ -117,7 +118,7 @@ def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     assert external_data.encode(lines(tmp_path / "p.jsonl", rows), "dpo", tokenizer, tmp_path) == {
         "rows": 2
     }
-    one, two = (parquet.to_pair(row) for row in parquet.read(tmp_path / "dpo.parquet"))
+    one, two = parquet.records(PreferencePair, tmp_path / "dpo.parquet")
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))

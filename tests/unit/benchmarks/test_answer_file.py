@@ -146,7 +146,7 @@ def test_the_demonstrations_of_another_run_are_taken_as_they_are(tmp_path: Path)
     first = read(write(tmp_path / "answers.jsonl", rows))
     kept = [Demonstration(CANALS, item) for item in first.graded]
     path = tmp_path / "demonstrations.parquet"
-    parquet.write(path, map(parquet.demonstration_row, kept), parquet.DEMONSTRATION)
+    parquet.write(path, map(parquet.to_row, kept), parquet.DEMONSTRATION)
     assert read(path).graded == first.graded
 
 

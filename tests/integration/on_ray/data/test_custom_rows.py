@@ -23,7 +23,7 @@ def config(**settings: Any) -> DataConfig:
 
 
 def questions(out: Path, name: str, split: str) -> list[Question]:
-    return [parquet.to_question(row) for row in parquet.read(out / name / f"{split}.parquet")]
+    return list(parquet.records(Question, out / name / f"{split}.parquet"))
 
 
 def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def config(**settings: Any) -> DataConfig:
 
 
 def questions(out: Path, name: str, split: str) -> list[Question]:
-    return [parquet.to_question(row) for row in parquet.read(out / name / f"{split}.parquet")]
+    return list(parquet.records(Question, out / name / f"{split}.parquet"))
 
 
 def gsm_rows(count: int, first: int = 0) -> list[dict[str, str]]:

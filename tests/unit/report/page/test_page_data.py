@@ -129,7 +129,7 @@ def test_pairs_are_counted_by_rule_and_their_sides_measured(tmp_path: Path) -> N
         )
 
     pairs = [pair("correctness", 10, 12), pair("correctness", 11, 12), pair("dpo_cot", 12, None)]
-    parquet.write(tmp_path / "pairs.parquet", map(parquet.pair_row, pairs), parquet.PAIR)
+    parquet.write(tmp_path / "pairs.parquet", map(parquet.to_row, pairs), parquet.PAIR)
     found = read_pairs(tmp_path, "round_01")
     assert found.rules == {"correctness": 2, "dpo_cot": 1} and found.pairs == 3
     assert found.unit == "tokens" and found.edges == (10, 11, 12, 13)
@@ -137,7 +137,7 @@ def test_pairs_are_counted_by_rule_and_their_sides_measured(tmp_path: Path) -> N
     assert found.sides["chosen"].shares == pytest.approx((100 / 3, 100 / 3, 100 / 3))
     assert found.sides["rejected"].shares == (0, 0, 100)
     of_endpoint = [pair("correctness", 0, 0)]
-    parquet.write(tmp_path / "pairs.parquet", map(parquet.pair_row, of_endpoint), parquet.PAIR)
+    parquet.write(tmp_path / "pairs.parquet", map(parquet.to_row, of_endpoint), parquet.PAIR)
     assert read_pairs(tmp_path, "round_01").unit == "characters"
 
 
@@ -173,7 +173,7 @@ def test_a_training_question_has_the_demonstration_and_a_sample_of_each_round(
     asked = {"id": "gsm8k/train/0", "benchmark": "gsm8k", "text": "?", "choices": ["a", "b"]}
     rows = [asked | {"reference": "A"}]
     parquet.write(path / "questions/gsm8k/train.parquet", rows, parquet.QUESTION)
-    said = [parquet.graded_row(answer("gsm8k/train/0", "1", text="so A", stop="length"))]
+    said = [parquet.to_row(answer("gsm8k/train/0", "1", text="so A", stop="length"))]
     parquet.write(path / "demonstrations/completions/part.parquet", said, parquet.GRADED)
     (example,) = (found for found in read_examples(read_run(path)).shown if found.part != "test")
     assert example.choices == (("A", "a"), ("B", "b")) and example.change == ""
