@@ -27,7 +27,7 @@ _QUESTIONS = 8
 
 
 def check_trial() -> list[Finding]:
-    """Start Ray on this machine, run the trial, and stop Ray. The log is kept if the trial failed."""
+    """Run the trial on a Ray of its own on this machine. The log is kept if the trial fails."""
     folder = Path(tempfile.mkdtemp(prefix="sirt-doctor-"))
     findings = list(_run_trial(folder))
     if all(finding.level == "ok" for finding in findings):

@@ -1,13 +1,13 @@
-"""Runs on a cluster, over Ray's Jobs API.
+"""Runs on a cluster, through Ray's Jobs API.
 
     cluster = Cluster.at("http://head:8265")
     submission = cluster.submit(run, folder, command, driver)
-    for text in follow(cluster, submission.id, say): ...
-    cluster.stop(submission, folder, say)
+    for text in follow(cluster, submission.id, report): ...
+    cluster.stop(submission, folder, report)
 
-A run is submitted under ids of its own: `sirt-<run id>-01`, `-02` and so on. Ray takes an id once,
-and a number is only given when the submission before it has ended: two drivers of one run are never
-there at once, whoever asks for them.
+The submissions of a run have the ids `sirt-<run id>-01`, `-02` and so on. Ray accepts an id once,
+and the next number is used only when the submission before it has ended. So a run never has two
+drivers at once, whoever submits it.
 """
 
 import shutil
@@ -30,22 +30,23 @@ from sirt_ray.config import load
 from sirt_ray.config.resources import DriverResources
 from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import serve_apps
-from sirt_ray.on_ray.submit.logs import Print, RateLimited
+from sirt_ray.on_ray.submit.logs import RateLimited, Report
 from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, explained, submission_id
 
 _CONNECTION_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 120
-"""For a driver to remove what it has on the cluster, before Ray kills it."""
+"""Time for a stopped driver to clean up on the cluster before Ray kills it."""
 _COLUMNS = 120
-"""Width of what the driver prints."""
-_MOST_GROUPS = 10_000
+"""Terminal width for the driver's output."""
+_MAX_GROUPS = 10_000
+"""Placement groups to list at most."""
 
 
 def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path] = ()) -> None:
-    """Put what a job needs into `folder`: its file (with the settings of its base files in it),
-    the files of code that it names, and this package. Raises ConfigError if a file of code is not
-    in the job's folder or below it."""
+    """Copy what a job needs into `folder`: the job file (merged with its base files), the code
+    files that it names, and this package. Raises ConfigError if a code file is not in the job's
+    folder or below it."""
     if job is not None:
         if load.base_files(job):
             text = yaml.safe_dump(load.parsed(job)[0], sort_keys=False)
@@ -55,8 +56,8 @@ def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path
         for file in dict.fromkeys(code):
             if not file.resolve().is_relative_to(job.parent.resolve()):
                 raise ConfigError(
-                    f"{file} cannot be sent: it lies outside of {job.parent.resolve()}, the folder"
-                    f" of the job. Put it beside {job.name}"
+                    f"{file} cannot be sent: it is outside of {job.parent.resolve()}, the folder"
+                    f" of the job. Put it next to {job.name}"
                 )
             to = folder / file.resolve().relative_to(job.parent.resolve())
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -76,17 +77,17 @@ class Cluster:
 
     @classmethod
     def at(cls, address: str | None) -> "Cluster":
-        """The cluster at the address of its dashboard. As with `ray job`, RAY_API_SERVER_ADDRESS
-        and RAY_ADDRESS go before `address`, and without any of them one of this machine is looked
-        for. Raises ResourceError where it does not answer, refuses the token, or runs another Ray.
-        """
+        """Connect to the cluster at the address of its dashboard. As with `ray job`,
+        RAY_API_SERVER_ADDRESS and RAY_ADDRESS take precedence over `address`; without any of them a
+        cluster on this machine is used. Raises ResourceError if the cluster does not answer,
+        rejects the token, or runs another version of Ray."""
         with explained(address):
             url = get_address_for_submission_client(address)
         with explained(url):
             _check_reachable(url)
-            # It resolves the address itself, and the environment goes first there, too.
+            # The client resolves the address itself, with the same precedence.
             client = JobSubmissionClient(address)
-        # The client has asked for it, and has no public name for it.
+        # The client has queried the version, but has no public attribute for it.
         theirs = client._server_ray_version  # pyright: ignore[reportPrivateUsage]
         if theirs != ray.__version__:
             raise ResourceError(
@@ -97,18 +98,20 @@ class Cluster:
         return cls(client)
 
     def submissions(self) -> list[Submission]:
-        """All submissions of all runs, the oldest first."""
+        """Return all submissions of all runs, the oldest first."""
         with explained(self.address):
             jobs = self._client.list_jobs()
         found = [s for job in jobs if (s := Submission.read(job)) is not None]
-        return sorted(found, key=lambda submission: (submission.began, submission.number))
+        return sorted(found, key=lambda submission: (submission.started, submission.number))
 
     def latest(self, run: SubmittedRun) -> Submission | None:
-        """A run's last submission."""
+        """Return a run's last submission."""
         found = [s for s in self.submissions() if s.run.id == run.id]
         return max(found, key=lambda submission: submission.number, default=None)
 
     def submission(self, submission_id: str) -> Submission:
+        """Return the current state of a submission. Raises StageError if the cluster does not know
+        it, ResourceError if the cluster does not answer."""
         with explained(self.address):
             try:
                 found = Submission.read(self._client.get_job_info(submission_id))
@@ -118,13 +121,13 @@ class Cluster:
                 found = None
         if found is None:
             raise StageError(
-                f"the cluster at {self.address} does not know {submission_id}: its head was started"
-                " anew since. `sirt submit` continues the run from what is stored"
+                f"the cluster at {self.address} does not know {submission_id}: its head was"
+                " restarted since. `sirt submit` resumes the run from what is stored"
             )
         return found
 
     def log(self, submission_id: str) -> str:
-        """All that the driver has written; nothing where its node is gone."""
+        """Return the driver's whole log; nothing if its node is gone."""
         with explained(self.address):
             try:
                 return self._client.get_job_logs(submission_id) or ""
@@ -132,14 +135,14 @@ class Cluster:
                 return ""
 
     def tail(self, submission_id: str) -> AsyncIterator[str]:
-        """The log from its beginning, and what is written to it until the job is over."""
+        """Yield the log from its beginning, and what is written to it until the job ends."""
         return self._client.tail_job_logs(submission_id)
 
     def submit(
         self, run: SubmittedRun, folder: Path, command: str, driver: DriverResources
     ) -> Submission:
-        """Start `command` on a node that has what `driver` asks for, in a copy of `folder`. Returns
-        the run's submission that is under way, where there is one."""
+        """Start `command` on a node with the resources that `driver` requires, in a copy of
+        `folder`. If a submission of the run has not ended, return that one instead."""
         before = self.latest(run)
         if before is not None and not before.is_over:
             return before
@@ -147,7 +150,7 @@ class Cluster:
         with explained(self.address):
             try:
                 self._client.submit_job(
-                    # In the shell's place: what ends the job reaches the driver.
+                    # `exec` replaces the shell, so that the job's signals reach the driver.
                     entrypoint=f"exec {command}",
                     submission_id=new,
                     runtime_env=_runtime_env(folder),
@@ -161,20 +164,21 @@ class Cluster:
                     raise
         return self.submission(new)
 
-    def stop(self, submission: Submission, folder: Path, say: Print) -> list[str]:
-        """End a run's driver and see to it that nothing of the run is left on the cluster.
+    def stop(self, submission: Submission, folder: Path, report: Report) -> list[str]:
+        """Stop a run's driver and clean up what the run has on the cluster.
 
-        The driver is asked first, and removes its engines itself. Whatever remains, also of a
-        driver that was killed, is removed by a job on the head node, in a copy of `folder`. Returns
-        what that job removed. Raises StageError where something could not be removed.
+        The driver gets SIGTERM first, and deletes its engines itself. What remains, also of a
+        driver that was killed, is deleted by a job on the head node, in a copy of `folder`. Return
+        the names of the Serve applications that this job deleted. Raises StageError if some could
+        not be deleted.
         """
         with explained(self.address):
             self._client.stop_job(submission.id)
-        self._wait_until_over(submission.id, say)
-        left = self.left_behind(submission.run)
+        self._wait_until_over(submission.id, report)
+        left = self.leftover_apps(submission.run)
         if not left:
             return []
-        say(f"Removing what the driver has left: {', '.join(left)}")
+        report(f"Deleting what the driver has left: {', '.join(left)}")
         cleanup = f"sirt-cleanup-{submission.run.id}-{time.time_ns():x}"
         with explained(self.address):
             self._client.submit_job(
@@ -182,38 +186,39 @@ class Cluster:
                 submission_id=cleanup,
                 runtime_env=_runtime_env(folder),
             )
-        self._wait_until_over(cleanup, say)
-        stays = self.left_behind(submission.run)
-        if stays:
+        self._wait_until_over(cleanup, report)
+        remaining = self.leftover_apps(submission.run)
+        if remaining:
             raise StageError(
-                f"{', '.join(stays)} could not be removed from {self.address}:"
-                f" {self.log(cleanup).strip()[-500:]}. Remove them there with `serve.delete`"
+                f"{', '.join(remaining)} could not be deleted from {self.address}:"
+                f" {self.log(cleanup).strip()[-500:]}. Delete them there with `serve.delete`"
             )
         return left
 
-    def left_behind(self, run: SubmittedRun) -> list[str]:
-        """The run's Serve applications that are on the cluster now, or hold a place there."""
+    def leftover_apps(self, run: SubmittedRun) -> list[str]:
+        """Return the run's Serve applications that are deployed on the cluster or still have a
+        placement group there."""
         wanted = serve_apps.app_names(run.runs)
         with explained(self.address):
             details = ServeSubmissionClient(self.address).get_serve_details()
-            # Ray's types do not say what is in the list.
-            groups: list[Any] = list_placement_groups(self.address, limit=_MOST_GROUPS)
+            # Ray does not declare the type of the elements.
+            groups: list[Any] = list_placement_groups(self.address, limit=_MAX_GROUPS)
         held = [group.name for group in groups if group.state != "REMOVED"]
         placed = {app for app in wanted for name in held if f"::{app}#" in name}
         return sorted(placed | (wanted & set(details["applications"])))
 
-    def _wait_until_over(self, job_id: str, say: Print) -> None:
-        said = RateLimited(say)
+    def _wait_until_over(self, job_id: str, report: Report) -> None:
+        wait = RateLimited(report)
         while True:
             with explained(self.address):
                 if self._client.get_job_status(job_id).is_terminal():
                     return
-            if said.waited > 2 * _STOP_SECONDS:
+            if wait.waited > 2 * _STOP_SECONDS:
                 raise StageError(
-                    f"{job_id} is still there after {said.waited:.0f} s. Look at its log on"
+                    f"{job_id} has not ended after {wait.waited:.0f} s. Look at its log on"
                     f" {self.address}"
                 )
-            said(f"waiting for the end of {job_id}")
+            wait(f"waiting for the end of {job_id}")
             time.sleep(_POLL_SECONDS)
 
 
@@ -225,7 +230,7 @@ def _runtime_env(folder: Path) -> dict[str, Any]:
 
 
 def _check_reachable(url: str) -> None:
-    """Ray's client would wait for minutes."""
+    """Raise OSError if nothing listens at the URL; Ray's client would wait for minutes."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     socket.create_connection((parts.hostname or "", port), _CONNECTION_SECONDS).close()

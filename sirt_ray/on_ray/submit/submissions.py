@@ -1,4 +1,4 @@
-"""What a cluster knows of the runs that were submitted to it, and what its refusals mean."""
+"""Records of the runs that were submitted to a cluster, and the errors of Ray's client."""
 
 import re
 from collections.abc import Generator
@@ -16,7 +16,7 @@ _NODE_LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE
 
 @dataclass(frozen=True, slots=True)
 class SubmittedRun:
-    """A job, or a study.
+    """A job or a study, as it is named on a cluster.
 
     Example::
 
@@ -26,9 +26,9 @@ class SubmittedRun:
     name: str
     folder: str
     settings: str
-    """A digest of all settings."""
+    """Digest of all settings."""
     runs: tuple[str, ...]
-    """Run ids of the job, or of the study's cells."""
+    """Run ids of the job, or of the study's trials."""
 
     @property
     def id(self) -> str:
@@ -36,7 +36,7 @@ class SubmittedRun:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the cluster keeps of it."""
+        """The metadata that the cluster stores with each submission."""
         return {
             "sirt_name": self.name,
             "sirt_folder": self.folder,
@@ -47,19 +47,22 @@ class SubmittedRun:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One submission of a run."""
+    """One submission of a run: a Ray job."""
 
     id: str
+    """Ray's submission id: `sirt-<run id>-<number>`."""
     number: int
+    """1 for the run's first submission."""
     run: SubmittedRun
     state: JobStatus
-    began: float
-    """Seconds since the epoch."""
+    started: float
+    """Start time, in seconds since the epoch; 0 before the start."""
     message: str
+    """Ray's description of the state."""
     exit_code: int | None
-    """The driver's."""
+    """Exit code of the driver, once it has ended."""
     node_lost: bool
-    """Whether it ended because the driver's node, or the process that watches it, was lost."""
+    """Whether the job ended because the driver's node, or Ray's supervisor process, was lost."""
 
     @property
     def is_over(self) -> bool:
@@ -67,23 +70,23 @@ class Submission:
 
     @classmethod
     def read(cls, job: JobDetails) -> "Submission | None":
-        """None for a job that is none of ours."""
+        """Return the submission of a Ray job; None for a job that is not a run of sirt-ray."""
         found = re.fullmatch(r"sirt-.+-(\d+)", job.submission_id or "")
-        said = job.metadata or {}
-        if found is None or "sirt_folder" not in said:
+        metadata = job.metadata or {}
+        if found is None or "sirt_folder" not in metadata:
             return None
         run = SubmittedRun(
-            said["sirt_name"],
-            said["sirt_folder"],
-            said["sirt_settings"],
-            tuple(said["sirt_runs"].split()),
+            metadata["sirt_name"],
+            metadata["sirt_folder"],
+            metadata["sirt_settings"],
+            tuple(metadata["sirt_runs"].split()),
         )
         return cls(
             id=found.group(0),
             number=int(found.group(1)),
             run=run,
             state=job.status,
-            began=(job.start_time or 0) / 1000,
+            started=(job.start_time or 0) / 1000,
             message=job.message or "",
             exit_code=job.driver_exit_code,
             node_lost=job.error_type in _NODE_LOST,
@@ -96,20 +99,20 @@ def submission_id(run: SubmittedRun, number: int) -> str:
 
 @contextmanager
 def explained(address: str | None) -> Generator[None]:
-    """The errors of Ray's client, in words for its user: ResourceError where nobody answers or the
-    token is not taken, StageError for any other refusal."""
+    """Convert the errors of Ray's client: to ResourceError if the cluster cannot be reached or
+    rejects the token, to StageError if it refuses the request for another reason."""
     where = f"the cluster at {address}" if address else "a Ray cluster"
     try:
         yield
     except AuthenticationError as error:
         raise ResourceError(
-            f"{where} does not let us in: {str(error).splitlines()[0]}. Set RAY_AUTH_MODE=token,"
+            f"{where} rejects our token: {str(error).splitlines()[0]}. Set RAY_AUTH_MODE=token,"
             " and the cluster's token in RAY_AUTH_TOKEN, in a file named by RAY_AUTH_TOKEN_PATH, or"
-            " in ~/.ray/auth_token, where Ray itself puts it"
+            " in ~/.ray/auth_token, where Ray itself writes it"
         ) from error
     except OSError as error:
         raise ResourceError(
-            f"cannot reach {where}: {error}. Give --address the URL of its dashboard, as in"
+            f"cannot reach {where}: {error}. Give --address the URL of its dashboard, for example"
             " http://HEAD:8265, and check that this machine may connect to it"
         ) from error
     except RuntimeError as error:

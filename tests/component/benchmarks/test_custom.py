@@ -213,5 +213,5 @@ class TestJourney:
 
     def test_a_file_from_elsewhere_is_not_sent(self, job: Path, tmp_path: Path) -> None:
         (tmp_path / "sent").mkdir()
-        with pytest.raises(ConfigError, match=r"Put it beside job\.yaml"):
+        with pytest.raises(ConfigError, match=r"Put it next to job\.yaml"):
             pack(tmp_path / "sent", job, False, [Path(__file__)])

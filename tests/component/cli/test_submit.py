@@ -239,8 +239,8 @@ def test_who_leaves_is_asked_whether_the_run_shall_end_too(
     with os.fdopen(terminal, "r") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         os.write(keyboard, answer.encode())
-        submit_command._ask_to_stop(cluster, running, Console(file=out, width=200))  # type: ignore[arg-type]
+        submit_command._prompt_to_stop(cluster, running, Console(file=out, width=200))  # type: ignore[arg-type]
     os.close(keyboard)
     assert cluster.stopped == ([running.id] if stopped else [])
-    assert ("goes on" in out.getvalue()) != stopped
+    assert ("continues on the cluster" in out.getvalue()) != stopped
     assert ("sirt stop mine --address http://head:8265" in out.getvalue()) != stopped

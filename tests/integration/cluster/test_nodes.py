@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 BLOCK = 12
 CHECKPOINT = 4
 NOTICE_SECONDS = 20
-GONE = ("is made again", "cannot reach")
+GONE = ("reconnecting", "cannot reach")
 """What is said, every half minute, of a cluster that answers no more."""
 SETTINGS = {
     "data.num_train": 40,
@@ -119,7 +119,7 @@ def test_a_run_is_submitted_seen_and_stopped(nodes: Nodes, tmp_path: Path) -> No
     assert "other settings" in other
     attached.send_signal(signal.SIGINT)
     left = done(attached, 130)
-    assert "runs already" in left and "goes on" in left
+    assert "runs already" in left and "continues on the cluster" in left
     assert "nothing of it is left" in done(nodes.sirt("stop", "quickstart"))
     assert not nodes.hosts("ServeReplica")
     assert "STOPPED" in done(nodes.sirt("status"))
