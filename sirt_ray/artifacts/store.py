@@ -292,7 +292,7 @@ def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
     return ArtifactError(
         f"{object_store.to_uri(final)} is finished, and was made with other settings:\n{fields}\n"
         "Running on would mix two experiments in one folder. Either set these back, or choose"
-        " another folder (a job's `name`, or --out), or run with --redo to delete this artifact and"
+        " another folder (a job's `name`, or --out), or run with --force to delete this artifact and"
         " build it and what depends on it again"
     )
 

@@ -7,7 +7,7 @@ from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
 from sirt_ray.artifacts.store import DryRunStore, Store
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli.options import add_allow_code, add_debug, examples
+from sirt_ray.cli.options import add_allow_code, add_debug, add_force, examples
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig, ScoringConfig
 from sirt_ray.config.resources import ResourcesConfig
@@ -69,11 +69,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="a field of `engine`, as `resources.student` in a job file, or of `sampling`; may be"
         " repeated",
     )
-    command.add_argument(
-        "--redo",
-        action="store_true",
-        help="delete and ask again what these settings have made untrue",
-    )
+    add_force(command, "delete and sample again what these settings have made stale")
     add_allow_code(command)
     add_debug(command)
     command.set_defaults(command=_evaluate)
@@ -104,11 +100,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     scoring = ModelScoring(model, config, out, progress_for(console))
     survey = DryRunStore(out)
     scoring.run(survey)
-    if not arguments.redo:
+    if not arguments.force:
         survey.raise_if_stale()
     with locked(out):
         journal = RunJournal(out, console)
-        store = Store(out, redo=arguments.redo, tell=journal.artifact)
+        store = Store(out, redo=arguments.force, tell=journal.artifact)
         if survey.finished:
             scores = scoring.run(store)
         else:

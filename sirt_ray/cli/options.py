@@ -1,6 +1,7 @@
-"""Arguments that several commands take alike."""
+"""Arguments that several commands share."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,30 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_redo(parser: argparse.ArgumentParser) -> None:
+def add_force(
+    parser: argparse.ArgumentParser,
+    what: str = "delete and rebuild artifacts that the job's settings have made stale",
+) -> None:
+    parser.add_argument("--force", action="store_true", help=what)
     parser.add_argument(
-        "--redo",
-        action="store_true",
-        help="delete and build again what the job's settings have made untrue",
+        "--redo", action=_EarlierName, dest="force", nargs=0, help=argparse.SUPPRESS
     )
+
+
+class _EarlierName(argparse.Action):
+    """An earlier name of a flag: sets the flag and prints a note."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, True)
+        sys.stderr.write(
+            f"{option_string} is now called --{self.dest}; the earlier name still works\n"
+        )
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
 from sirt_ray.artifacts.store import DryRunStore
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli.options import add_allow_code, add_debug, add_job, add_redo, examples
+from sirt_ray.cli.options import add_allow_code, add_debug, add_force, add_job, examples
 from sirt_ray.config import load
 from sirt_ray.config import study as studies
 from sirt_ray.config.job import JobConfig
@@ -39,7 +39,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     run.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, start nothing"
     )
-    add_redo(run)
+    add_force(run)
     add_allow_code(run)
     run.set_defaults(command=_run)
 
@@ -68,10 +68,10 @@ def _run(arguments: argparse.Namespace) -> int:
     user_code.refuse_unallowed(job.code)
     console = run_console()
     running.print_code(console, [job])
-    if not arguments.redo:
+    if not arguments.force:
         survey.raise_if_stale()
     with running.run_folder(run_dir), locked(run_dir):
-        run = running.Run(job, run_dir, console, redo=arguments.redo)
+        run = running.Run(job, run_dir, console, redo=arguments.force)
         if survey.finished:
             outcome = run.loop().run()
         else:

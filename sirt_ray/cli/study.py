@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     user_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)
     running.print_code(console, study.jobs)
     surveys = [running.dry_run(c.job, study.folder / c.name, study.pool) for c in study.cells]
-    if not arguments.redo:
+    if not arguments.force:
         for survey in surveys:
             survey.raise_if_stale()
     missing = sum(not survey.finished for survey in surveys)
@@ -80,7 +80,7 @@ def _run_cells(
     from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
     needed, logs = largest(job.resources for job in study.jobs), study.folder / "logs"
-    how = RunOptions(arguments.address, needed, logs, arguments.redo, arguments.debug)
+    how = RunOptions(arguments.address, needed, logs, arguments.force, arguments.debug)
     if missing and arguments.address is not None:
         with connected(arguments.address, needed, logs):
             running.remove_left_behind(study.jobs)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from sirt_ray import user_code
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.cli.options import add_allow_code, add_debug, add_job, add_redo, examples
+from sirt_ray.cli.options import add_allow_code, add_debug, add_force, add_job, examples
 from sirt_ray.config import load
 from sirt_ray.config import study as studies
 from sirt_ray.config.job import JobConfig
@@ -81,7 +81,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     submit.add_argument(
         "--resubmit", action="store_true", help="submit the job even if it is finished"
     )
-    add_redo(submit)
+    add_force(submit)
     add_allow_code(submit)
     submit.add_argument(
         "--retries",
@@ -220,7 +220,7 @@ def _send(
 ) -> "Submission":
     command = ["python", "-m", "sirt_ray", "run", arguments.job.name, "--address", "auto"]
     command += [part for text in arguments.overrides for part in ("--set", text)]
-    command += ["--redo"] if arguments.redo else []
+    command += ["--force"] if arguments.force else []
     files = [user_code.file_of(reference) for job in jobs for reference in job.code]
     command += ["--allow-code"] if files else []
     with _packed(arguments.job, not arguments.installed, files) as folder:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sirt_ray.cli.options import add_debug, examples
+from sirt_ray.cli.options import add_debug, add_force, examples
 from sirt_ray.config import load
 
 if TYPE_CHECKING:
@@ -54,11 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
             metavar="a.b=value",
             help="override one setting; may be repeated",
         )
-        command.add_argument(
-            "--redo",
-            action="store_true",
-            help="delete and build again what the settings have made untrue",
-        )
+        add_force(command, "delete and rebuild what the settings have made stale")
         add_debug(command)
         command.set_defaults(command=_train, stopped=_STOPPED)
 
@@ -80,5 +76,5 @@ def _student(arguments: argparse.Namespace, say: "Print") -> "Artifact":
     asked = {name: value for name, value in given.items() if value is not None}
     read = partial(load.read, path=arguments.settings, overrides=arguments.overrides)
     if arguments.kind == "sft":
-        return standalone.sft(read(standalone.Sft, arguments=asked), say, arguments.redo)
-    return standalone.dpo(read(standalone.Dpo, arguments=asked), say, arguments.redo)
+        return standalone.sft(read(standalone.Sft, arguments=asked), say, arguments.force)
+    return standalone.dpo(read(standalone.Dpo, arguments=asked), say, arguments.force)

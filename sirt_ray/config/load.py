@@ -21,11 +21,18 @@ from sirt_ray import user_code
 from sirt_ray.config.base import Section, merged
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.presets import METHODS
+from sirt_ray.config.renamed import (
+    Position,
+    current_position,
+    note_renamed,
+    with_current_names,
+)
 from sirt_ray.errors import ConfigError
 from sirt_ray.storage.uri import masked
 
 SectionType = TypeVar("SectionType", bound=Section)
-Position = tuple[str | int, ...]
+_RUN_CONFIG = "config.yaml"
+"""The file that `sirt run` writes in a run folder."""
 _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
 
 
@@ -137,7 +144,16 @@ def _read_layer(path: Path, source: str) -> _Layer:
         raise ConfigError(f"{_where(path, error)}. Fix it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
-    return _Layer(path, cast(dict[str, Any], document), _lines(node))
+    lines = _lines(node)
+    for at, line in lines.items():
+        # The names in a run's own config.yaml are for no user to change.
+        if path.name != _RUN_CONFIG:
+            _note_if_renamed(f"{path}:{line}", at)
+    return _Layer(
+        path,
+        with_current_names(cast(dict[str, Any], document)),
+        {current_position(at): line for at, line in lines.items()},
+    )
 
 
 def _seen_from(folder: Path, own: Path, value: Any) -> Any:
@@ -185,21 +201,30 @@ def set_in(document: dict[str, Any], override: str) -> Position:
         raise ConfigError(
             f"--set {override} is not of the form a.b=value, as in --set refine.rounds=3"
         )
+    _note_if_renamed(f"--set {masked(override)}", tuple(keys))
     try:
         return set_value(document, keys, yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
 
 
+def _note_if_renamed(source: str, position: Position) -> None:
+    current = current_position(position)
+    if current != position:
+        note_renamed(source, ".".join(map(str, position)), str(current[-1]))
+
+
 def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> Position:
-    """Set the value at the end of `keys` in place, section by section; returns its position."""
+    """Set the value at the end of `keys` in place, section by section, by current names; return its
+    position."""
+    position = current_position(tuple(keys))
     section = document
     for name in keys[:-1]:
         if not isinstance(section.get(name), dict):
             section[name] = {}
         section = section[name]
-    section[keys[-1]] = value
-    return tuple(keys)
+    section[position[-1]] = with_current_names(value, position)
+    return position
 
 
 def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:

@@ -3,8 +3,8 @@
 Defaults are the paper's where the paper says; a default has its home here and nowhere else.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 from sirt_ray import user_code
 from sirt_ray.config.base import Fraction, SamplingConfig, Section, merged
 from sirt_ray.config.custom import resolved
+from sirt_ray.config.renamed import both_names_problem, note_renamed, with_current_names
 from sirt_ray.types import PromptKind
 
 # FOLDED optimization: What every training of a job file has: optimizer, length, LoRA, and which weights are taken.
@@ -68,25 +69,40 @@ class TrainingConfig(Section):
     validation."""
     evaluate_every_steps: PositiveInt = 50
     """Validation every so many steps, and after the last."""
-    choose: Literal["best", "accuracy", "last"] = "best"
+    select_by: Literal["best", "accuracy", "last"] = "best"
     """Which weights become the student. `best`: those with the lowest validation loss (the paper).
     `accuracy`: those that prefer the chosen completion in the most held-out pairs, of equal ones
     the lower loss (refinement only). `last`: the last step's."""
     patience: PositiveInt | None = None
-    """Stop after so many evaluations in a row without better weights, by `choose`; None: never."""
+    """Stop after so many evaluations in a row without better weights, by `select_by`; None: never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, given: Any) -> Any:
+        """Accept the earlier names of settings, also from Python."""
+        if not isinstance(given, Mapping):
+            return given
+        settings = cast(Mapping[str, Any], given)
+        if problem := both_names_problem("tune", settings):
+            raise ValueError(problem)
+        current = with_current_names(settings, ("tune",))
+        for old, new in zip(settings, current, strict=True):
+            if old != new:
+                note_renamed(cls.__name__, old, new)
+        return current
 
     def selection_problems(self) -> list[str]:
         problems: list[str] = []
-        if self.patience is not None and self.choose == "last":
+        if self.patience is not None and self.select_by == "last":
             problems.append(
-                "patience ends a training that no longer improves, but choose 'last' would keep the"
-                " weights from after the best. Set choose to 'best', or take patience away"
+                "patience ends a training that no longer improves, but select_by 'last' would keep the"
+                " weights from after the best. Set select_by to 'best', or take patience away"
             )
         unjudged = [
             name
             for name, asked in (
                 ("patience", self.patience is not None),
-                ("choose 'accuracy'", self.choose == "accuracy"),
+                ("select_by 'accuracy'", self.select_by == "accuracy"),
             )
             if asked and self.validation_fraction == 0
         ]
@@ -122,10 +138,10 @@ class TuneConfig(TrainingConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "TuneConfig":
         problems = self.selection_problems()
-        if self.choose == "accuracy":
+        if self.select_by == "accuracy":
             problems.append(
-                "choose 'accuracy' compares preferences between completions, and tuning has no"
-                " pairs. Set choose to 'best' or 'last'"
+                "select_by 'accuracy' compares preferences between completions, and tuning has no"
+                " pairs. Set select_by to 'best' or 'last'"
             )
         if problems:
             raise ValueError("; ".join(problems))
@@ -258,9 +274,9 @@ class RefineConfig(TrainingConfig):
                 "lora.dropout is above 0: the policy would differ from its reference before the"
                 " first step. Set it to 0"
             )
-        if self.choose == "accuracy" and self.loss == "rft":
+        if self.select_by == "accuracy" and self.loss == "rft":
             problems.append(
-                "choose 'accuracy' compares preferences, but loss 'rft' has none. Set choose to"
+                "select_by 'accuracy' compares preferences, but loss 'rft' has none. Set select_by to"
                 " 'best' or 'last'"
             )
         problems += self.selection_problems() + self._unused() + self._even_problems()
@@ -312,7 +328,8 @@ class RefineConfig(TrainingConfig):
     def _beside_the_job(
         cls, even_rounds: dict[str, JsonValue], info: ValidationInfo
     ) -> dict[str, JsonValue]:
-        return _even_rule(even_rounds, lambda rule: resolved(rule, info))
+        current = with_current_names(even_rounds, ("even_rounds",))
+        return _even_rule(current, lambda rule: resolved(rule, info))
 
     def of_round(self, round: int) -> "RefineConfig":
         """The settings of one round, counted from 1."""

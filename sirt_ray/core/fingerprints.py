@@ -4,14 +4,14 @@ A setting belongs here if changing it changes what comes out. Paths, replica cou
 how often something is checkpointed never do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.store import Artifact
 from sirt_ray.config.data import DataConfig
 from sirt_ray.config.job import EvaluationConfig, JobConfig
-from sirt_ray.config.training import RefineConfig
+from sirt_ray.config.training import RefineConfig, TrainingConfig
 from sirt_ray.core import prompts
 from sirt_ray.verifier import answers
 
@@ -68,7 +68,7 @@ def tuned(job: JobConfig, base: str, demonstrations: Artifact) -> Inputs:
     return {
         "base": base,
         "demonstrations": demonstrations,
-        "tune": job.tune.model_dump(exclude={"tasks", "skip"}),
+        "tune": training_settings(job.tune, {"tasks", "skip"}),
         "seed": job.seed,
         **learned_from(job, job.tune.tasks),
     }
@@ -151,7 +151,16 @@ def refined(job: JobConfig, start: Model, pairs: Artifact, reference: Artifact |
 
 def trained(config: RefineConfig) -> Inputs:
     """What decides a refinement, beside its pairs."""
-    return config.model_dump(exclude=_SAMPLING | _NOT_TRAINING)
+    return training_settings(config, _SAMPLING | _NOT_TRAINING)
+
+
+def training_settings(config: TrainingConfig, exclude: Collection[str] = ()) -> Inputs:
+    """Return a training's settings by the names that the records of existing artifacts have.
+
+    `select_by` is recorded as `choose`, its earlier name, so that existing runs resume.
+    """
+    settings = config.model_dump(exclude=set(exclude))
+    return {"choose" if name == "select_by" else name: settings[name] for name in settings}
 
 
 def evaluation(job: Scoring, model: Model, questions: Artifact) -> Inputs:

@@ -94,7 +94,12 @@ def _job(folder: Path) -> JobConfig:
             "student": {"model": "quickstart:student"},
             # Keep wrong answers, too: a small model may be wrong eight times.
             "demonstrations": {"keep": "all"},
-            "tune": {"max_steps": 2, "batch_size": 4, "validation_fraction": 0, "choose": "last"},
+            "tune": {
+                "max_steps": 2,
+                "batch_size": 4,
+                "validation_fraction": 0,
+                "select_by": "last",
+            },
             "refine": {"rounds": 0},
             "resources": {
                 "teacher": {"max_model_len": 256, "start_timeout_s": _START_TIMEOUT_SECONDS},

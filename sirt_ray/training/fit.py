@@ -73,18 +73,18 @@ _DIGITS = 9
 """Of an accuracy. It is a sum of shares, whose last bits depend on their order."""
 
 
-def update_best(state: State, found: Mapping[str, float], choose: str) -> State:
+def update_best(state: State, found: Mapping[str, float], select_by: str) -> State:
     """`state` with the evaluation `found` after `state.step`; it is the best so far where
     `best_step` is that step."""
     state = replace(state, validation=dict(found))
-    if state.best is None or better(found, state.best, choose):
+    if state.best is None or better(found, state.best, select_by):
         return replace(state, best=dict(found), best_step=state.step, stale=0)
     return replace(state, stale=state.stale + 1)
 
 
-def better(one: Mapping[str, float], other: Mapping[str, float], choose: str) -> bool:
+def better(one: Mapping[str, float], other: Mapping[str, float], select_by: str) -> bool:
     """Whether `one` is to be chosen: by `accuracy` first where that is asked, then by the loss."""
-    if choose == "accuracy":
+    if select_by == "accuracy":
         ahead = round(one["accuracy"], _DIGITS) - round(other["accuracy"], _DIGITS)
         if ahead:
             return ahead > 0
@@ -97,7 +97,7 @@ def out_of_patience(state: State, config: TrainingConfig) -> bool:
 
 def why_stopped(state: State, config: TrainingConfig) -> str:
     """For the record of a training that was out of patience."""
-    what = "higher accuracy" if config.choose == "accuracy" else "lower loss"
+    what = "higher accuracy" if config.select_by == "accuracy" else "lower loss"
     return (
         f"no {what} on held-out questions in {state.stale} evaluations after step {state.best_step}"
     )
@@ -203,7 +203,7 @@ class Fit:
                 self._write(line)
             if step % self._settings.resources.checkpoint_every_steps == 0 and step < total:
                 checkpoint.save(self._engine, self._work, state)
-        if config.choose != "last" and state.best_step is not None:
+        if config.select_by != "last" and state.best_step is not None:
             return state, state.best_step
         checkpoint.save_weights(self._engine, self._work, state.step)
         return state, state.step
@@ -280,10 +280,10 @@ class Fit:
             raise StageError(
                 f"The validation loss is {metrics['loss']} after optimizer step {state.step}"
             )
-        choose = self._settings.config.choose
+        select_by = self._settings.config.select_by
         found = {name: metrics[name] for name in _VALIDATED if name in metrics}
-        state = update_best(state, found, choose)
-        if state.best_step == state.step and choose != "last":
+        state = update_best(state, found, select_by)
+        if state.best_step == state.step and select_by != "last":
             checkpoint.save_weights(self._engine, self._work, state.step)
         return replace(state, seconds=state.seconds + time.monotonic() - began)
 

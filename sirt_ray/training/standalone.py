@@ -84,7 +84,11 @@ def sft(asked: Sft, say: Print, redo: bool = False) -> Artifact:
             )
             return _carry_out(task, device, "sft", say)
 
-        return store.once("student", {**inputs, "tune": asked.tune, "seed": asked.seed}, build)
+        return store.once(
+            "student",
+            {**inputs, "tune": fingerprints.training_settings(asked.tune), "seed": asked.seed},
+            build,
+        )
 
 
 def dpo(asked: Dpo, say: Print, redo: bool = False) -> Artifact:

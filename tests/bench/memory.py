@@ -95,7 +95,7 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
         {
             "batch_size": _BATCH,
             "max_steps": _STEPS,
-            "choose": "last",
+            "select_by": "last",
             "warmup_steps": 0,
             "dtype": setting.dtype,
             "max_length": 512,

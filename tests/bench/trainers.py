@@ -41,7 +41,7 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
     )
     kind = RefineConfig if workload.pairs else TuneConfig
     config = kind(
-        batch_size=setting.batch, epochs=1, choose="last", warmup_ratio=0.0, dtype=setting.dtype
+        batch_size=setting.batch, epochs=1, select_by="last", warmup_ratio=0.0, dtype=setting.dtype
     )
     attention.register()
     made = model(setting)

@@ -61,7 +61,7 @@ def losses(
     room: Path, out: Path, kind: str, dtype: str, **resources: Any
 ) -> list[tuple[float, float]]:
     config = TuneConfig.model_validate(
-        {"dtype": dtype, "batch_size": 8, "epochs": 3, "choose": "last", **KINDS[kind]}
+        {"dtype": dtype, "batch_size": 8, "epochs": 3, "select_by": "last", **KINDS[kind]}
     )
     given = TrainerResources.model_validate({"max_tokens_per_micro_batch": 1000, **resources})
     source = Source(str(room / "base"))

@@ -144,7 +144,7 @@ RUNNING = (
         2,
         ("runs/mine/questions is finished, and was made with other settings",),
         "Either set these back, or choose another folder (a job's `name`, or --out), or run with"
-        " --redo",
+        " --force",
     ),
     Mistake(
         "two drivers of one run",

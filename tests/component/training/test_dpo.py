@@ -162,7 +162,7 @@ COLLAPSING: dict[str, Any] = {
     "schedule": "constant",
     "epochs": 5,
     "evaluate_every_steps": 2,
-    "choose": "accuracy",
+    "select_by": "accuracy",
     "validation_fraction": 0.3,
 }
 

@@ -195,7 +195,7 @@ def test_best_validation_loss_is_chosen(tmp_path: Path, tune: Any) -> None:
 
 def test_last_is_chosen_on_request(tmp_path: Path, tune: Any) -> None:
     changed = {"learning_rate": 0.3, "schedule": "constant", "warmup_ratio": 0.0}
-    assert tune(tmp_path, choose="last", **changed)["chosen_step"] == 9
+    assert tune(tmp_path, select_by="last", **changed)["chosen_step"] == 9
 
 
 DIVERGING = {"learning_rate": 0.3, "schedule": "constant", "warmup_ratio": 0.0, "patience": 2}

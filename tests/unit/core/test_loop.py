@@ -167,7 +167,7 @@ def test_a_changed_setting_is_refused_with_field_and_ways_out(tmp_path: Path) ->
     message = str(caught.value)
     assert "round_01/student" in message
     assert "refine.beta: 0.1 -> 0.3" in message
-    assert "`name`" in message and "--redo" in message
+    assert "`name`" in message and "--force" in message
     assert snapshot(tmp_path) == before
 
 
