@@ -11,7 +11,7 @@ TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
 .PHONY: help setup quickstart quickstart-seeds study test test-unit test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
-  test-gpu bench-control-plane bench-training bench-grading bench-gpu check types format clean
+  test-gpu bench-control-plane bench-training bench-grading bench-gpu check types docs format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -97,6 +97,10 @@ test-gpu: ## kernels, LoRA, QLoRA and ZeRO on a GPU (a minute)
 bench-gpu: ## training against TRL, and memory against the plan: a billion parameters on a GPU of 80 GB
 	$(GPU_PYTHON) -m tests.bench.training --gpu --units 1200
 	$(GPU_PYTHON) -m tests.bench.memory
+
+docs: setup ## the documentation as a site in build/docs
+	@$(BIN)/python -c 'import material' 2> /dev/null || { echo "mkdocs-material is missing: $(BIN)/pip install mkdocs-material"; exit 1; }
+	$(BIN)/python -m mkdocs build --strict
 
 format: setup ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """The tree of a job file. A default has its home here and nowhere else.
 
-Defaults are the paper's where the paper says (`jobs/README.md` lists the departures and what is not
-known); a field's documentation stands under it. Unknown keys are refused, cross-field nonsense is
+Defaults are the paper's where the paper says (`docs/design/method.md` lists the departures and what
+is not known); a field's documentation stands under it. Unknown keys are refused, cross-field nonsense is
 refused, and every problem is reported at once. `sirt_ray.jobfile` reads the YAML and turns the
 problems into one message with file and line.
 

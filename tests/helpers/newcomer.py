@@ -1,4 +1,4 @@
-"""The README's commands as somebody types them who has nothing but a clone.
+"""The commands of the README and of docs/ as somebody types them who has nothing but a clone.
 
 Names that stand for the reader's own things get one, and what would take hours is made small.
 """
@@ -19,7 +19,7 @@ from sirt_ray.quickstart import tasks
 @dataclass(frozen=True, slots=True)
 class Step:
     command: str
-    """As it stands in the README."""
+    """As the document shows it."""
     says: str = ""
     """A regular expression that its output has to match."""
     instead: Mapping[str, str] = field(default_factory=dict)
@@ -37,12 +37,13 @@ MINE = {
     "/models/large": "sirt_ray/quickstart/assets/teacher",
     "/models/small": "sirt_ray/quickstart/assets/student",
 }
-"""The reader's own folders in the README's job file and commands."""
+"""The reader's own folders in the documents' job files and commands."""
 SMALL = "--set data.num_train=60 --set data.num_test=20 --set data.num_validation=0"
 TWO_METHODS = "--set 'only=[{method: [instruction_tuning, rft], seed: 0}]'"
 ON_CLUSTER = {"HEAD:8265": "127.0.0.1:{dashboard}"}
 LAST_ROUND = r"round_02 │ 73\.0 ± 2\.6 │ 50\.0 ± 2\.9 │ 35\.3 ± 2\.8 │ 25\.3 ± 2\.5"
 """As the README shows it."""
+ONE_TRIAL = "--set 'only=[{student: small, method: tuned, seed: 0}]'"
 RIGHT = re.escape('{"right": 1, "wrong": 0, "unparseable": 0, "accuracy": 1.0}')
 SERVED = "curl "
 
@@ -78,6 +79,7 @@ STEPS = (
     Step(
         "sirt push runs/quickstart OWNER/NAME --private", "me/student", {"OWNER/NAME": "me/student"}
     ),
+    Step("python examples/sirt_in_one_file.py", r"refined +\d+\.\d % right of"),
     Step("sirt doctor", "this machine can run jobs"),
     Step("sirt completion bash", "complete "),
     Step("sirt run mine.yaml --dry-run", "demonstrations"),
@@ -98,10 +100,29 @@ STEPS = (
         "trainer: 1 GPU of node 1",
         more=f"{SMALL} --set refine.rounds=2",
     ),
+    Step(
+        "sirt run jobs/quickstart.yaml --set name=wider --set refine.num_cot=16",
+        "The report is runs/wider/report.html",
+        more=f"{SMALL} --set refine.rounds=1",
+    ),
+    Step(
+        "sirt run jobs/gsm8k_cpu.yaml --set data.root=/path/to/rows",
+        "The report is runs/gsm8k_cpu/report.html",
+        MINE,
+    ),
     Step("sirt plan jobs/own_task.yaml", "own_task.py"),
     Step("sirt run jobs/own_task.yaml --allow-code", "The report is runs/own_task/report.html"),
     Step("sirt plan jobs/study_quickstart.yaml", "27 cells"),
     Step("sirt run jobs/study_quickstart.yaml", "rft", more=f"{SMALL} {TWO_METHODS}"),
+    Step("sirt plan my_study.yaml", "small-rft-seed0"),
+    Step("sirt run my_study.yaml", "tuned", more=f"{SMALL} {ONE_TRIAL}"),
+    Step("sirt run my_study.yaml --cells 4", "tuned", more=f"{SMALL} {ONE_TRIAL}"),
+    Step(
+        "sirt run my_study.yaml --set 'only=[{method: rft}]'",
+        "rft",
+        {"{method: rft}": "{student: small, method: rft, seed: 0}"},
+        more=SMALL,
+    ),
     Step("sirt report runs/study_quickstart", "study_quickstart"),
     Step("sirt report runs/study_quickstart --format markdown", r"\| rft \|"),
     Step("sirt grade --benchmark gsm8k responses.jsonl --out graded.jsonl", RIGHT),
@@ -118,17 +139,18 @@ STEPS = (
         MINE | {"200": "20"},
     ),
     Step(
-        "python -m sirt_ray.training sft --model /models/small --data answers.jsonl --out runs/sft",
+        "sirt train sft --model /models/small --data answers.jsonl --out runs/sft",
         instead=MINE,
         makes="runs/sft/student/model.safetensors",
     ),
     Step(
-        "python -m sirt_ray.training dpo --model runs/sft/student --data pairs.jsonl --out runs/dpo"
+        "sirt train dpo --model runs/sft/student --data pairs.jsonl --out runs/dpo"
         " --set refine.beta=0.2",
         makes="runs/dpo/student/model.safetensors",
     ),
     Step("sirt serve runs/quickstart", until=SERVED, more="--port {port}"),
     Step("sirt serve /models/small --port 8080", "", MINE | {"8080": "{port}"}, until=SERVED),
+    Step("sirt serve runs/mine", until=SERVED, more="--port {port}"),
     Step(
         "sirt serve runs/mine --host 0.0.0.0",
         "",
@@ -170,24 +192,30 @@ EXPORTED = Step(
 )
 """Of what `sirt export` made of the quickstart, after its evaluation."""
 
-ELSEWHERE = {
+NOT_RUN = {
     "make setup": "by every other one",
     "make test": "is what runs the tests",
+    "make docs": "is built by tests/component/test_docs.py",
+    "sirt plan JOB.yaml": "is `sirt plan mine.yaml`",
     "make study": "is `sirt run jobs/study_quickstart.yaml`",
     "make test-gpu": "needs a GPU",
     "make bench-gpu": "needs a GPU",
     "make test-cluster": "long, by hand",
     "make test-faults": "long, by hand",
+    "make test-component": "is part of `make test`",
+    "make test-newcomer": "runs the others",
+    "python -m tests.bench.memory": "needs a GPU",
+    "python -m tests.bench.training --units 60 --repeats 1 --trl-at-once 1": "measures, by hand",
     "make bench-grading": "measures, by hand",
     "make bench-training": "measures, by hand",
     "make bench-sampling": "measures, by hand",
     "make bench-control-plane": "measures, by hand",
 }
-"""Commands that nobody runs for the sake of a test, and why."""
+"""Commands that no newcomer's test runs, and why."""
 
 
 def commands() -> set[str]:
-    return {step.command for step in STEPS + CLUSTER_STEPS} | set(ELSEWHERE)
+    return {step.command for step in STEPS + CLUSTER_STEPS} | set(NOT_RUN)
 
 
 def answers(evaluation: Path) -> dict[tuple[str, str], str]:
@@ -203,7 +231,7 @@ def replaced(text: str, instead: Mapping[str, str]) -> str:
 
 
 def prepare(clone: Path) -> None:
-    """The files that the README's commands take as the reader's own."""
+    """Write the files that the documents' commands take as the reader's own."""
     readme = (clone / "README.md").read_text()
     job = readme.partition("```yaml\nname: mine\n")[2].partition("```")[0]
     (clone / "mine.yaml").write_text(f"name: mine\n{replaced(job, MINE)}")
@@ -214,6 +242,12 @@ def prepare(clone: Path) -> None:
     small["refine"]["rounds"] = 1
     (clone / "jobs/small.yaml").write_text(yaml.safe_dump(small))
     rows(clone / "rows")
+    guide = (clone / "docs/guide/methods_and_studies.md").read_text()
+    study = guide.partition("```yaml\nstudy: my_study\n")[2].partition("```")[0]
+    study = replaced(f"study: my_study\n{study}", MINE | {"/models/larger": MINE["/models/small"]})
+    study_settings = yaml.safe_load(study)
+    study_settings["job"]["data"]["root"] = MINE["/path/to/rows"]
+    (clone / "my_study.yaml").write_text(yaml.safe_dump(study_settings, sort_keys=False))
     jsonl(clone / "responses.jsonl", [{"response": "So it is 18.", "reference": "18"}])
     solved = [tasks.problem("word_problems", "train", number, 0) for number in range(32)]
     asked = [(f"{item.text}\nAnswer:", item.cot_completion) for item in solved]
@@ -223,7 +257,7 @@ def prepare(clone: Path) -> None:
 
 
 def rows(root: Path) -> None:
-    """Rows in the columns of the benchmarks that the README's job names."""
+    """Write rows in the columns of the benchmarks that the documents' jobs name."""
     for split in ("train", "test"):
         worded: list[dict[str, Any]] = tasks.rows("word_problems", split, 120)
         jsonl(root / f"gsm8k/{split}.jsonl", worded)

@@ -17,7 +17,7 @@ from sirt_ray.cli import completion, main
 from tests.helpers import newcomer
 from tests.helpers.paths import ROOT
 
-_PLACES = {"jobs", "tests", "cluster", "sirt_ray"}
+_PLACES = {"jobs", "tests", "cluster", "sirt_ray", "examples"}
 
 
 def _files() -> list[str]:
@@ -39,7 +39,9 @@ DOCUMENTS = sorted(
 _BLOCK = re.compile(
     r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$|^(?P<indented>(?:    [^\n]*\n)+)", re.M | re.S
 )
-_TYPED = re.compile(r"\s*([A-Z_]+=\S* |\.venv/bin/)*(?P<command>(sirt|make|python -m) .*)")
+_TYPED = re.compile(
+    r"\s*([A-Z_]+=\S* |\.venv/bin/)*(?P<command>(sirt|make|python -m|python examples/\S+)\b.*)"
+)
 _INLINE = re.compile(r"`((?:sirt|make|python -m sirt_ray[^\s`]*) [^`]+)`")
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 FILES = [Path(name) for name in _files()]
@@ -93,6 +95,8 @@ def understood(command: str) -> None:
             parse(main._parser(), words[1:])
         else:
             assert words[1] in subcommands()
+    elif words[:2] != ["python", "-m"]:
+        assert (ROOT / words[1]).is_file(), words[1]
     elif words[2] == "sirt_ray.training" and len(words) > 3:
         parse(main._parser(), ["train", *words[3:]])
     elif words[2].startswith(("sirt_ray", "tests")):
@@ -129,8 +133,13 @@ def test_documented_files_are_there(document: Path) -> None:
 
 
 def test_the_search_finds_them_and_a_wrong_one_is_refused() -> None:
-    found = [command for document, command in documented() if document == "README.md"]
-    assert {"make quickstart", "sirt run jobs/quickstart.yaml"} < set(found) and len(found) > 30
+    found = {command for document, command in documented() if _is_for_newcomers(document)}
+    assert {
+        "make quickstart",
+        "sirt run jobs/quickstart.yaml",
+        "python examples/sirt_in_one_file.py",
+    } < found
+    assert len(found) > 50
     for wrong in (
         "make quikstart",
         "sirt rum jobs/quickstart.yaml",
@@ -165,7 +174,7 @@ def test_the_cheap_ones_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main.main(["grade", "--benchmark", "gsm8k", str(responses)]) == 0
     told = capsys.readouterr().out.strip()
     assert told == '{"right": 1, "wrong": 0, "unparseable": 0, "accuracy": 1.0}'
-    assert told in (ROOT / "README.md").read_text()
+    assert told in (ROOT / "docs/guide/export_and_serve.md").read_text()
 
 
 def test_completion_offers_settings_that_exist() -> None:
@@ -207,9 +216,13 @@ def test_completion_answers_the_shell(typed: str, offered: str, tmp_path: Path) 
     assert offered in re.split(r"[\s\013]+", answer.read_text()), done.stderr
 
 
-def test_every_command_of_the_readme_is_run_by_a_test_or_said_not_to_be() -> None:
-    """`make test-newcomer` types them."""
-    shown = {command for document, command in documented() if document == "README.md"}
+def _is_for_newcomers(document: str) -> bool:
+    return document == "README.md" or document.startswith("docs/")
+
+
+def test_every_command_of_readme_and_docs_is_run_or_named_with_a_reason() -> None:
+    """`make test-newcomer` runs them."""
+    shown = {command for document, command in documented() if _is_for_newcomers(document)}
     mentions = {command for command in shown if len(command.split()) == 2} - newcomer.commands()
     assert mentions <= {f"sirt {name}" for name in subcommands()}
     assert shown - mentions == newcomer.commands()
