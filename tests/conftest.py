@@ -17,6 +17,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Print how to repeat the order of the tests, where one of them failed."""
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        seed = config.getoption("random_order_seed").removeprefix("default:")
+        terminalreporter.write_line(f"The same order again: --random-order-seed={seed}")
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder with what the repository does not ship: real benchmark rows

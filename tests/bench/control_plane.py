@@ -3,7 +3,7 @@
     python -m tests.bench.control_plane [--rate 20000] [--busy 3000] [--memory 10000 1000000]
 
 The engine only sleeps: a stand-in for a remote one, so that nothing but the control plane is
-measured. Three figures, each from a run of `sirt_ray.on_ray.sampler.sample`:
+measured. Three figures, each from a run of `sirt_ray.on_ray.sampling.run.sample`:
 
     rate    questions per second through one driver and one replica that answers at once
     busy    share of the time that the places of 16 replicas, with delays as those of a large model,

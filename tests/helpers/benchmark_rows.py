@@ -1,6 +1,14 @@
-"""A row of each benchmark, in the columns of its data set, made for the tests."""
+"""A row of each benchmark, in the columns of its data set, made for the tests; and the real rows."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
+
+from sirt_ray.benchmarks import files
+from sirt_ray.benchmarks.base import Benchmark, Part
+from sirt_ray.errors import DataError
 
 CSQA = {
     "id": "x1",
@@ -41,3 +49,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "letter_choices": CSQA,
     "letter_choices_ood": CSQA,
 }
+
+
+def real_rows(assets: Path, benchmark: Benchmark) -> Iterator[tuple[Part, list[dict[str, Any]]]]:
+    """Yield the rows of each part of which there is a file."""
+    for part in ("train", "test"):
+        try:
+            paths = files.find(assets / "data", benchmark, part)
+        except DataError:
+            continue
+        yield part, [row for path in paths for row in pq.read_table(path).to_pylist()]

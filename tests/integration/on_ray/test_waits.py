@@ -44,7 +44,7 @@ def engine(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What is said of waits, twice a second and not after half a minute."""
-    monkeypatch.setattr("sirt_ray.waiting._LONGEST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("sirt_ray.logs._LONGEST_PAUSE_SECONDS", 0.5)
     for module in (serving, monitor):
         monkeypatch.setattr(module, "waiting", partial(waiting, first_s=0.5))
     said: list[str] = []

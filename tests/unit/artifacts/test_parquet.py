@@ -12,6 +12,7 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.errors import DataError
 from sirt_ray.types import Demonstration, Graded, PreferencePair, Question
 from tests.helpers.fakes import graded
+from tests.helpers.paths import TESTS
 
 QUESTION = Question("q1", "q1", "How many?", ("two", "four"), "B")
 GRADED = [graded("q1", 0), graded("q1", 1, verdict="unparseable", kind="plain")]
@@ -55,7 +56,7 @@ def test_columns_types_and_order_stay_those_of_stored_runs(tmp_path: Path) -> No
         written = pq.read_schema(path)
         assert written.metadata == {b"sirt_counts": b'{"rows": 1}'}
         lines += [f"== {name} ==", *(f"{field.name}: {field.type}" for field in written)]
-    golden = Path(__file__).parents[1] / "golden" / "parquet_schemas.txt"
+    golden = TESTS / "golden" / "parquet_schemas.txt"
     assert lines == golden.read_text().splitlines()
 
 

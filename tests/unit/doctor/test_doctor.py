@@ -1,8 +1,7 @@
-"""What `sirt doctor` finds, on machines that are described and on ports that are really taken."""
+"""What `sirt doctor` finds, on machines that are described."""
 
 import json
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -123,17 +122,7 @@ class TestGpus:
         assert only(gpus.check_gpus([])).level == "ok"
 
 
-@pytest.fixture
-def taken() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
 class TestMachine:
-    def test_a_taken_port_is_named(self, taken: int) -> None:
-        found = only(network.check_ports([(taken, "serving", "Take --port")]))
-        assert found == Finding("ports", "warning", f"{taken} is taken (serving)", "Take --port")
-
     @pytest.mark.parametrize(("on_gpu", "level"), [(False, "warning"), (True, "problem")])
     def test_missing_compilers_are_named(
         self, on_gpu: bool, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,7 @@ import json, sys
 from dataclasses import asdict
 from sirt_ray.benchmarks import rows
 from sirt_ray.benchmarks.registry import REGISTRY
-from sirt_ray.on_ray.hub import download
+from sirt_ray.on_ray.data.hub import download
 
 for name, part in json.loads(sys.argv[1]):
     benchmark = REGISTRY[name]
