@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from sirt_ray.on_ray.serve.resolve import find_model, find_run
     from sirt_ray.report.journal import RunJournal, run_console
     from sirt_ray.report.progress import progress_for
-    from sirt_ray.report.table import scores_tables
+    from sirt_ray.report.tables import scores_tables
 
     console = run_console()
     run = find_run(arguments.model)

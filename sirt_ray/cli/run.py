@@ -95,7 +95,7 @@ def checked(arguments: argparse.Namespace, unchecked: list[str] | None = None) -
 
 def print_plan(console: Console, job: JobConfig, survey: DryRunStore) -> None:
     from sirt_ray.driver import run as running
-    from sirt_ray.report.table import plan_table
+    from sirt_ray.driver.placement_table import plan_table
 
     console.print(plan_table(survey.states))
     console.print(f"Run folder: {object_store.to_uri(job.run_dir.resolve())}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A placement and its hours for a person to read in a terminal."""
+"""The tables of a plan, for a terminal: artifacts, placement, hours."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sirt_ray.artifacts.store import ArtifactStatus
 from sirt_ray.planning import memory, placement, speed
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.gpus import GB
@@ -16,7 +17,23 @@ _ON_GPUS = (
     f"vLLM uses {memory.VLLM_SHARE:.0%} of a GPU; a process has {memory.CONTEXT / GB:g} GB for"
     " CUDA, NCCL and fragmentation (in `other`, with DeepSpeed's buffers)",
 )
+_STATES = {
+    "finished": "[green]finished[/]",
+    "begun": "[yellow]begun, will be continued[/]",
+    "missing": "to build",
+    "untrue": "[red]made with other settings[/]",
+}
 _COLUMNS = ("weights", "grads", "optim.", "acts", "KV", "other", "total", "of")
+
+
+def plan_table(states: Sequence[ArtifactStatus]) -> Table:
+    """Return what a run would build, in order, and the state of each artifact."""
+    table = Table(title="Artifacts of this job")
+    for column in ("artifact", "state", "because"):
+        table.add_column(column)
+    for state in states:
+        table.add_row(state.name, _STATES[state.state], "\n".join(state.changed))
+    return table
 
 
 def show(console: Console, setup: Setup, placed: Placement) -> None:

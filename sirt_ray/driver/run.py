@@ -18,7 +18,7 @@ from sirt_ray.logs import attached_handler, in_run
 from sirt_ray.report.journal import SILENT, RunJournal
 from sirt_ray.report.live import LiveReport
 from sirt_ray.report.progress import LogProgress, progress_for
-from sirt_ray.report.table import scores_tables
+from sirt_ray.report.tables import scores_tables
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_text
 

@@ -18,11 +18,21 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.core import prompts
 from sirt_ray.publish.students import Student
 from sirt_ray.quickstart import assets
-from sirt_ray.report.document import Column, Document, Grid, markdown
+from sirt_ray.report.document import Document, Grid, markdown
 from sirt_ray.report.journal import summary
-from sirt_ray.report.table import PROMPTS
+from sirt_ray.report.tables import (
+    TRIGGERS,
+    Result,
+    Row,
+    Task,
+    accuracy_cell,
+    benchmark_columns,
+    score_results,
+    scores,
+    table,
+)
 from sirt_ray.storage.uri import is_uri
-from sirt_ray.types import PromptKind, Question, Scores
+from sirt_ray.types import Question
 
 UNLICENSED = "other"
 """Of the hub's licences, the one that has a name of its own: here the request to fill it in."""
@@ -115,7 +125,7 @@ def _results(student: Student) -> Iterator[EvalResult]:
                 dataset_revision=None if hub is None else hub.revision,
                 dataset_split=known[benchmark].split_names("test")[0],
                 metric_type="accuracy",
-                metric_name=f"accuracy {PROMPTS[kind]}",
+                metric_name=f"accuracy {TRIGGERS[kind]}",
                 metric_value=round(score.accuracy, 4),
                 metric_args={"stderr": round(score.stderr, 4), "n": score.n, "prompt": kind},
             )
@@ -166,26 +176,21 @@ def _license(job: JobConfig) -> str:
 
 
 def _scores(student: Student) -> Iterator[Grid]:
-    """A grid for each kind of prompt: the student among those that it is measured against."""
-    run, version = student.run, student.version
-    shown = {
-        stage: run.scores[stage]
-        for stage in dict.fromkeys(("teacher", "baseline", "round_00", version))
+    """Yield a table for each kind of prompt: the student and what it is compared with."""
+    run = student.run
+    rows = [
+        Row(stage, {run.job.seed: score_results(run.scores[stage])}, run.job.in_domain)
+        for stage in dict.fromkeys(("teacher", "baseline", "round_00", student.version))
         if stage in run.scores
-    }
-    in_domain = run.job.in_domain
-    names = sorted(run.job.data.evaluate, key=lambda name: name not in in_domain)
-    columns = [Column(name, "in-domain" if name in in_domain else "out-domain") for name in names]
+    ]
     for kind in run.job.evaluation.prompts:
-        rows = [(stage, *_cells(found, names, kind)) for stage, found in shown.items()]
-        yield Grid(f"% right {PROMPTS[kind]}", "stage", columns, rows)
+        columns = benchmark_columns(rows, kind)
+        yield table(f"% right {TRIGGERS[kind]}", "stage", columns, rows, _cell)
 
 
-def _cells(found: Scores, names: Sequence[str], kind: PromptKind) -> Iterator[str]:
-    for name in names:
-        score = found.get(name, {}).get(kind)
-        shown = "-" if score is None else f"{100 * score.accuracy:.1f} ± {100 * score.stderr:.1f}"
-        yield shown if score is None else f"{shown} (n = {score.n})"
+def _cell(row: Row[Result], tasks: Sequence[Task]) -> str:
+    number = "".join(f" (n = {score.n})" for score in scores(row, tasks))
+    return f"{accuracy_cell(row, tasks)}{number}"
 
 
 def _use(rank: int | None) -> str:

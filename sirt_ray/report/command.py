@@ -11,10 +11,9 @@ from rich.console import Console
 from sirt_ray.errors import DataError
 from sirt_ray.report.compare import Side, compare, read_sides
 from sirt_ray.report.document import Document, markdown, print_text
-from sirt_ray.report.findings import find
+from sirt_ray.report.run import report_runs
 from sirt_ray.report.runs import read_runs
-from sirt_ray.report.studies import is_study, read_study
-from sirt_ray.report.study_report import study_report
+from sirt_ray.report.study import is_study, read_study, report_study
 from sirt_ray.storage import atomic, object_store
 
 Printed = Literal["markdown", "text"]
@@ -32,7 +31,9 @@ def report_document(folders: Sequence[Path]) -> Document:
             f"{studies[0]} is a study's folder, which is reported by itself: its cells are compared"
             " with each other. Give it alone, or give folders of runs alone"
         )
-    return study_report(read_study(folders[0])) if studies else find(read_runs(folders)).document
+    if studies:
+        return report_study(read_study(folders[0]))
+    return report_runs(read_runs(folders)).document
 
 
 def report_page(folders: Sequence[Path]) -> str:

@@ -52,7 +52,7 @@ def print_text(document: Document, console: Console) -> None:
     for grid in map(_narrow, document.grids):
         for part in _parts(grid, console.width):
             console.print()
-            console.print(_table(grid, part))
+            console.print(terminal_table(grid, part))
         if grid.note:
             console.print(grid.note, style="dim", markup=False, highlight=False)
 
@@ -91,7 +91,9 @@ def _parts(grid: Grid, width: int) -> list[range]:
     return parts
 
 
-def _table(grid: Grid, part: range) -> Table:
+def terminal_table(grid: Grid, part: range | None = None) -> Table:
+    """Return a table of `rich`, with all columns or those in `part`."""
+    part = range(len(grid.columns)) if part is None else part
     table = Table(title=escape(grid.title), title_justify="left")
     table.add_column(escape(grid.corner))
     for column in grid.columns[part.start : part.stop]:

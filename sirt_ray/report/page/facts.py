@@ -1,15 +1,20 @@
 """The few figures that a reader looks for first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sirt_ray.core.scoring import score_of
-from sirt_ray.core.statistics import mean_paired, paired
-from sirt_ray.report.answers import Answers, Task
-from sirt_ray.report.evidence import TUNED, Labelled
 from sirt_ray.report.page.effort import Effort, Timeline
 from sirt_ray.report.runs import RunRecord
-from sirt_ray.report.table import PROMPTS
+from sirt_ray.report.tables import (
+    TRIGGERS,
+    TUNED,
+    Result,
+    Row,
+    Task,
+    compare_rows,
+    difference_interval,
+    scores,
+)
 from sirt_ray.types import PromptKind
 
 
@@ -21,54 +26,48 @@ class Fact:
 
 
 def facts(
-    run: RunRecord, answers: Labelled[Answers], efforts: Sequence[Effort], found: Timeline
+    run: RunRecord, stages: Mapping[str, Row[Result]], efforts: Sequence[Effort], worked: Timeline
 ) -> list[Fact]:
+    """Return the facts of a run that are known; `stages` as in `RunReport`."""
     far = [name for name in run.job.data.evaluate if name not in run.job.in_domain]
     near = [name for name in run.job.data.evaluate if name in run.job.in_domain]
     shown = [
-        _accuracy("In-domain accuracy", run, answers, near),
-        _accuracy("Out-domain accuracy", run, answers, far),
-        _time(efforts, found),
+        _accuracy("In-domain accuracy", run, stages, near),
+        _accuracy("Out-domain accuracy", run, stages, far),
+        _time(efforts, worked),
         _tokens(efforts),
     ]
     return [fact for fact in shown if fact is not None]
 
 
 def _accuracy(
-    name: str, run: RunRecord, answers: Labelled[Answers], benchmarks: Sequence[str]
+    name: str, run: RunRecord, stages: Mapping[str, Row[Result]], benchmarks: Sequence[str]
 ) -> Fact | None:
-    """Of the student that was kept last, over benchmarks, each counting the same."""
+    """Return the accuracy of the student that was kept last, a mean over `benchmarks`."""
     kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
     tasks: list[Task] = [(benchmark, kind) for benchmark in benchmarks]
-    if not tasks or run.kept not in answers:
+    if not tasks or run.kept not in stages:
         return None
-
-    def mean(stage: str) -> float:
-        right = [answers[stage][task].right.values() for task in tasks]
-        return sum(score_of(sum(of), len(of)).accuracy for of in right) / len(right)
-
-    value = f"{100 * mean(run.kept):.1f} %"
-    before = TUNED if TUNED in answers else "baseline"
-    if before not in answers or before == run.kept:
-        untuned = f", {100 * mean('baseline'):.1f} % untuned" if "baseline" in answers else ""
-        return Fact(name, value, f"{run.kept}, {PROMPTS[kind]}{untuned}")
-    gain = mean_paired(
-        [paired(answers[before][task].right, answers[run.kept][task].right) for task in tasks]
-    )
+    means = {
+        stage: f"{100 * scores(row, tasks)[0].accuracy:.1f} %" for stage, row in stages.items()
+    }
+    note = f"{run.kept}, {TRIGGERS[kind]}"
+    before = TUNED if TUNED in stages else "baseline"
+    if before not in stages or before == run.kept:
+        untuned = f", {means['baseline']} untuned" if "baseline" in stages else ""
+        return Fact(name, means[run.kept], f"{note}{untuned}")
+    gain, low, high = difference_interval(compare_rows(stages[before], stages[run.kept], tasks))
     than = "instruction tuning" if before == TUNED else "the untuned student"
     return Fact(
-        name,
-        value,
-        f"{run.kept}, {PROMPTS[kind]}: {100 * gain.difference:+.1f} points"
-        f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] to {than}",
+        name, means[run.kept], f"{note}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}] to {than}"
     )
 
 
-def _time(efforts: Sequence[Effort], found: Timeline) -> Fact | None:
-    seconds = found.seconds or sum(effort.seconds for effort in efforts)
+def _time(efforts: Sequence[Effort], worked: Timeline) -> Fact | None:
+    seconds = worked.seconds or sum(effort.seconds for effort in efforts)
     if not seconds:
         return None
-    again = len(found.starts)
+    again = len(worked.starts)
     gpu_hours = [effort.gpu_hours for effort in efforts]
     known = sum(hours for hours in gpu_hours if hours is not None)
     note = f"{known:,.2f} GPU-hours" if known else "no GPU"

@@ -1,17 +1,14 @@
 """Runs, comparisons and studies -> pages."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sirt_ray.artifacts.store import RECORD, partial_of
 from sirt_ray.core.statistics import over_seeds
-from sirt_ray.report.compare import Compared
-from sirt_ray.report.comparison import PROMPTS, Comparison, compared, scores
+from sirt_ray.report.compare import CompareReport, Comparison
 from sirt_ray.report.document import Document
-from sirt_ray.report.evidence import estimate
-from sirt_ray.report.findings import find
 from sirt_ray.report.funnel import by_artifact, is_dropped
 from sirt_ray.report.journal import json_lines
 from sirt_ray.report.page import charts
@@ -23,7 +20,18 @@ from sirt_ray.report.page.facts import duration, facts, large
 from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
+from sirt_ray.report.run import report_runs
 from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.report.tables import (
+    PROMPTS,
+    Result,
+    Row,
+    Task,
+    benchmarks,
+    compare_rows,
+    difference_interval,
+    scores,
+)
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json
 from sirt_ray.training.workdir import WorkDir
@@ -35,8 +43,8 @@ def document_page(document: Document) -> str:
     return render("document.html", document=document, sections=[])
 
 
-def compare_page(found: Compared) -> str:
-    comparison = found.comparison
+def compare_page(report: CompareReport) -> str:
+    comparison = report.comparison
     sections = [
         (
             f"Accuracy and differences, {PROMPTS[kind]}",
@@ -45,13 +53,13 @@ def compare_page(found: Compared) -> str:
         )
         for kind in comparison.prompts
     ]
-    return render("document.html", document=found.document, sections=sections)
+    return render("document.html", document=report.document, sections=sections)
 
 
 def run_page(run_dir: Path) -> str:
     """Raises DataError as `read_run`, and where a file cannot be read."""
     run = read_run(run_dir)
-    found = find([run])
+    report = report_runs([run])
     object_store.pull(run_dir / "events.jsonl")
     events = json_lines(run_dir / "events.jsonl")
     records = _records(run)
@@ -68,8 +76,8 @@ def run_page(run_dir: Path) -> str:
     return render(
         "run.html",
         run=run,
-        found=found,
-        facts=facts(run, found.answers[0], took, worked),
+        report=report,
+        facts=facts(run, report.stages, took, worked),
         accuracy=_accuracy(run),
         fates=_fates(run),
         funnel=by_artifact(run.counts),
@@ -186,23 +194,23 @@ def _fates(run: RunRecord) -> list[Chart]:
 
 
 def _forests(comparison: Comparison, kind: PromptKind, differences: bool) -> list[Chart]:
-    """A chart for each benchmark, all with the same axis."""
-    shown = [
-        row for row in comparison.rows if not (differences and row.role in ("teacher", "baseline"))
-    ]
+    """Return a chart for each benchmark, all with the same axis."""
+    against = comparison.against
     found: dict[str, list[Estimate]] = {}
-    for benchmark in comparison.benchmarks:
-        rows = [
-            estimated
-            for row in shown
-            for estimated in _estimates(comparison, row.label, benchmark, kind, differences)
-        ]
+    for benchmark in benchmarks(comparison.rows):
+        rows: list[Estimate] = []
+        for row in comparison.rows:
+            if not differences:
+                rows += _accuracy_estimate(row, (benchmark, kind))
+            elif row is not against and row.role not in ("teacher", "baseline"):
+                pairs = compare_rows(against, row, [(benchmark, kind)])
+                rows += [Estimate(row.label, *difference_interval(pairs))] if pairs else []
         if rows:
             found[benchmark] = rows
     ends = [abs(end) for rows in found.values() for row in rows for end in (row.low, row.high)]
     furthest = 1.1 * max(ends, default=0.0) + 1.0
     limits = (-furthest, furthest) if differences else (-2.0, 102.0)
-    axis = f"difference to {comparison.against}, points" if differences else "right answers, %"
+    axis = f"difference to {against.label}, points" if differences else "right answers, %"
     name = "difference" if differences else "accuracy"
     return [
         charts.forest(f"{name}-{benchmark}-{kind}", benchmark, axis, rows, limits)
@@ -210,23 +218,13 @@ def _forests(comparison: Comparison, kind: PromptKind, differences: bool) -> lis
     ]
 
 
-def _estimates(
-    comparison: Comparison, label: str, benchmark: str, kind: PromptKind, differences: bool
-) -> Sequence[Estimate]:
-    row = comparison.row(label)
-    if differences:
-        before = comparison.row(comparison.against)
-        pairs = compared(before, row, [benchmark], kind) if row is not before else []
-        return [Estimate(label, *estimate(pairs))] if pairs else []
-    of_seeds = scores(row, [benchmark], kind)
-    if not of_seeds or len(of_seeds) != len(row.seeds):
+def _accuracy_estimate(row: Row[Result], task: Task) -> list[Estimate]:
+    """Return an accuracy ± one standard error, over questions of one seed or over several seeds;
+    nothing if a seed has none."""
+    found = scores(row, [task])
+    if not found or len(found) != len(row.seeds):
         return []
-    values = [100 * score.accuracy for score in of_seeds]
+    values = [100 * score.accuracy for score in found]
     mean = sum(values) / len(values)
-    half = _half_width(values, 100 * of_seeds[0].stderr)
-    return [Estimate(label, mean, mean - half, mean + half)]
-
-
-def _half_width(values: Sequence[float], of_one: float) -> float:
-    """One standard error: over seeds, or of one seed over its questions."""
-    return of_one if len(values) == 1 else over_seeds(values).stderr
+    half = 100 * found[0].stderr if len(found) == 1 else over_seeds(values).stderr
+    return [Estimate(row.label, mean, mean - half, mean + half)]

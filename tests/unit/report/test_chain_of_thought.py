@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sirt_ray.report.answers import has_chain_of_thought
+from sirt_ray.report.run import has_chain_of_thought
 
 
 @pytest.mark.parametrize(

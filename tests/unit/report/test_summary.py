@@ -9,7 +9,7 @@ from rich.console import Console
 from sirt_ray.core.scoring import score_of, scores_to_json
 from sirt_ray.report.journal import RunJournal, summary
 from sirt_ray.report.progress import LogProgress, TerminalProgress
-from sirt_ray.report.table import scores_tables
+from sirt_ray.report.tables import scores_tables
 from sirt_ray.types import Scores
 
 
