@@ -1,9 +1,9 @@
 """The verifier: what a text's final answer is, and whether it is right.
 
-There is one, for filtering demonstrations, for pairing, for evaluation and for `sirt grade`, so
-that a number in a table and a preference pair never disagree about what right means.
+The same verifier filters demonstrations, grades samples for pairing, evaluates and runs in `sirt
+grade`, so that a number in a table and a preference pair never disagree about what right means.
 
-Model text is untrusted. Nothing here raises on it, runs it or needs more than linear time for it.
+Model text is untrusted. Nothing here raises on it, executes it or needs more than linear time.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,33 +12,33 @@ from typing import Literal
 from sirt_ray.types import Judgement
 from sirt_ray.verifier import choices as options
 from sirt_ray.verifier import expressions, numbers, numerals
-from sirt_ray.verifier.statements import Found, is_cut_off
+from sirt_ray.verifier.statements import FinalAnswer, is_cut_off
 
 AnswerKind = Literal["number", "choice", "expression"]
 
 Equivalent = Callable[[str, str], bool | None]
-"""(reference, answer) -> whether the two expressions are the same by algebra; None where that takes
-too long to say."""
+"""(reference, answer) -> whether the two expressions are the same by algebra; None where the
+comparison takes too long."""
 
 VERSION = "4"
-"""Raised whenever some text is judged differently."""
+"""It is increased whenever some text gets a different verdict."""
 
 LONGEST_TEXT = 200_000
-"""Of a longer text only the end is read: the final answer is there."""
+"""In characters. Only the end of a longer text is read: the final answer is there."""
 
 
-def extract(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> Found | None:
-    """The final answer: a plain number, an option's letter, or an expression; None if there is
-    none that can be read, or if several are named.
+def extract(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> FinalAnswer | None:
+    """Return the final answer: a plain number, an option's letter, or an expression; None if there
+    is none that can be read, or if several are named.
 
     Examples::
 
         extract("16 - 7 = 9, so she makes 9 * 2 = $18.00. The answer is $18.00.", "number")
-            == Found("18", stated=True)
+            == FinalAnswer("18", stated=True)
         extract("The correct answer is: D) Venice", "choice", ("Michigan", ..., "Venice"))
-            == Found("D", stated=True)
+            == FinalAnswer("D", stated=True)
         extract("So half of it is $\\frac{1}{2}$.", "expression")
-            == Found("\\frac{1}{2}", stated=False)
+            == FinalAnswer("\\frac{1}{2}", stated=False)
     """
     text = text[-LONGEST_TEXT:]
     if kind == "number":
@@ -51,7 +51,7 @@ def extract(text: str, kind: AnswerKind, choices: Sequence[str] = ()) -> Found |
 
 
 def same(extracted: str, reference: str, kind: AnswerKind) -> bool:
-    """Whether two final answers mean the same, as far as it can be seen without algebra."""
+    """Return whether two final answers mean the same, as far as can be decided without algebra."""
     if kind == "number":
         return numerals.equal(extracted, reference)
     if kind == "choice":
@@ -66,7 +66,7 @@ def grade(
     choices: Sequence[str] = (),
     equivalent: Equivalent | None = None,
 ) -> Judgement:
-    """The verdict on a text. `equivalent` is asked about expressions that do not look the same."""
+    """Return the verdict on a text. `equivalent` compares expressions that do not look the same."""
     found = extract(text, kind, choices)
     if found is None:
         return Judgement("unparseable", None, stated=False)

@@ -4,8 +4,8 @@ Final answers are read in this order:
 
 1. the last statement that names a number ("#### 18", a box, "The answer is 18", "A: 18"), or the
    number that is the whole text;
-2. as the last resort, a guess from the last sentence that has a number (`_guessed`), a question or
-   a note at the end not counted.
+2. as the last resort, a guess from the last sentence that has a number (`_guessed`), without a
+   question or a note at the end.
 
 A text without a figure may spell its number out ("The answer is eighteen.").
 """
@@ -17,7 +17,7 @@ from sirt_ray.verifier import numerals
 from sirt_ray.verifier.numerals import LONGEST_NUMBER, Number, equal, numbers_in, plain
 from sirt_ray.verifier.statements import (
     WINDOW,
-    Found,
+    FinalAnswer,
     Statement,
     find,
     is_last,
@@ -52,32 +52,33 @@ _CIRCUMSTANCE = re.compile(
     r"\b(?:after|in|for|over|within|during|on|than)\s"
     r"(?:(?:the|those|these|all|his|her|their|its|only|just|every|each|next|last|first)\s){0,2}(?:[a-z]{1,12}\sof\s)?\Z"
 )
-"""What "5" is in "She earns $90 in 5 days"."""
-_GIVEN = re.compile(
+"""What precedes "5" in "She earns $90 in 5 days"."""
+_KNOWN = re.compile(
     r"\b(?:(?:the|those|these|all|his|her|their|its)\s(?:other\s|first\s|last\s|next\s)?"
     r"|(?<!\bneed\s)(?<!needs\s)(?<!needed\s)(?<!\bha[sd]\s)(?<!have\s)(?<!able\s)(?<!going\s)"
     r"(?<!\bup\s)(?<!\bout\s)(?<!wants\s)to\s"
     r"(?!(?:about|around|approximately|nearly|an?|the|only|just|find|get|give|obtain|reach|be|have)\s)"
     r"[a-z]{2,12}\s(?:[a-z]{1,12}\s){0,2})\Z"
 )
-"""What "50" is in "She needs 5 shelves to hold all 50 books", where another number comes first."""
+"""What precedes "50" in "She needs 5 shelves to hold all 50 books", after another number."""
 _NOUN = re.compile(r"[\s-][A-Za-z]")
 _CURRENCY = re.compile(r"[$€£¥₹]")
 _CONCLUSION = re.compile(r"[\s*_]{0,4}(?:so|thus|therefore|hence|in\s(?:total|all))\b", re.I)
 
 
-def extract(text: str) -> Found | None:
-    """The final answer as a plain number ("$1,234.50" -> "1234.5"), or None."""
-    said = [plain(reading) for reading in readings(text)]
-    for reading in said:
+def extract(text: str) -> FinalAnswer | None:
+    """Return the final answer as a plain number ("$1,234.50" -> "1234.5"), or None."""
+    plain_readings = [plain(reading) for reading in readings(text)]
+    for reading in plain_readings:
         found = _extract(reading)
         if found is not None or next(numbers_in(reading), None) is not None:
             return found
-    return next(filter(None, map(_spelled_out, said)), None)
+    return next(filter(None, map(_spelled_out, plain_readings)), None)
 
 
-def _spelled_out(text: str) -> Found | None:
-    """A number in words is no answer where it is only mentioned ("the two of them")."""
+def _spelled_out(text: str) -> FinalAnswer | None:
+    """Return a number in words, which is no answer where it is only mentioned ("the two of
+    them")."""
     figures = numerals.in_figures(text)
     if figures == text:
         return None
@@ -86,7 +87,7 @@ def _spelled_out(text: str) -> Found | None:
     return found if found and (found.stated or short) else None
 
 
-def _extract(text: str) -> Found | None:
+def _extract(text: str) -> FinalAnswer | None:
     for statement in reversed(find(text)):
         numbers = list(numbers_in(statement.text))
         stated = _stated(text, statement, numbers)
@@ -94,36 +95,36 @@ def _extract(text: str) -> Found | None:
             continue
         following = next((n for n in numbers if n.start >= stated.end), None)
         hedged = following is not None and _hedged(statement.text, stated, following)
-        return None if hedged else Found(str(stated), stated=True)
+        return None if hedged else FinalAnswer(str(stated), stated=True)
     return _last(text)
 
 
-def _last(text: str) -> Found | None:
-    """The number that is all of the text or of its first paragraph, or else the one to guess."""
-    said = text.rstrip()
-    first, more, _ = said.partition("\n\n")
-    if more and (alone := _alone(first)) is not None:
-        return Found(str(alone), stated=True)
-    if said.endswith("?"):
-        said = said[: said.rfind(last_sentence(said))]
-    if more and (note := deque(_NOTE.finditer(said), maxlen=1)):
-        said = said[: note[0].start()]
-    last = deque(numbers_in(said), maxlen=2)
+def _last(text: str) -> FinalAnswer | None:
+    """Return the number that is the whole text or its first paragraph, or else a guess."""
+    body = text.rstrip()
+    first, more, _ = body.partition("\n\n")
+    if more and (whole := _whole_number(first)) is not None:
+        return FinalAnswer(str(whole), stated=True)
+    if body.endswith("?"):
+        body = body[: body.rfind(last_sentence(body))]
+    if more and (note := deque(_NOTE.finditer(body), maxlen=1)):
+        body = body[: note[0].start()]
+    last = deque(numbers_in(body), maxlen=2)
     if not last:
-        said, last = text, deque(numbers_in(text), maxlen=2)
+        body, last = text, deque(numbers_in(text), maxlen=2)
     if not last:
         return None
-    if len(last) == 1 and _alone(said) is not None:
-        return Found(str(last[0]), stated=True)
-    sentence = sentence_at(said, last[-1].start)
-    # Most sentences with a number have one.
-    several = len(last) > 1 and last[-2].start >= said.rfind(sentence, 0, last[-1].end + WINDOW)
+    if len(last) == 1 and _whole_number(body) is not None:
+        return FinalAnswer(str(last[0]), stated=True)
+    sentence = sentence_at(body, last[-1].start)
+    # Most sentences with a number have only one.
+    several = len(last) > 1 and last[-2].start >= body.rfind(sentence, 0, last[-1].end + WINDOW)
     guess = _guessed(sentence) if several else None
-    return Found(str(guess or last[-1]), stated=False)
+    return FinalAnswer(str(guess or last[-1]), stated=False)
 
 
-def _alone(text: str) -> Number | None:
-    """The number that a text is, apart from signs."""
+def _whole_number(text: str) -> Number | None:
+    """Return the number that is the whole text, apart from punctuation."""
     numbers = list(numbers_in(text)) if len(text) <= LONGEST_NUMBER else []
     if len(numbers) != 1:
         return None
@@ -132,12 +133,12 @@ def _alone(text: str) -> Number | None:
 
 
 def _guessed(sentence: str) -> Number | None:
-    """What the sentence comes to: its bold number, the result of its last equation, or the last
-    number that is no circumstance, those in asides and reasons not counted.
+    """Return what the sentence concludes: its bold number, the result of its last equation, or the
+    last number that is no circumstance and in no aside or reason.
 
-    On the gold solutions of GSM8K's training questions, whose last line says the answer in many
-    words, the last number of all (`flexible-extract` of the lm-evaluation-harness) is another one
-    three times as often.
+    On the gold solutions of GSM8K's training questions, whose last line states the answer in many
+    words, the last number of all (`flexible-extract` of the lm-evaluation-harness) is a different
+    one three times as often.
     """
     sentence = _without_asides(sentence)
     numbers = list(numbers_in(sentence))
@@ -148,20 +149,20 @@ def _guessed(sentence: str) -> Number | None:
     result = _result(sentence, numbers)
     if result and not _NEW_CLAUSE.search(sentence, result.end, numbers[-1].start):
         return result
-    return _told(sentence, numbers)
+    return _last_of_result(sentence, numbers)
 
 
-def _told(sentence: str, numbers: list[Number]) -> Number:
-    """The last number that is no circumstance."""
-    told = [n for n in numbers if not _is_circumstance(sentence, n)]
-    if len(told) > 1:
-        told[1:] = [n for n in told[1:] if not _is_given(sentence, told[0], n)]
-    return (told or numbers)[-1]
+def _last_of_result(sentence: str, numbers: list[Number]) -> Number:
+    """Return the last number that is no circumstance and does not come from the question."""
+    results = [n for n in numbers if not _is_circumstance(sentence, n)]
+    if len(results) > 1:
+        results[1:] = [n for n in results[1:] if not _is_known(sentence, results[0], n)]
+    return (results or numbers)[-1]
 
 
-def _is_given(sentence: str, first: Number, number: Number) -> bool:
+def _is_known(sentence: str, first: Number, number: Number) -> bool:
     counts = _NOUN.match(sentence, number.end)
-    return counts is not None and _GIVEN.search(sentence, first.end, number.start) is not None
+    return counts is not None and _KNOWN.search(sentence, first.end, number.start) is not None
 
 
 def _is_circumstance(sentence: str, number: Number) -> bool:
@@ -171,8 +172,8 @@ def _is_circumstance(sentence: str, number: Number) -> bool:
 
 
 def _without_asides(text: str) -> str:
-    """The text with blanks for what it adds in brackets, up to where it goes on to give reasons;
-    as it is where no number would be left."""
+    """Return the text with blanks in place of what is in brackets, up to where it begins to give
+    reasons; unchanged where no number would be left."""
     shorter = _ASIDE.sub(lambda match: " " * len(match[0]), text) if "(" in text else text
     if reason := _REASON.search(shorter):
         shorter = shorter[: reason.start()]
@@ -182,7 +183,7 @@ def _without_asides(text: str) -> str:
 
 
 def _result(span: str, numbers: list[Number]) -> Number | None:
-    """The number behind the last "=", where it is not calculated with."""
+    """Return the number after the last "=", if no arithmetic follows it."""
     equals = span.rfind("=")
     if equals < 0 or _ARITHMETIC.search(span, equals + 1):
         return None
@@ -190,14 +191,14 @@ def _result(span: str, numbers: list[Number]) -> Number | None:
 
 
 def _bold(text: str) -> Number | None:
-    """The last bold number."""
+    """Return the last bold number."""
     bold = (list(numbers_in(match[1])) for match in _BOLD.finditer(text))
     return next((numbers[0] for numbers in reversed(list(bold)) if len(numbers) == 1), None)
 
 
 def _hedged(text: str, stated: Number, following: Number) -> bool:
-    """Whether another number is named beside the first ("18 or 20"). The same in another unit is
-    none ("1.5 hours or 90 minutes")."""
+    """Return whether another number is named as an alternative ("18 or 20"). The same quantity in
+    another unit is no alternative ("1.5 hours or 90 minutes")."""
     between = text[stated.end : following.start]
     if not _ANOTHER.fullmatch(between) or equal(str(stated), str(following)):
         return False
@@ -206,7 +207,7 @@ def _hedged(text: str, stated: Number, following: Number) -> bool:
 
 
 def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | None:
-    """The number that a statement names, if it names one."""
+    """Return the number that a statement names, if it names one."""
     lead = len(statement.text) - len(statement.text.lstrip(" \t\r\n*_:$`"))
     limit = lead + len(statement.sentence)
     inside = numbers if statement.mark == "boxed" else [n for n in numbers if n.start < limit]
@@ -230,7 +231,7 @@ def _stated(text: str, statement: Statement, numbers: list[Number]) -> Number | 
         return first if _is_direct(span, first) and not reasoning else None
     if result or _is_direct(span, inside[0]):
         return result or inside[0]
-    return _bold(span) or _told(span, inside)
+    return _bold(span) or _last_of_result(span, inside)
 
 
 def _is_direct(span: str, number: Number) -> bool:

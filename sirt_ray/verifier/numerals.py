@@ -1,4 +1,7 @@
-"""Where numbers stand in a text, and what they are worth: 18 == 18.0 == $18.00 == 36/2."""
+"""The numbers in a text: where they are, and their values: 18 == 18.0 == $18.00 == 36/2.
+
+A number may be in digits, in LaTeX or in English words ("forty-seven", "two hundred and five").
+"""
 
 import re
 from collections.abc import Iterator
@@ -6,50 +9,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-# FOLDED core.spelled: Numbers in English words: "forty-seven", "two hundred and five".
-
-_ONES = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
-    "nineteen",
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_VALUES = {
-    **{word: value for value, word in enumerate(_ONES)},
-    **{word: 10 * value for value, word in enumerate(_TENS, start=2)},
-}
-_WORD = rf"(?:{'|'.join((*_VALUES, 'hundred', 'thousand'))})"
-_RUN = re.compile(rf"\b{_WORD}(?:[\s-](?:and\s)?{_WORD}){{0,8}}\b", re.IGNORECASE)
-_SEPARATOR = re.compile(r"[\s-]+(?:and\s)?")
-
-
-def in_figures(text: str) -> str:
-    """The text with its spelled numbers in figures. "One" alone is mostly a pronoun and stays,
-    except behind "is"."""
-    return _RUN.sub(_figure, text)
-
-
-def _figure(match: re.Match[str]) -> str:
-    words = _SEPARATOR.split(match[0].lower())
-    if words == ["one"] and not match.string[: match.start()].rstrip(" *:").endswith("is"):
-        return match[0]
-    total = part = 0
-    for word in words:
-        if word == "thousand":
-            total, part = total + 1000 * max(part, 1), 0
-        elif word == "hundred":
-            part = 100 * max(part, 1)
-        else:
-            part += _VALUES[word]
-    return str(total + part)
-
-
 LONGEST_NUMBER = 80
-"""Characters; what is longer is not an answer (and costs quadratic time to read)."""
-
-LONGEST_POWER = 30
-"""Of ten."""
-
+"""In characters. What is longer is not an answer (and costs quadratic time to read)."""
+_LONGEST_POWER = 30
+"""As an exponent of ten."""
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_^])(?<![0-9]\.)(?<!\^\{)"
     r"(?:(?<![)\]])(?P<sign>[-+]))?"
@@ -67,14 +30,10 @@ _NUMBER = re.compile(
     r"(?!(?:st|nd|rd|th)\b)"
 )
 _CURRENCY = re.compile(r"[$€£¥₹]")
-_CENTS = re.compile(r"([0-9])\sdollars?\sand\s([0-9]{1,2})\scents?\b")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
-_LATEX_FRACTION = re.compile(
-    r"\\[dt]?frac\s?(?:\{\s?(-?[0-9]{1,20})\s?\}\s?\{\s?([0-9]{1,20})\s?\}|([0-9])([0-9]))"
-)
-_NEGATED = re.compile(r"not(?<!\wnot)\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{")
+# Other notations.
+
 _PLAIN = str.maketrans(
     {
         "\u2212": "-",
@@ -93,10 +52,32 @@ _PLAIN = str.maketrans(
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
     }
 )
+_CENTS = re.compile(r"([0-9])\sdollars?\sand\s([0-9]{1,2})\scents?\b")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s?\{")
+_LATEX_FRACTION = re.compile(
+    r"\\[dt]?frac\s?(?:\{\s?(-?[0-9]{1,20})\s?\}\s?\{\s?([0-9]{1,20})\s?\}|([0-9])([0-9]))"
+)
+_NEGATED = re.compile(r"not(?<!\wnot)\s(?:equal\sto\s|\\?\$)?-?[0-9][0-9.,]{0,20}[0-9]?")
+
+# English words.
+
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_VALUES = {
+    **{word: value for value, word in enumerate(_ONES)},
+    **{word: 10 * value for value, word in enumerate(_TENS, start=2)},
+}
+_WORD = rf"(?:{'|'.join((*_VALUES, 'hundred', 'thousand'))})"
+_RUN = re.compile(rf"\b{_WORD}(?:[\s-](?:and\s)?{_WORD}){{0,8}}\b", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[\s-]+(?:and\s)?")
 
 
 class Number(NamedTuple):
-    """A number where it stands. Of most only the place is asked: the value is read on demand."""
+    """A number and its span in the text. Most are only located: the value is computed on demand."""
 
     match: re.Match[str]
     start: int
@@ -117,20 +98,21 @@ class Number(NamedTuple):
 
 
 def read(text: str) -> Number | None:
-    """The number that a short text, such as a benchmark's gold answer, consists of."""
+    """Return the only number of a short text, such as a benchmark's gold answer; None where there
+    is none, or several."""
     numbers = list(numbers_in(plain(text.strip())[: 2 * LONGEST_NUMBER]))
     return numbers[0] if len(numbers) == 1 else None
 
 
 def canonical(text: str) -> str | None:
-    """A gold answer as `extract` would write it; None where it is no number."""
+    """Return a gold answer in the notation of `numbers.extract`; None where it is no number."""
     number = read(text)
     return None if number is None else str(number)
 
 
 def equal(first: str, second: str) -> bool:
-    """Whether two texts are the same number. A percentage equals its figure and its share of one
-    (18% is 18 and 0.18); a decimal equals a fraction that it rounds (0.3333 is 1/3)."""
+    """Return whether two texts are the same number. A percentage equals its figure and its share of
+    one (18% is 18 and 0.18); a decimal equals a fraction that it rounds (0.3333 is 1/3)."""
     if first == second and first.isdecimal() and first.isascii() and len(first) <= LONGEST_NUMBER:
         return True
     one, other = _worth(first), _worth(second)
@@ -145,7 +127,7 @@ def equal(first: str, second: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _worth(text: str) -> tuple[Fraction, bool] | None:
-    """The value of a number, and whether it is a percentage."""
+    """Return the value of a number, and whether it is a percentage."""
     number = read(text)
     return None if number is None else (number.value, number.percent)
 
@@ -155,12 +137,13 @@ def _close(one: Fraction, other: Fraction) -> bool:
         return True
     if one.denominator == other.denominator == 1:
         return False
-    if _decimal_places(one) is not None and _decimal_places(other) is not None:
+    if _count_decimals(one) is not None and _count_decimals(other) is not None:
         return False
     return abs(one - other) * 10_000 <= max(abs(one), abs(other))
 
 
 def numbers_in(text: str) -> Iterator[Number]:
+    """Yield the numbers of a text in plain notation, in order."""
     for match in _NUMBER.finditer(text):
         start, end = match.span()
         if end - start <= LONGEST_NUMBER and not _unreadable(match):
@@ -168,11 +151,11 @@ def numbers_in(text: str) -> Iterator[Number]:
 
 
 def _unreadable(match: re.Match[str]) -> bool:
-    """Whether it divides by zero, or would be longer than a number may be without its power."""
+    """Return whether it divides by zero, or has too large an exponent to write it out."""
     below, power = match["bottom"] or match["divisor"], match["exponent"] or match["power"]
     if below is not None and int(below) == 0:
         return True
-    return power is not None and abs(int(power)) > LONGEST_POWER
+    return power is not None and abs(int(power)) > _LONGEST_POWER
 
 
 def _value(match: re.Match[str]) -> Fraction:
@@ -191,8 +174,31 @@ def _value(match: re.Match[str]) -> Fraction:
     return -value if (match["sign"] == "-") != (match["second_sign"] == "-") else value
 
 
+def _decimal(value: Fraction) -> str:
+    decimals = _count_decimals(value)
+    if decimals is None:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**decimals // value.denominator)
+    digits = digits.rjust(decimals + 1, "0")
+    whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    return ("-" if value < 0 else "") + (f"{whole}.{part}" if part else whole)
+
+
+def _count_decimals(value: Fraction) -> int | None:
+    """Return the number of digits after the decimal point; None where they do not end."""
+    rest, decimals = value.denominator, 0
+    for factor in (2, 5):
+        count = 0
+        while rest % factor == 0:
+            rest //= factor
+            count += 1
+        decimals = max(decimals, count)
+    return decimals if rest == 1 else None
+
+
 def plain(text: str) -> str:
-    """Without what only dresses numbers: wide digits, LaTeX fractions and spacing, denials."""
+    """Return the text with its numbers in plain notation: ASCII digits, a slash for LaTeX
+    fractions, no thin spaces, and without numbers that the text denies ("not 5")."""
     text = text.translate(_PLAIN).replace("{,}", ",").replace("\\!", "").replace("\\,", "")
     if " cent" in text:
         text = _CENTS.sub(lambda match: f"{match[1]}.{int(match[2]):02}", text)
@@ -206,22 +212,22 @@ def _as_slash(match: re.Match[str]) -> str:
     return f"{' ' if mixed else ''}{top}/{bottom}"
 
 
-def _decimal_places(value: Fraction) -> int | None:
-    """Digits behind the point; None where they never end."""
-    rest, places = value.denominator, 0
-    for factor in (2, 5):
-        count = 0
-        while rest % factor == 0:
-            rest //= factor
-            count += 1
-        places = max(places, count)
-    return places if rest == 1 else None
+def in_figures(text: str) -> str:
+    """Return the text with its spelled numbers in figures. "One" by itself is mostly a pronoun and
+    stays, except after "is"."""
+    return _RUN.sub(_in_figures, text)
 
 
-def _decimal(value: Fraction) -> str:
-    places = _decimal_places(value)
-    if places is None:
-        return f"{value.numerator}/{value.denominator}"
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    whole, part = digits[: len(digits) - places], digits[len(digits) - places :]
-    return ("-" if value < 0 else "") + (f"{whole}.{part}" if part else whole)
+def _in_figures(match: re.Match[str]) -> str:
+    words = _SEPARATOR.split(match[0].lower())
+    if words == ["one"] and not match.string[: match.start()].rstrip(" *:").endswith("is"):
+        return match[0]
+    total = part = 0
+    for word in words:
+        if word == "thousand":
+            total, part = total + 1000 * max(part, 1), 0
+        elif word == "hundred":
+            part = 100 * max(part, 1)
+        else:
+            part += _VALUES[word]
+    return str(total + part)

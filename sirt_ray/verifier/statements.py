@@ -1,4 +1,4 @@
-"""Where a text names its final answer.
+"""Where a text states its final answer: marks, and the text after them.
 
     "#### 18"            hash     GSM8K's mark
     "\\boxed{18}"         boxed    MATH's mark
@@ -8,11 +8,11 @@
 
 GSM8K's mark is that of Cobbe et al. 2021, MATH's that of Hendrycks et al. 2021, "The answer is"
 that of the prompts of Wei et al. 2022 and of Kojima et al. 2022; headings, `<answer>`,
-JSON and `</think>` are how chat models lay out their answers, which Qwen and DeepSeek at times
+JSON and `</think>` are how chat models format their answers, which Qwen and DeepSeek sometimes
 give in Chinese.
 
-Model text is untrusted: every pattern has bounded repetition, every look at the text behind a mark
-is a window of fixed size, and only the last marks are read. So the cost is linear in the length.
+Model text is untrusted: every pattern has bounded repetition, a mark is followed by a window of
+fixed size, and only the last marks are read. So the cost is linear in the length.
 """
 
 import re
@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 WINDOW = 400
-"""Characters that are read behind a mark: more than any final answer needs."""
+"""Characters that are read after a mark: more than any final answer needs."""
 
 MOST_MARKS = 50
+"""Only the last marks of a kind are read."""
 
 Mark = Literal["hash", "boxed", "is", "label"]
 
@@ -34,7 +35,7 @@ _FIELD = re.compile(
     r'"(?i:(?:final_?|correct_?)?(?:answer|choice|option)|choice|option)"\s{0,3}:\s{0,3}"?'
 )
 _CHINESE = re.compile(r"[\u7b54\u9009](?:\u6848|\u9879)(?:\u5e94\u8be5?)?[\u662f\u4e3a:\uff1a]")
-"""The answer (option) is, in Chinese."""
+"""Chinese for "the answer (the option) is"."""
 _IS = re.compile(
     r"[Aa](?<!\w[Aa])(?i:nswer\b"
     r"(?:\s{1,3}(?:choice|option|here))?"
@@ -57,6 +58,19 @@ _LINE_LABEL = re.compile(
 )
 _HASH = re.compile(r"####(?!#)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_PATTERNS: tuple[tuple[Mark, str, re.Pattern[str]], ...] = (
+    ("hash", "####", _HASH),
+    ("is", "nswer", _IS),
+    ("is", "nswer>", _TAG),
+    ("is", '"', _FIELD),
+    ("is", "\u7b54\u6848", _CHINESE),
+    ("is", "\u9009\u9879", _CHINESE),
+    ("label", "ans", _LABEL),
+    ("label", "option", _CHOICE_LABEL),
+    ("label", "choice", _CHOICE_LABEL),
+    ("label", "a", _LINE_LABEL),
+)
+"""(mark, sign, pattern): a pattern is searched for only if the text in lower case has its sign."""
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]*_$}]|$)|\n")
 _NEXT_QUESTION = re.compile(
     r"\n[ \t#*>]{0,8}(?:(?:next\s|new\s|follow-up\s)?(?:question|q|problem|exercise)\s?[0-9]{0,3}"
@@ -66,14 +80,14 @@ _NEXT_QUESTION = re.compile(
 )
 _WOULD = re.compile(r"(?:would|might|could)\sbe\Z")
 _IF = re.compile(r"\bif\b", re.IGNORECASE)
-_THINKS, _THOUGHT = "<think>", "</think>"
+_THINK_START, _THINK_END = "<think>", "</think>"
 
-_DRESS = " \t\r\n*_:$`"
+_MARKUP = " \t\r\n*_:$`"
 
 
-class Found(NamedTuple):
-    """A final answer. `stated`: whether the text says that it is one; where it does not, the last
-    number, formula or option that it mentions was taken for it."""
+class FinalAnswer(NamedTuple):
+    """A final answer. `stated`: whether the text marks it as its answer; if not, it is a guess: the
+    last number, formula or option that the text mentions."""
 
     answer: str
     stated: bool
@@ -81,7 +95,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A mark and the text behind it.
+    """A mark and the text after it.
 
     Example::
 
@@ -90,9 +104,9 @@ class Statement:
 
     mark: Mark
     end: int
-    """Where the mark ends in the text."""
+    """The position in the text where the mark ends."""
     text: str
-    """At most `WINDOW` characters; of a box, its whole content."""
+    """At most `WINDOW` characters; for a box, its whole content."""
 
     @property
     def sentence(self) -> str:
@@ -100,7 +114,7 @@ class Statement:
 
 
 def find(text: str) -> list[Statement]:
-    """The last marks of the text, in its order."""
+    """Return the last marks of the text, in its order."""
     small = text.lower()
     found = [
         Statement(mark, match.end(), text[match.end() : match.end() + WINDOW])
@@ -117,31 +131,16 @@ def find(text: str) -> list[Statement]:
 
 
 def _is_hypothetical(text: str, statement: Statement) -> bool:
-    """Whether a sentence says what the answer would be if something else were so."""
+    """Return whether the sentence of a statement is conditional: what the answer would be if ..."""
     if statement.mark != "is" or not _WOULD.search(text, statement.end - 12, statement.end):
         return False
     sentence = last_sentence(text[max(0, statement.end - WINDOW) : statement.end])
     return _IF.search(sentence) is not None
 
 
-_PATTERNS: tuple[tuple[Mark, str, re.Pattern[str]], ...] = (
-    ("hash", "####", _HASH),
-    ("is", "nswer", _IS),
-    ("is", "nswer>", _TAG),
-    ("is", '"', _FIELD),
-    ("is", "\u7b54\u6848", _CHINESE),
-    ("is", "\u9009\u9879", _CHINESE),
-    ("label", "ans", _LABEL),
-    ("label", "option", _CHOICE_LABEL),
-    ("label", "choice", _CHOICE_LABEL),
-    ("label", "a", _LINE_LABEL),
-)
-"""What to look for, where a text in small letters has the sign in it."""
-
-
 def box_content(text: str, start: int) -> str | None:
-    """What stands in the braces that open at `start`; None where they do not close in time.
-    `\\boxed 5` without braces holds the next word."""
+    """Return what is in the braces that open at `start`; None where they do not close in the
+    window. `\\boxed 5` without braces contains the next word."""
     window = text[start : start + WINDOW]
     bare = window.lstrip()
     if not bare.startswith("{"):
@@ -159,14 +158,14 @@ def box_content(text: str, start: int) -> str | None:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first end of a sentence or of a line, without the dress in front of it."""
-    bare = text.lstrip(_DRESS)
+    """Return the text up to the first end of a sentence or of a line, without leading markup."""
+    bare = text.lstrip(_MARKUP)
     end = _SENTENCE_END.search(bare)
     return bare[: end.start()] if end else bare
 
 
 def last_sentence(text: str) -> str:
-    """The end of the text, from the last end of a sentence or of a line before it."""
+    """Return the end of the text, from the last end of a sentence or of a line before it."""
     tail = text.rstrip()[-WINDOW:].rstrip(".!?*_ ")
     start = 0
     for match in _SENTENCE_END.finditer(tail):
@@ -175,27 +174,29 @@ def last_sentence(text: str) -> str:
 
 
 def sentence_at(text: str, position: int) -> str:
-    """The sentence that has this position in it."""
+    """Return the sentence that contains this position."""
     end = _SENTENCE_END.search(text, position)
     return last_sentence(text[max(0, position - WINDOW) : end.start() if end else len(text)])
 
 
 def is_last(text: str, statement: Statement) -> bool:
-    """Whether nothing follows the statement's sentence."""
-    bare = text[statement.end : statement.end + WINDOW].lstrip(_DRESS)
+    """Return whether nothing follows the statement's sentence."""
+    bare = text[statement.end : statement.end + WINDOW].lstrip(_MARKUP)
     rest = bare[len(statement.sentence) :]
     return len(text) - statement.end <= WINDOW and not rest.strip(".!?*_$ \n)\"'")
 
 
 def is_cut_off(text: str) -> bool:
-    """Whether the text ends amid the model's thoughts: what it mentions last is no answer."""
-    return _THINKS in text and _THOUGHT not in text
+    """Return whether the text ends within the model's thinking: what it mentions last is no
+    answer."""
+    return _THINK_START in text and _THINK_END not in text
 
 
 def readings(text: str) -> list[str]:
-    """What to read, the better first: what follows the model's thoughts, up to where it begins to
-    ask itself another question, as base models do; and that with all that follows."""
-    bare = text[text.rfind(_THOUGHT) + len(_THOUGHT) :].strip() if _THOUGHT in text else ""
+    """Return the parts of the text to read, the better one first: what follows the model's
+    thinking, up to where it continues with another question, as base models do; and the same to the
+    end."""
+    bare = text[text.rfind(_THINK_END) + len(_THINK_END) :].strip() if _THINK_END in text else ""
     bare = bare or text.strip()
     match = _NEXT_QUESTION.search(bare)
     return [bare[: match.start()], bare] if match else [bare]

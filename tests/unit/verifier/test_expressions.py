@@ -4,7 +4,7 @@ and which expressions are the same without algebra."""
 import pytest
 
 from sirt_ray.verifier import answers
-from sirt_ray.verifier.statements import Found
+from sirt_ray.verifier.statements import FinalAnswer
 
 EXPRESSIONS: dict[str, list[tuple[str, str, bool]]] = {
     "MATH (Hendrycks et al. 2021): the last box": [
@@ -124,7 +124,7 @@ JUDGED = [
     ],
 )
 def test_expression_is_read(text: str, answer: str, stated: bool) -> None:
-    assert answers.extract(text, "expression") == Found(answer, stated)
+    assert answers.extract(text, "expression") == FinalAnswer(answer, stated)
 
 
 @pytest.mark.parametrize(("text", "reference", "verdict"), JUDGED)

@@ -46,7 +46,7 @@ def test_looking_at_the_first_word_first_finds_the_same(
     said = (*choices, "", "STRASSE", "\u212a")
     texts = [dress.format(text) for dress in DRESSES for text in said]
     texts += itertools.islice(responses.mutated_choices(0), 2000)
-    quick = [option_texts.exactly(text, choices) for text in texts]
-    monkeypatch.setattr(option_texts, "_may_be_one", lambda text, first_words: True)
-    assert quick == [option_texts.exactly(text, choices) for text in texts]
+    quick = [option_texts.exact_option(text, choices) for text in texts]
+    monkeypatch.setattr(option_texts, "_may_be_option", lambda text, first_words: True)
+    assert quick == [option_texts.exact_option(text, choices) for text in texts]
     assert any(quick)

@@ -7,7 +7,7 @@ guessed from the last thing that the text mentions.
 import pytest
 
 from sirt_ray.verifier import answers
-from sirt_ray.verifier.statements import Found
+from sirt_ray.verifier.statements import FinalAnswer
 
 CITIES = ("Michigan", "New York", "Amsterdam", "Venice", "Bridge")
 GOALS = (
@@ -263,8 +263,8 @@ def cases(table: dict[str, list[Case]]) -> list[object]:
     ]
 
 
-def expectation(answer: str | None, stated: bool) -> Found | None:
-    return None if answer is None else Found(answer, stated)
+def expectation(answer: str | None, stated: bool) -> FinalAnswer | None:
+    return None if answer is None else FinalAnswer(answer, stated)
 
 
 @pytest.mark.parametrize(("text", "answer", "stated"), cases(NUMBERS))
