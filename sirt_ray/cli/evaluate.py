@@ -1,4 +1,4 @@
-"""`sirt evaluate`: score any model on benchmarks, as a run scores its students."""
+"""`sirt evaluate`: score any model on benchmarks, in the same way as a run scores its students."""
 
 import argparse
 import re
@@ -29,7 +29,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "evaluate",
         help="score a run's student, or any model, on benchmarks",
         description="Score a model on the test questions of benchmarks, as a run does. The same"
-        " command again continues what was killed.",
+        " command again resumes an interrupted evaluation.",
         **examples(EXAMPLES),
     )
     command.add_argument(
@@ -45,14 +45,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help=f"(default: the run's) {', '.join(REGISTRY)}",
     )
     command.add_argument(
-        "--root", help="a folder of local rows (default: the run's, or the rows of the hub)"
+        "--root", help="a folder of local rows (default: the run's, or rows from the hub)"
     )
-    command.add_argument("--num", type=int, help="test questions of each (default: all)")
+    command.add_argument("--num", type=int, help="test questions per benchmark (default: all)")
     command.add_argument(
         "--prompts",
         type=_names,
         metavar="cot,plain",
-        help="with the trigger, without it (default: both)",
+        help="prompts with the chain-of-thought trigger, or without it (default: both)",
     )
     command.add_argument("--seed", type=int, help="(default: the run's, or 0)")
     command.add_argument(
@@ -66,10 +66,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=[],
         dest="options",
         metavar="a.b=value",
-        help="a field of `engine`, as `resources.student` in a job file, or of `sampling`; may be"
+        help="one field of `engine` (as `resources.student` in a job file) or of `sampling`; may be"
         " repeated",
     )
-    add_force(command, "delete and sample again what these settings have made stale")
+    add_force(command, "delete answers that are stale with these settings, and sample them again")
     add_allow_code(command)
     add_debug(command)
     command.set_defaults(command=_evaluate)
@@ -98,14 +98,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_rows_available(config.data)
     out = object_store.to_local_path(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
     scoring = ModelScoring(model, config, out, progress_for(console))
-    survey = DryRunStore(out)
-    scoring.run(survey)
+    dry_run = DryRunStore(out)
+    scoring.run(dry_run)
     if not arguments.force:
-        survey.raise_if_stale()
+        dry_run.raise_if_stale()
     with locked(out):
         journal = RunJournal(out, console)
         store = Store(out, redo=arguments.force, tell=journal.artifact)
-        if survey.finished:
+        if dry_run.finished:
             scores = scoring.run(store)
         else:
             resources = ResourcesConfig(student=config.engine)
@@ -120,25 +120,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         console.print()
         console.print(table)
     console.print(
-        f"Of {model.path}. Graded answers are in {object_store.to_uri(out / 'evaluation')}",
+        f"Scores of {model.path}. Graded answers are in {object_store.to_uri(out / 'evaluation')}",
         soft_wrap=True,
     )
     return 0
 
 
 def _config(arguments: argparse.Namespace, run: JobConfig | None) -> ScoringConfig:
-    """The arguments, and for what they leave out the run's own settings."""
-    given = {name: value for name in _ARGUMENTS if (value := getattr(arguments, name)) is not None}
+    """Return the settings: the arguments, then the run's settings, then the defaults."""
+    values = {name: value for name in _ARGUMENTS if (value := getattr(arguments, name)) is not None}
     return load.read(
         ScoringConfig,
         None,
         arguments.options,
-        ({} if run is None else _as_in(run)) | given,
+        ({} if run is None else _settings_of(run)) | values,
         {"benchmarks": set(REGISTRY)},
     )
 
 
-def _as_in(run: JobConfig) -> dict[str, object]:
+def _settings_of(run: JobConfig) -> dict[str, object]:
+    """Return the settings that a run evaluates its students with."""
     return {
         "own_benchmarks": {n: b.model_dump() for n, b in run.data.benchmarks.items()},
         "benchmarks": run.data.evaluate,

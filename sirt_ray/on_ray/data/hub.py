@@ -1,4 +1,4 @@
-"""Rows from the Hugging Face hub, at the revision that the benchmark names."""
+"""Rows from the Hugging Face hub, at the benchmark's pinned revision."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from sirt_ray.logs import waiting
 
 
 def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
-    """The columns that the benchmark needs, of all its configurations, one after the other.
+    """Return the columns that the benchmark needs, with its configurations concatenated.
 
-    Downloads once, to the hub's cache; from then on no network is needed, which HF_HUB_OFFLINE=1
-    tells the hub's libraries. Raises DataError where the hub does not give the rows, whatever the
-    reason.
+    The rows are downloaded once, to the hub's cache; later calls need no network, and
+    HF_HUB_OFFLINE=1 makes the hub's libraries use none. Raises DataError if the rows cannot be
+    loaded, for whatever reason.
     """
     import datasets
 
@@ -24,7 +24,7 @@ def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
     try:
         with waiting(f"the hub's {source.dataset}, split {name}"):
             if source.files is not None:
-                loaded = [_files_of(source, source.files.format(split=name))]
+                loaded = [_parquet_files(source, source.files.format(split=name))]
             else:
                 loaded = [
                     datasets.load_dataset(
@@ -34,19 +34,20 @@ def download(benchmark: Benchmark, source: Hub, part: Part) -> pa.Table:
                 ]
         columns = list(benchmark.columns)
         tables = [rows.select_columns(columns).with_format("arrow")[:] for rows in loaded]
-    except Exception as error:  # a network has no list of what it may raise
+    except Exception as error:  # The hub's and network libraries may raise anything.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{benchmark.name}, split {part}: {source.dataset} at {source.revision} cannot be"
             f" loaded from the hub: {reason}. Check the network and HF_HUB_OFFLINE, or download the"
-            f" rows elsewhere and set data.root to a folder with {benchmark.name}/{name}.parquet"
+            " rows on another machine and set data.root to a folder with"
+            f" {benchmark.name}/{name}.parquet"
         ) from error
     return pa.concat_tables(tables, promote_options="default")
 
 
-def _files_of(source: Hub, pattern: str) -> Any:
-    """The rows of some Parquet files. Fetched as files: an address of the hub, which `datasets`
-    takes as well, is looked up there each time, however much of it is cached."""
+def _parquet_files(source: Hub, pattern: str) -> Any:
+    """Load Parquet files of a data set. They are downloaded as files, because `datasets` resolves
+    an hf:// URL on the hub at each call, even if the files are cached."""
     import datasets
     import huggingface_hub
 
@@ -59,5 +60,5 @@ def _files_of(source: Hub, pattern: str) -> Any:
     )
     files = sorted(map(str, Path(folder).glob(pattern)))
     if not files:
-        raise FileNotFoundError(f"it has no files {pattern}")
+        raise FileNotFoundError(f"it has no files that match {pattern}")
     return datasets.load_dataset("parquet", data_files=files, split="train")

@@ -1,10 +1,10 @@
 """Benchmark rows -> the questions of a run, through Ray Data.
 
-    hub | local files | generator, or a function of the job's
+    hub | local files | generator | the user's function
         ->  Ray Data blocks  ->  to_question in tasks  ->  Parquet
 
 Blocks are read and converted in parallel and come back in order, so a question's id is the position
-of its row whatever the number of blocks. Everything wrong with any benchmark is raised at once.
+of its row whatever the number of blocks. The errors of all benchmarks are raised together.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ from sirt_ray.quickstart import tasks
 from sirt_ray.types import Question, Split
 
 _ROWS_PER_BLOCK = 1000
-"""Of rows that the driver hands over. Files are cut into blocks by Ray Data."""
+"""For rows that the driver passes to Ray Data. Files are cut into blocks by Ray Data itself."""
 _TEST_SEED = 2405
-"""A generator's test questions are the same for every job: runs with different seeds can be
-compared. To choose settings, `quickstart/tasks.py` has a validation split."""
+"""Seed of a generator's test questions. It is the same for every job, so that runs with different
+seeds can be compared. To choose settings, `quickstart/tasks.py` has a validation split."""
 
 _CONVERTED = pa.schema(
     [*parquet.QUESTION, pa.field("label", pa.string()), pa.field("reason", pa.string())]
@@ -54,10 +54,12 @@ _READERS: dict[str, Callable[..., Dataset]] = {
 
 
 def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress) -> Counts:
-    """Write `out/<benchmark>/<train|validation|test>.parquet` and count what became of every row.
+    """Write `out/<benchmark>/<train|validation|test>.parquet` and return the counts of used and
+    dropped rows, by benchmark and reason.
 
     `train` and `validation` come from the training rows of the benchmarks in `data.train`
-    (`benchmarks/selection.py` says how), `test` from the test rows of those in `data.evaluate`.
+    (selected as in `benchmarks/selection.py`), `test` from the test rows of those in
+    `data.evaluate`.
 
     Ray must be running. Raises one DataError for all rows of all benchmarks that cannot be used.
     """
@@ -76,20 +78,21 @@ def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress
 
 
 def read_questions(folder: Path, names: Iterable[str], split: Split) -> list[Question]:
-    """What `prepare_questions` has written to `folder`, of all benchmarks that have the split."""
-    files = [folder / name / f"{split}.parquet" for name in names]
+    """Read the questions of one split that `prepare_questions` has written to `folder`, for all
+    benchmarks in `names` that have the split."""
+    paths = [folder / name / f"{split}.parquet" for name in names]
     return [
         parquet.from_row(Question, row)
-        for file in files
-        if file.exists()
-        for row in parquet.rows(file)
+        for path in paths
+        if path.exists()
+        for row in parquet.rows(path)
     ]
 
 
 def check_rows_available(data: DataConfig) -> None:
-    """Look for the rows of a job without Ray and without reading them: the files are there, can be
-    read and have the columns. Raises one DataError for all problems. What the hub has is only seen
-    when it is asked."""
+    """Check without Ray that the local files of a job's rows exist, are readable and have the
+    columns, without reading the rows. Raises one DataError for all problems. Rows of the hub are
+    not checked."""
     problems: list[str] = []
     root = _root(data)
     if root is not None and not root.is_dir():
@@ -107,9 +110,9 @@ def check_rows_available(data: DataConfig) -> None:
 
 
 def rows_identity(data: DataConfig) -> Mapping[str, str]:
-    """What the rows of a job are, wherever they lie: `<benchmark>/<part>` -> the content of local
-    files, the revision on the hub, or the generator's version. The benchmark's version is part of
-    it, since it changes what a row means."""
+    """Return the identity of a job's rows, independent of their path: `<benchmark>/<part>` -> the
+    hash of local files, the revision on the hub, or `generated`. The benchmark's version is part of
+    it, since it changes the meaning of a row. The strings are hashed into fingerprints."""
     return {
         f"{benchmark.name}/{part}": f"v{benchmark.version}:{_identity(benchmark, part, data)}"
         for benchmark, part in _wanted(data)
@@ -118,8 +121,8 @@ def rows_identity(data: DataConfig) -> Mapping[str, str]:
 
 def _identity(benchmark: Benchmark, part: Part, data: DataConfig) -> str:
     if isinstance(benchmark.source, CustomSource):
-        own = json.dumps(benchmark.source.identity, sort_keys=True)
-        return f"own:{own}:{_identity_of_rows(benchmark, part, data)}"
+        code = json.dumps(benchmark.source.identity, sort_keys=True)
+        return f"own:{code}:{_identity_of_rows(benchmark, part, data)}"
     return _identity_of_rows(benchmark, part, data)
 
 
@@ -135,14 +138,15 @@ def _identity_of_rows(benchmark: Benchmark, part: Part, data: DataConfig) -> str
         source = benchmark.source
         configs = "+".join(source.configs) or "default"
         return f"hub:{source.dataset}@{source.revision}:{configs}:{benchmark.split_names(part)[0]}"
-    return "generated"  # by us or by the job's own code, whose identity is told
+    return "generated"  # By this package, or by the user's code, whose identity is added above.
 
 
 def _wanted(data: DataConfig) -> list[tuple[Benchmark, Part]]:
-    """The benchmarks and parts that a job needs. DataError where a benchmark cannot give one."""
+    """Return the benchmarks and parts that a job needs. Raises DataError for an unknown benchmark
+    and for one without training rows in `data.train`."""
     known = benchmarks_of(data)
     problems = [
-        f"data.{field} names {name!r}, which is no benchmark. Known are {', '.join(known)}"
+        f"data.{field} names {name!r}, which is not a benchmark. Known are {', '.join(known)}"
         for field, names in (("train", data.train), ("evaluate", data.evaluate))
         for name in names
         if name not in known
@@ -163,7 +167,7 @@ def _root(data: DataConfig) -> Path | None:
 
 
 def _local_files(root: Path | None, benchmark: Benchmark, part: Part) -> Sequence[Path]:
-    """Local files of a part; none where it comes from the hub or a generator."""
+    """Return the local files of a part; none if its rows come from the hub or a generator."""
     source = benchmark.source
     if isinstance(source, Generated) or (
         isinstance(source, CustomSource) and source.rows is not None
@@ -177,19 +181,20 @@ def _local_files(root: Path | None, benchmark: Benchmark, part: Part) -> Sequenc
 
 
 def _quiet_and_in_order() -> AbstractContextManager[None]:
+    """Configure Ray Data for the block: no output, blocks in order, our errors."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
-    # The newer file reader lists and reads through processes of its own: seconds for each split,
-    # where this one needs a tenth of a second.
+    # The V2 file reader lists and reads in extra processes: seconds for each split, where this one
+    # needs a tenth of a second.
     context.use_datasource_v2 = False
     return DataContext.current(context)
 
 
 def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> list[Question]:
-    """All rows of a part as questions, in order."""
+    """Return all rows of a part as questions, in order."""
     dataset, where = _read(benchmark, part, data, seed)
     converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
     found: list[dict[str, Any]] = []
@@ -199,8 +204,8 @@ def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) ->
         ) as wait:
             for batch in wait.each(converted.iter_batches(batch_size=None, batch_format="pyarrow")):
                 found += cast(pa.Table, batch).to_pylist()
-    except Exception as error:  # Ray wraps what its tasks raise in classes of its own
-        raise _told(error, benchmark, part, where) from error
+    except Exception as error:  # Ray wraps the errors of its tasks in its own classes.
+        raise _read_error(error, benchmark, part, where) from error
     if not found:
         raise DataError(rows.empty_message(benchmark.name, part, where))
     questions, bad = rows.number(benchmark, part, found)
@@ -215,7 +220,7 @@ def _convert_batch(benchmark: Benchmark, batch: pa.Table) -> pa.Table:
 
 
 def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tuple[Dataset, str]:
-    """The rows of a part, and where they are from in words."""
+    """Return the rows of a part, and their source as text."""
     local = _local_files(_root(data), benchmark, part)
     if local:
         read = _READERS[local[0].suffix]
@@ -234,8 +239,8 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
         generated = tasks.rows(benchmark.name, part, count, seed if part == "train" else _TEST_SEED)
         table, where = pa.Table.from_pylist(generated), "generated"
     blocks = max(1, table.num_rows // _ROWS_PER_BLOCK)
-    # Not `from_huggingface`: for a data set with Parquet files it reads the newest ones, whatever
-    # revision was loaded.
+    # Not `from_huggingface`: for a data set with Parquet files it reads the newest revision,
+    # whatever revision was loaded.
     return ray.data.from_arrow(table, override_num_blocks=blocks), where
 
 
@@ -244,8 +249,8 @@ def _table(made: list[dict[str, object]], benchmark: Benchmark, part: Part, wher
         return pa.Table.from_pylist(made)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
-            f"{benchmark.name}, split {part} ({where}): the rows make no table: {error}. Give each"
-            " column values of one kind: texts, numbers or lists of texts"
+            f"{benchmark.name}, split {part} ({where}): the rows are not a table: {error}. Give"
+            " each column values of one type: texts, numbers or lists of texts"
         ) from error
 
 
@@ -253,11 +258,11 @@ def _num_generated(source: Generated, part: Part, data: DataConfig) -> int:
     if part == "test":
         return data.num_test or source.num_test
     wanted = (data.num_train or source.num_train) + data.num_validation
-    return wanted + wanted // 8  # duplicates are dropped
+    return wanted + wanted // 8  # Some more, since duplicates are dropped.
 
 
-def _told(error: Exception, benchmark: Benchmark, part: Part, where: str) -> SirtError:
-    """The error of ours in a chain of Ray's, or one that says which rows could not be read."""
+def _read_error(error: Exception, benchmark: Benchmark, part: Part, where: str) -> SirtError:
+    """Return the SirtError in Ray's chain of causes; else a DataError with the innermost reason."""
     cause: BaseException | None = error
     innermost: BaseException = error
     while cause is not None:
@@ -268,5 +273,5 @@ def _told(error: Exception, benchmark: Benchmark, part: Part, where: str) -> Sir
     reason = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
     return DataError(
         f"{benchmark.name}, split {part} ({where}): the rows cannot be read: {reason}. Check that"
-        " the file is whole and that every node of the cluster sees it under this path"
+        " the file is complete and that every node of the cluster sees it under this path"
     )

@@ -1,5 +1,7 @@
-"""All rows of a job's benchmarks -> the questions that it trains on, holds out and tests with, in
-files. How they are chosen is in `benchmarks/selection.py`."""
+"""All questions of a job's benchmarks -> the files of the train, validation and test splits.
+
+`benchmarks/selection.py` selects the questions.
+"""
 
 import hashlib
 import json
@@ -27,8 +29,9 @@ from sirt_ray.types import Question, Split
 def write_splits(
     out: Path, data: DataConfig, seed: int, found: Mapping[tuple[str, Part], list[Question]]
 ) -> dict[str, dict[str, Any]]:
-    """Write `out/<benchmark>/<train|validation|test>.parquet` of the rows that were found, in
-    order; returns what became of them by benchmark. Raises one DataError for all that lack any."""
+    """Write `out/<benchmark>/<train|validation|test>.parquet` from all questions, in order, and
+    return the counts of used and dropped rows by benchmark. Raises one DataError for all benchmarks
+    with too few rows."""
     known = benchmarks_of(data)
     tests = {
         name: select_test(name, found[name, "test"], data.num_test, seed) for name in data.evaluate
@@ -69,19 +72,19 @@ def write_splits(
 
 def _write(out: Path, name: str, split: Split, questions: Sequence[Question]) -> dict[str, Any]:
     written = [parquet.to_row(question) for question in questions]
-    made = {
+    counts = {
         "questions": len(written),
         "answers": answer_counts(questions),
-        "sha256": _content(written),
+        "sha256": _content_hash(written),
     }
-    parquet.write(out / name / f"{split}.parquet", written, parquet.QUESTION, made)
-    return made
+    parquet.write(out / name / f"{split}.parquet", written, parquet.QUESTION, counts)
+    return counts
 
 
-def _content(written: Iterable[parquet.Row]) -> str:
-    """Hash of the rows themselves: a Parquet file's bytes also depend on who wrote it."""
+def _content_hash(written: Iterable[parquet.Row]) -> str:
+    """Hash the rows themselves: the bytes of a Parquet file also depend on the writer."""
     digest = hashlib.sha256()
     for row in written:
-        told = {name: value for name, value in row.items() if value is not None}
-        digest.update(json.dumps(told, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        present = {name: value for name, value in row.items() if value is not None}
+        digest.update(json.dumps(present, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

@@ -1,5 +1,5 @@
-"""What is seen of a training while it runs, by the lines that its workers write: the bar, metrics,
-and what it waits for."""
+"""Progress of a running training, from the metric lines that its workers write: the progress bar,
+metrics, events, and what the training waits for."""
 
 import logging
 import threading
@@ -27,10 +27,10 @@ _SHOWN = ("loss", "validation_loss", "accuracy", "margin", "kl", "tokens_per_sec
 def watched(
     work: WorkDir, resources: TrainerResources, name: str, progress: Progress
 ) -> Generator[None]:
-    """Show how far the workers are while the block runs."""
+    """Show the workers' progress while the block runs."""
     over = threading.Event()
 
-    def missing() -> str:
+    def missing() -> str:  # Completes "waiting for <what>: ..."
         if has_pending():
             return describe_pending(of_trainer(resources).bundles)
         line = work.newest()
@@ -40,17 +40,19 @@ def watched(
 
     what = f"the first step of {name} by {resources.num_workers} training workers"
     with waiting(what, missing) as wait:
-        watch = _Watch(work, name, progress, Emitter(current_context()), wait)
-        watcher = start_thread(partial(watch.run, over), f"watch {name}")
+        monitor = _Monitor(work, name, progress, Emitter(current_context()), wait)
+        thread = start_thread(partial(monitor.run, over), f"watch {name}")
         try:
             yield
         finally:
             over.set()
-            watcher.join()
+            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
-class _Watch:
+class _Monitor:
+    """Reads new lines in a thread and updates the bar, the metrics and the wait."""
+
     work: WorkDir
     name: str
     progress: Progress
@@ -58,9 +60,10 @@ class _Watch:
     wait: Wait
 
     def run(self, over: threading.Event) -> None:
-        """The bar opens with the first line: only the workers know how many steps there are."""
+        """Read lines until `over` is set. The bar opens with the first line, since only the workers
+        know the number of steps."""
         in_storage = object_store.stored(self.work.path)
-        lines = _InStorage(self.work) if in_storage else Tail(self.work.metrics)
+        lines = _NewestInStorage(self.work) if in_storage else Tail(self.work.metrics)
         pause = _POLL_STORAGE_SECONDS if in_storage else _POLL_SECONDS
         while not (new := lines.new()):
             if over.wait(pause):
@@ -69,7 +72,7 @@ class _Watch:
         with self.progress.stage(self.name, new[-1]["total_steps"], "steps") as bar:
             while True:
                 for line in new:
-                    if not in_storage:  # Of those there, most are known when all are done.
+                    if not in_storage:  # Only some lines are read while they are in storage.
                         log_event(logging.DEBUG, "a step", "step", artifact=self.name, line=line)
                     bar.update(line["step"], **_figures(line))
                 if new:
@@ -81,8 +84,8 @@ class _Watch:
                 new = lines.new()
 
 
-class _InStorage:
-    """Of the lines of a training in storage, now and then the newest."""
+class _NewestInStorage:
+    """The newest line of a training in object storage. Replaces `Tail`, but skips lines."""
 
     def __init__(self, work: WorkDir) -> None:
         self._work = work
@@ -90,13 +93,13 @@ class _InStorage:
 
     def new(self) -> list[dict[str, Any]]:
         before = self._last
-        with suppress(StorageError):  # The next look may reach it.
+        with suppress(StorageError):  # The next read may succeed.
             self._last = self._work.newest()
         return [] if self._last is None or self._last == before else [self._last]
 
 
 def _figures(line: Mapping[str, Any]) -> dict[str, str | float]:
-    """What of a line stands beside the bar."""
+    """Return the values of a line that the bar shows."""
     figures: dict[str, str | float] = {key: line[key] for key in _SHOWN if key in line}
     if "warnings" in line:
         figures["warnings"] = ", ".join(line["warnings"])

@@ -1,7 +1,7 @@
-"""A training's files where its workers are.
+"""The paths of a training task, on the driver and on its workers.
 
-What the driver names by paths of its own lies elsewhere on another node, if the run is in object
-storage, and has to be fetched there.
+If the run is in object storage, a path of the driver is another path on each worker's node, and the
+files have to be fetched there.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from sirt_ray.training.tasks import ReferenceTask, Task, TuneTask
 
 
 def to_uris(task: Task) -> dict[str, str]:
-    """Field of the task -> its path as every node knows it: see `storage.place`."""
+    """Return field -> URI for each path of the task. A URI is valid on every node, see
+    `object_store.to_uri`."""
     values = {field.name: getattr(task, field.name) for field in fields(task)}
     return {
         name: object_store.to_uri(path) for name, path in values.items() if isinstance(path, Path)
@@ -23,12 +24,12 @@ def to_uris(task: Task) -> dict[str, str]:
 
 
 def localize(task: Task, uris: Mapping[str, str]) -> Task:
-    """The task with the paths of this node."""
+    """Return the task with the paths of this node, from what `to_uris` returned on the driver."""
     return replace(task, **{name: object_store.to_local_path(uri) for name, uri in uris.items()})
 
 
 def fetch_inputs(task: Task) -> Task:
-    """The task, once all that it reads is on this node."""
+    """Fetch the files that the task reads to this node, and return the task with local sources."""
     if isinstance(task, TuneTask):
         object_store.pull(task.demonstrations)
         return replace(task, source=located(task.source))
@@ -37,9 +38,9 @@ def fetch_inputs(task: Task) -> Task:
         return replace(task, source=located(task.source))
     if task.reference is not None:
         object_store.fetch(task.reference, RECORD)
-    of_reference = task.reference_source
+    reference = task.reference_source
     return replace(
         task,
         source=located(task.source),
-        reference_source=None if of_reference is None else located(of_reference),
+        reference_source=None if reference is None else located(reference),
     )

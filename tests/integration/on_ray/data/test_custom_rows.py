@@ -58,7 +58,7 @@ def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (first, *_) = questions(tmp_path / "out", "fruit", "test")
     assert first == Question("fruit/test/0", "fruit", "test 0?", ("plum", "fig 0"), "B", "Choose.")
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:mixed"
-    with pytest.raises(DataError, match=r"own\.py:mixed\): the rows make no table"):
+    with pytest.raises(DataError, match=r"own\.py:mixed\): the rows are not a table"):
         prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
     with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):

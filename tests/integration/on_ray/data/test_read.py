@@ -236,7 +236,7 @@ def test_check_needs_no_rows_read_and_lists_everything(tmp_path: Path) -> None:
     assert "gsm8k, split test: no rows in" in message
     with pytest.raises(DataError, match="mmlu, split train: the benchmark has no training rows"):
         check_rows_available(config(train=["mmlu"], evaluate=["mmlu"]))
-    with pytest.raises(DataError, match="'gsm9k', which is no benchmark"):
+    with pytest.raises(DataError, match="'gsm9k', which is not a benchmark"):
         check_rows_available(config(train=["gsm9k"], evaluate=["gsm8k"]))
 
 
