@@ -1,10 +1,11 @@
-"""What may be spent at an endpoint, and what has been: over all starts of all jobs of one folder.
+"""Budget and spending at an endpoint, over all starts of all jobs that share one folder.
 
     <folder>/spent.jsonl      one line for each reply that was paid for
 
-A request is sent only if its longest possible answer still fits beside what is spent and what is
-under way. So requests that run at the same time never overrun the budget together, and near its end
-fewer of them do. What the endpoint bills for replies that never arrived is not known here.
+A request is sent only if its longest possible answer fits into the budget together with what is
+spent and what is reserved for requests in flight. So concurrent requests never exceed the budget
+together, and fewer of them run near its end. What the endpoint bills for replies that never arrived
+is not known here.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sirt_ray.config.teacher import EndpointConfig
-from sirt_ray.endpoint.replies import Use
+from sirt_ray.endpoint.replies import Usage
 from sirt_ray.errors import BudgetSpentError
 
 SPENT = "spent.jsonl"
@@ -33,7 +34,7 @@ class _Line(BaseModel):
 
 
 class Budget:
-    """The bounds of one endpoint's config, and the record of what was paid for."""
+    """The limits of one endpoint's config, and the record of what was paid for."""
 
     def __init__(self, config: EndpointConfig, folder: Path) -> None:
         self._config = config
@@ -43,66 +44,66 @@ class Budget:
         self.spent_tokens, self.spent_cost = 0, 0.0
         self._read()
 
-    def cost(self, use: Use) -> float:
-        """In the currency of the job's prices; 0 for what has no price."""
+    def cost(self, usage: Usage) -> float:
+        """Return the cost in the currency of the job's prices; a price that is not set is 0."""
         config = self._config
-        prompt = use.prompt_tokens * (config.price_per_million_prompt_tokens or 0.0)
-        completion = use.completion_tokens * (config.price_per_million_completion_tokens or 0.0)
+        prompt = usage.prompt_tokens * (config.price_per_million_prompt_tokens or 0.0)
+        completion = usage.completion_tokens * (config.price_per_million_completion_tokens or 0.0)
         return (prompt + completion) / 1e6
 
     @asynccontextmanager
-    async def reserved(self, most: Use) -> AsyncGenerator[None]:
-        """Keep `most` free for one request; waits for those under way where it does not fit beside
-        them. Raises BudgetSpentError where it does not fit at all."""
-        cost = self.cost(most)
+    async def reserved(self, limit: Usage) -> AsyncGenerator[None]:
+        """Reserve `limit` for one request. Waits for requests in flight if the budget does not have
+        room for it now; raises BudgetSpentError if it has none without them, either."""
+        cost = self.cost(limit)
         async with self._changed:
-            while (problem := self._problem(most.tokens, cost)) is not None:
+            while (problem := self._problem(limit.tokens, cost)) is not None:
                 if not self._reserved_tokens:
                     raise BudgetSpentError(problem)
                 await self._changed.wait()
-            self._reserved_tokens += most.tokens
+            self._reserved_tokens += limit.tokens
             self._reserved_cost += cost
         try:
             yield
         finally:
-            self._reserved_tokens -= most.tokens
+            self._reserved_tokens -= limit.tokens
             self._reserved_cost -= cost
             async with self._changed:
                 self._changed.notify_all()
 
-    def pay(self, key: str, use: Use) -> float:
-        """Note what one request took; its cost."""
-        cost = self.cost(use)
-        line = {"request": key, **asdict(use), "cost": cost, "time": round(time.time())}
+    def pay(self, key: str, usage: Usage) -> float:
+        """Record the usage of one request, and return its cost."""
+        cost = self.cost(usage)
+        line = {"request": key, **asdict(usage), "cost": cost, "time": round(time.time())}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.spent_tokens += use.tokens
+        self.spent_tokens += usage.tokens
         self.spent_cost += cost
         return cost
 
     def _problem(self, tokens: int, cost: float) -> str | None:
-        """Why a request of so much cannot be sent now; None where it can."""
+        """Return why a request of this size cannot be sent now; None if it can."""
         config = self._config
-        most_tokens, most_cost = config.max_tokens_total, config.max_cost
-        if most_tokens is not None and (
-            self.spent_tokens + self._reserved_tokens + tokens > most_tokens
+        max_tokens, max_cost = config.max_tokens_total, config.max_cost
+        if max_tokens is not None and (
+            self.spent_tokens + self._reserved_tokens + tokens > max_tokens
         ):
-            what = f"{self.spent_tokens:,} of {most_tokens:,} tokens (max_tokens_total)"
+            used = f"{self.spent_tokens:,} of {max_tokens:,} tokens (max_tokens_total)"
             needed, setting = f"{tokens:,} tokens", "max_tokens_total"
-        elif most_cost is not None and self.spent_cost + self._reserved_cost + cost > most_cost:
-            what = f"{self.spent_cost:.4g} of {most_cost:g} (max_cost)"
+        elif max_cost is not None and self.spent_cost + self._reserved_cost + cost > max_cost:
+            used = f"{self.spent_cost:.4g} of {max_cost:g} (max_cost)"
             needed, setting = f"{cost:.2g}", "max_cost"
         else:
             return None
         return (
-            f"the budget of teacher.endpoint is spent: {what} are used, and the next request may"
-            f" take {needed} more. Everything finished is kept, and paid answers are not asked for"
-            f" again. Raise the budget with --set teacher.endpoint.{setting}=... and the same"
-            f" command continues where it stopped. What was paid for stands in {self._path}"
+            f"the budget of teacher.endpoint is spent: {used} are used, and the next request may"
+            f" take {needed} more. Everything finished is kept, and no answer is paid for twice."
+            f" Raise the budget with --set teacher.endpoint.{setting}=... and the same command"
+            f" resumes where it stopped. All payments are listed in {self._path}"
         )
 
     def _read(self) -> None:
-        """Add up the lines of earlier starts; what a lost machine left half written is skipped."""
+        """Add up the lines of earlier starts. A line that a crash left incomplete is skipped."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = self._path.read_text(errors="replace") if self._path.exists() else ""
         if text and not text.endswith("\n"):

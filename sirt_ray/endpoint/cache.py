@@ -1,9 +1,9 @@
-"""Paid answers on disk, so that none is paid for twice.
+"""Cache of paid replies on disk, so that no reply is paid for twice.
 
     <folder>/<first two digits of the key>/<key>.json      {"request": ..., "reply": ...}
 
-A key is the hash of everything that decides the answer, so entries are never changed. What cannot
-be read, or answers another request than its name says, is as good as not there.
+A key is the hash of everything that determines the reply, so entries never change. An entry that
+cannot be read, or that holds another request than its name, is a cache miss.
 """
 
 import hashlib
@@ -19,17 +19,19 @@ from sirt_ray.storage.atomic import write_json
 
 
 def key_of(request: Json) -> str:
+    """Return the cache key of a request: a SHA-256 hash."""
     text = json.dumps(request, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Cache:
-    """The answers in one folder."""
+    """The cached replies in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, request: Json) -> Reply | None:
+        """Return the cached reply; None on a cache miss."""
         try:
             entry = json.loads(self._path(request).read_bytes())
         except (OSError, ValueError):
@@ -46,7 +48,7 @@ class Cache:
         return reply if reply.choices else None
 
     def put(self, request: Json, reply: Reply) -> None:
-        """Atomically: a killed process leaves an entry that is whole, or none."""
+        """Write a reply atomically: a killed process leaves a complete entry, or none."""
         path = self._path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"request": request, "reply": REPLY.dump_python(reply, mode="json")})

@@ -1,7 +1,7 @@
-"""One request to an endpoint, asked until it is answered, and paid for once.
+"""Client of one endpoint: sends a request, retries it until it is answered, and pays for it once.
 
-Ask --cache?--> Answer
-    --budget--> place --pace--> attempt --pause, again--> Reply --record, cache--> Answer
+request --cache?--> Answer
+    --budget--> slot --rate limit--> attempt --backoff, retry--> Reply --record, cache--> Answer
 """
 
 import asyncio
@@ -12,26 +12,28 @@ from weakref import WeakValueDictionary
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.endpoint.budget import Budget
 from sirt_ray.endpoint.cache import Cache, key_of
-from sirt_ray.endpoint.rate_limit import Pace, backoff_seconds
+from sirt_ray.endpoint.rate_limit import RateLimiter, backoff_seconds
 from sirt_ray.endpoint.replies import Reply, UnreadableReplyError, read_reply
-from sirt_ray.endpoint.request import EndpointRequest, Json, MayPassError, longest_use, request_body
+from sirt_ray.endpoint.request import EndpointRequest, Json, RetryableError, max_usage, request_body
 from sirt_ray.endpoint.transport import Transport
 from sirt_ray.errors import StageError
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """A reply, with what it took to get it."""
+
     reply: Reply
     cached: bool
     retries: int = 0
     cost: float = 0.0
-    """What was paid now."""
+    """Paid for this request now; 0 if the reply was cached."""
 
 
 class EndpointClient:
-    """An endpoint with its cache, its budget and its pace, for many requests at the same time.
+    """An endpoint with its cache, budget and rate limit, for many concurrent requests.
 
-    `first_pause`: seconds, the bound of the first pause before a request is sent again.
+    `first_pause`: upper bound in seconds of the first pause before a retry.
     """
 
     def __init__(
@@ -42,71 +44,72 @@ class EndpointClient:
         self._transport = Transport(config, key)
         self._cache = Cache(folder)
         self._budget = Budget(config, folder)
-        self._pace = Pace(config.requests_per_minute)
-        self._places = asyncio.Semaphore(config.max_in_flight)
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._rate_limiter = RateLimiter(config.requests_per_minute)
+        self._slots = asyncio.Semaphore(config.max_in_flight)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One for each key in flight: the second of two equal requests finds the first's reply in
+        the cache."""
         self.running = 0
-        """Requests that the endpoint works on."""
+        """Requests that the endpoint is working on."""
         self.accepted = 0
-        """Those, and the ones that wait for their turn."""
+        """Requests that the endpoint is working on or that wait for their turn."""
 
     @property
-    def held_seconds(self) -> float:
-        """How long it will send nothing, because the endpoint has asked for a pause."""
-        return self._pace.held_seconds()
+    def paused_seconds(self) -> float:
+        """Seconds for which no request will be sent, because the endpoint has requested a pause."""
+        return self._rate_limiter.paused_seconds()
 
-    async def answer(self, ask: EndpointRequest) -> Answer:
-        """Raises RefusedByEndpointError, BudgetSpentError, or StageError where going on is of no
-        use."""
-        body = request_body(self._config, ask)
-        # Seed and number stand beside the body, which `extra_body` may have rid of both: a second
-        # sample is no repetition of the first.
-        request: Json = {
+    async def answer(self, request: EndpointRequest) -> Answer:
+        """Return the answer to a request. Raises RefusedByEndpointError if the endpoint rejects
+        this request, BudgetSpentError, or StageError if further requests would fail, too."""
+        body = request_body(self._config, request)
+        # The body alone does not identify the sample: `extra_body` may have removed its seed.
+        identity: Json = {
             "api": self._config.api,
             "body": body,
-            "seed": ask.seed,
-            "first": ask.first,
+            "seed": request.seed,
+            "first": request.first,
         }
-        key = key_of(request)
+        key = key_of(identity)
         self.accepted += 1
         try:
-            async with self._asking.setdefault(key, asyncio.Lock()):
-                cached = await asyncio.to_thread(self._cache.get, request)
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                cached = await asyncio.to_thread(self._cache.get, identity)
                 if cached is not None:
                     return Answer(cached, cached=True)
-                async with self._budget.reserved(longest_use(body, ask)):
-                    answer = await self._ask_until_answered(key, body, ask)
-                    await asyncio.to_thread(self._cache.put, request, answer.reply)
+                async with self._budget.reserved(max_usage(body, request)):
+                    answer = await self._send_with_retries(key, body, request)
+                    await asyncio.to_thread(self._cache.put, identity, answer.reply)
                     return answer
         finally:
             self.accepted -= 1
 
-    async def _ask_until_answered(self, key: str, body: Json, ask: EndpointRequest) -> Answer:
+    async def _send_with_retries(self, key: str, body: Json, request: EndpointRequest) -> Answer:
         cost, attempt = 0.0, 0
         while True:
             try:
                 content = await self._attempt(body)
-                reply = read_reply(content, self._config.api, ask.n, ask.prompt)
+                reply = read_reply(content, self._config.api, request.n, request.prompt)
                 cost += self._budget.pay(key, reply.use)
                 return Answer(reply, cached=False, retries=attempt, cost=cost)
             except UnreadableReplyError as error:
-                cost += self._budget.pay(key, error.use)
-                failed = MayPassError(self._transport.without_key(str(error)))
-            except MayPassError as error:
-                failed = error
+                cost += self._budget.pay(key, error.usage)
+                failure = RetryableError(self._transport.without_key(str(error)))
+            except RetryableError as error:
+                failure = error
             if attempt == self._config.max_retries:
                 raise StageError(
                     f"{self._config.url} failed {attempt + 1} times on one request, the last time"
-                    f" with {failed}. What is finished is kept, and the same command continues"
+                    f" with {failure}. What is finished is kept, and the same command resumes"
                 )
-            if failed.wait_seconds is not None:
-                self._pace.hold(failed.wait_seconds)
+            if failure.retry_after_seconds is not None:
+                self._rate_limiter.pause(failure.retry_after_seconds)
             await asyncio.sleep(backoff_seconds(attempt, self._first_pause))
             attempt += 1
 
     async def _attempt(self, body: Json) -> bytes:
-        async with self._places:
-            await self._pace.turn()
+        async with self._slots:
+            await self._rate_limiter.acquire()
             self.running += 1
             try:
                 return await self._transport.post(body)

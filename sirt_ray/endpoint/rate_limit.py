@@ -1,4 +1,4 @@
-"""When a request may be sent, and how long to wait before it is sent again."""
+"""Rate limit, backoff and Retry-After: when a request may be sent, and when it is sent again."""
 
 import asyncio
 import random
@@ -8,44 +8,45 @@ from email.utils import parsedate_to_datetime
 
 LONGEST_BACKOFF_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 600.0
-"""However long the endpoint asks for."""
+"""Upper bound of the pause that an endpoint may request."""
 
 
-class Pace:
-    """Lets requests start one after the other: at most so many a minute and evenly, none of them
-    while the endpoint has asked everybody to wait."""
+class RateLimiter:
+    """Spaces requests evenly, at most `requests_per_minute`, and starts none during a pause that
+    the endpoint has requested."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
-        self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
-        self._open_at = 0.0
-        self._door = asyncio.Lock()
+        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._next_at = 0.0
+        self._lock = asyncio.Lock()
 
-    async def turn(self) -> None:
-        """Wait for one's turn; turns come in the order of asking."""
+    async def acquire(self) -> None:
+        """Wait until the next request may start. Callers are served in the order of their calls."""
         loop = asyncio.get_running_loop()
-        async with self._door:
-            # In a loop: while one sleeps, `hold` may put it off further.
-            while (wait := self._open_at - loop.time()) > 0:
+        async with self._lock:
+            # In a loop, because `pause` may postpone the start during the sleep.
+            while (wait := self._next_at - loop.time()) > 0:
                 await asyncio.sleep(wait)
-            self._open_at = loop.time() + self._gap
+            self._next_at = loop.time() + self._interval
 
-    def hold(self, seconds: float) -> None:
-        """No request starts within so many seconds."""
-        self._open_at = max(self._open_at, asyncio.get_running_loop().time() + seconds)
+    def pause(self, seconds: float) -> None:
+        """Start no request for this many seconds."""
+        self._next_at = max(self._next_at, asyncio.get_running_loop().time() + seconds)
 
-    def held_seconds(self) -> float:
-        """How long no request will start, beyond what the pace itself asks for."""
-        return max(0.0, self._open_at - asyncio.get_running_loop().time() - self._gap)
+    def paused_seconds(self) -> float:
+        """Return the seconds left of a pause, beyond the usual interval."""
+        return max(0.0, self._next_at - asyncio.get_running_loop().time() - self._interval)
 
 
 def backoff_seconds(attempt: int, first: float) -> float:
-    """The pause after failed attempt number `attempt` (0, 1, ...): between nothing and a bound that
-    doubles, at random, so that requests which failed together do not come back together."""
+    """Return the pause after the failed attempt number `attempt` (0, 1, ...): random, between 0 and
+    a bound that doubles, so that requests which failed together are not retried together."""
     return random.uniform(0.0, min(LONGEST_BACKOFF_SECONDS, first * 2.0**attempt))
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long the endpoint asks to wait: a number of (milli)seconds, or a date."""
+    """Return the wait that the endpoint requests: (milli)seconds or a date in its headers. None if
+    it requests none."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             return _bounded(float(headers[name]) * scale)
@@ -59,5 +60,5 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _bounded(seconds: float) -> float | None:
-    """None for what is no length of time (not a number)."""
+    """Return the seconds within 0 and LONGEST_WAIT_SECONDS; None for NaN."""
     return min(max(0.0, seconds), LONGEST_WAIT_SECONDS) if seconds == seconds else None

@@ -1,8 +1,8 @@
-"""What an endpoint sends back, read with distrust: bytes -> Reply.
+"""Replies of an endpoint, validated as untrusted input: bytes -> Reply.
 
-Only the `content` (or `text`) of a choice is what the model answered. What a reasoning model has
-thought before (`reasoning_content`, `reasoning`) is paid for like any token and not used: how it is
-written, and whether it may be learned from, differs from provider to provider.
+Only the `content` (or `text`) of a choice is the model's answer. The reasoning of a reasoning model
+(`reasoning_content`, `reasoning`) is paid for like any token and not used: its format, and whether
+one may train on it, differ between providers.
 """
 
 import json
@@ -19,10 +19,10 @@ Api = Literal["chat", "completions"]
 
 LARGEST_BODY_BYTES = 32 << 20
 _BYTES_PER_TOKEN = 3
-"""For replies that do not say what they took: fewer than in most texts, so that a budget is rather
-spent too early than overrun."""
+"""For replies without a usage. Most texts have more bytes per token, so the estimate is high and a
+budget ends too early rather than too late."""
 _REASON_CHARACTERS = 300
-_ENDS: dict[str, StopReason] = {
+_STOP_REASONS: dict[str, StopReason] = {
     "stop": "stop",
     "eos": "stop",
     "eos_token": "stop",
@@ -30,17 +30,17 @@ _ENDS: dict[str, StopReason] = {
     "length": "length",
     "max_tokens": "length",
 }
-"""How providers say that the model ended its answer, or was cut off."""
+"""`finish_reason` of various providers -> our stop reason: ended by the model, or cut off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Usage:
     """The tokens of one request."""
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
-    """The endpoint did not say it."""
+    """Whether the numbers are estimated, because the endpoint reported none."""
 
     @property
     def tokens(self) -> int:
@@ -48,34 +48,36 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """One choice of a reply."""
+class Choice:
+    """One completion of a reply."""
 
     text: str
     stop_reason: StopReason | None
-    """None: it ended in another way, and there is no text that may be used."""
+    """None if the completion ended in another way and its text must not be used."""
     ended_by: str = ""
-    """That other way, as the endpoint calls it: `content_filter`, `tool_calls`, ..."""
+    """The endpoint's name for that other way: `content_filter`, `tool_calls`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Example::
+    """A valid reply. The names of the fields are keys of the cache's files.
 
-    Reply((Written(" 2 + 2 = 4. The answer is 4.", "stop"),), Use(21, 14))
+    Example::
+
+    Reply((Choice(" 2 + 2 = 4. The answer is 4.", "stop"),), Usage(21, 14))
     """
 
-    choices: tuple[Written, ...]
-    """At least one, at most as many as were asked for, in their order."""
-    use: Use
+    choices: tuple[Choice, ...]
+    """At least one and at most as many as requested, in the endpoint's order."""
+    use: Usage
 
 
 class UnreadableReplyError(Exception):
-    """A reply that is none. `use` is what it may have cost all the same."""
+    """A reply that is not valid. `usage` estimates what it has cost nevertheless."""
 
-    def __init__(self, message: str, use: Use) -> None:
+    def __init__(self, message: str, usage: Usage) -> None:
         super().__init__(message)
-        self.use = use
+        self.usage = usage
 
 
 class _Message(BaseModel):
@@ -83,7 +85,7 @@ class _Message(BaseModel):
     refusal: str | None = None
 
 
-class _Choice(BaseModel):
+class _RawChoice(BaseModel):
     index: int | None = None
     finish_reason: str | None = None
     message: _Message | None = None
@@ -91,11 +93,11 @@ class _Choice(BaseModel):
 
 
 class _Body(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+    choices: list[_RawChoice] = Field(min_length=1)
     usage: JsonValue = None
 
 
-class _Usage(BaseModel):
+class _RawUsage(BaseModel):
     prompt_tokens: Annotated[int, Field(ge=0)]
     completion_tokens: Annotated[int, Field(ge=0)]
 
@@ -105,63 +107,64 @@ REPLY = TypeAdapter(Reply)
 
 
 def estimated_tokens(text: str | bytes) -> int:
-    """What a text may have in tokens, where nobody counted them."""
+    """Estimate the number of tokens of a text, on the high side."""
     size = len(text.encode(errors="replace")) if isinstance(text, str) else len(text)
     return math.ceil(size / _BYTES_PER_TOKEN)
 
 
 def read_reply(body: bytes, api: Api, n: int, prompt: str) -> Reply:
-    """The reply in the body of a response with status 200. Raises UnreadableReplyError."""
-    guess = Use(estimated_tokens(prompt), 0, estimated=True)
+    """Parse the body of a response with status 200, with at most `n` choices. Raises
+    UnreadableReplyError."""
+    estimate = Usage(estimated_tokens(prompt), 0, estimated=True)
     if len(body) > LARGEST_BODY_BYTES:
         raise UnreadableReplyError(
             f"a reply of {len(body) >> 20} MiB, where {LARGEST_BODY_BYTES >> 20} are the most",
-            guess,
+            estimate,
         )
     try:
         found = _Body.model_validate_json(body)
     except ValidationError as error:
-        raise UnreadableReplyError(_what_it_is(body, error), guess) from error
-    choices = tuple(_written(choice, api) for choice in _in_order(found.choices)[:n])
-    return Reply(choices, _use(found.usage, prompt, choices))
+        raise UnreadableReplyError(_describe_invalid(body, error), estimate) from error
+    choices = tuple(_choice(choice, api) for choice in _in_order(found.choices)[:n])
+    return Reply(choices, _usage(found.usage, prompt, choices))
 
 
-def _written(choice: _Choice, api: Api) -> Written:
+def _choice(choice: _RawChoice, api: Api) -> Choice:
     message = choice.message or _Message()
     text = (message.content if api == "chat" else choice.text) or ""
     if message.refusal and not text:
-        return Written("", None, "refusal")
-    stop_reason = _ENDS.get(choice.finish_reason or "")
+        return Choice("", None, "refusal")
+    stop_reason = _STOP_REASONS.get(choice.finish_reason or "")
     if stop_reason is None:
-        # Without a finish reason nobody knows whether the text is whole.
-        return Written("", None, choice.finish_reason or "no finish_reason")
-    return Written(text, stop_reason)
+        # Without a finish reason the text may be incomplete.
+        return Choice("", None, choice.finish_reason or "no finish_reason")
+    return Choice(text, stop_reason)
 
 
-def _in_order(choices: Sequence[_Choice]) -> list[_Choice]:
-    """By their indices where those make sense, else as they came."""
+def _in_order(choices: Sequence[_RawChoice]) -> list[_RawChoice]:
+    """Sort choices by index if all have one and they differ; else keep their order."""
     by_index = {choice.index: choice for choice in choices if choice.index is not None}
     if len(by_index) != len(choices):
         return list(choices)
     return [by_index[index] for index in sorted(by_index)]
 
 
-def _use(usage: JsonValue, prompt: str, choices: Sequence[Written]) -> Use:
+def _usage(usage: JsonValue, prompt: str, choices: Sequence[Choice]) -> Usage:
     try:
-        counted = _Usage.model_validate(usage)
+        counted = _RawUsage.model_validate(usage)
     except ValidationError:
-        written = sum(estimated_tokens(choice.text) for choice in choices)
-        return Use(estimated_tokens(prompt), written, estimated=True)
-    return Use(counted.prompt_tokens, counted.completion_tokens)
+        completion_tokens = sum(estimated_tokens(choice.text) for choice in choices)
+        return Usage(estimated_tokens(prompt), completion_tokens, estimated=True)
+    return Usage(counted.prompt_tokens, counted.completion_tokens)
 
 
-def _what_it_is(body: bytes, error: ValidationError) -> str:
-    """In words: some providers send an error with status 200."""
+def _describe_invalid(body: bytes, error: ValidationError) -> str:
+    """Describe a body that is not a reply. Some providers send an error with status 200."""
     try:
-        told = json.loads(body)["error"]
+        reason = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError):
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         shown = body[:_REASON_CHARACTERS].decode(errors="replace")
         return f"a reply that cannot be read ({where or 'body'}: {first['msg']}): {shown!r}"
-    return f"an error instead of a reply: {str(told)[:_REASON_CHARACTERS]}"
+    return f"an error instead of a reply: {str(reason)[:_REASON_CHARACTERS]}"

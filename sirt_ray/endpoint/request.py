@@ -1,4 +1,4 @@
-"""What an endpoint is asked, and what can become of that. Plain values: no HTTP here."""
+"""Requests to an endpoint and their errors, as plain values without HTTP."""
 
 import os
 import socket
@@ -8,25 +8,26 @@ from typing import Any
 
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core import prompts
-from sirt_ray.endpoint.replies import Api, Use
+from sirt_ray.endpoint.replies import Api, Usage
 from sirt_ray.errors import ConfigError
 from sirt_ray.types import PromptKind, Question
 
 Json = dict[str, Any]
 
 _SEED_BITS = 31
-"""Some servers take no larger ones."""
+"""Some servers accept no larger seeds."""
 _TEMPLATE_TOKENS = 64
-"""What a chat template may put around a message."""
+"""Tokens that a chat template may add to a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRequest:
-    """`n` completions of one prompt, of which the first is number `first` of its question."""
+    """A request for `n` completions of one prompt."""
 
     prompt: str
     n: int
     first: int
+    """Number of the first of these completions among all completions of the question."""
     seed: int
     temperature: float
     top_p: float
@@ -34,20 +35,21 @@ class EndpointRequest:
 
 
 class RefusedByEndpointError(Exception):
-    """The endpoint will never answer this request; the message says why."""
+    """The endpoint will never answer this request, for the reason in the message."""
 
 
-class MayPassError(Exception):
-    """An attempt failed, and another one may not. `wait_seconds`: what the endpoint asks for."""
+class RetryableError(Exception):
+    """An attempt failed, and a retry may succeed. `retry_after_seconds`: the wait that the endpoint
+    requests, if any."""
 
-    def __init__(self, message: str, wait_seconds: float | None = None) -> None:
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
-        self.wait_seconds = wait_seconds
+        self.retry_after_seconds = retry_after_seconds
 
 
 def api_key(config: EndpointConfig) -> str | None:
-    """The key from this machine's environment; None where the endpoint wants none. Raises
-    ConfigError where the variable is not set."""
+    """Return the API key from this machine's environment; None if the endpoint needs none. Raises
+    ConfigError if the variable is not set."""
     name = config.api_key_env
     if name is None:
         return None
@@ -56,39 +58,42 @@ def api_key(config: EndpointConfig) -> str | None:
         raise ConfigError(
             f"teacher.endpoint.api_key_env: the environment variable {name} is not set on"
             f" {socket.gethostname()}, so {config.url} would refuse every request. Set it there"
-            " before Ray is started, name another variable, or give `api_key_env: null` for a"
+            " before Ray is started, name another variable, or set `api_key_env: null` for a"
             " server without keys"
         )
     return key
 
 
 def prompt_of(api: Api, question: Question, kind: PromptKind) -> str:
-    """The text that asks a question: a user's message, or a prompt to be continued."""
-    form = prompts.chat_message if api == "chat" else prompts.render
-    return form(question, kind)
+    """Return the prompt of a question: a user's message (chat), or a text to be continued."""
+    render = prompts.chat_message if api == "chat" else prompts.render
+    return render(question, kind)
 
 
-def request_body(config: EndpointConfig, ask: EndpointRequest) -> Json:
-    """What is sent. `extra_body` wins over the sampling, and its nulls take a field out."""
-    chat = config.api == "chat"
-    subject: Json = (
-        {"messages": [{"role": "user", "content": ask.prompt}]} if chat else {"prompt": ask.prompt}
+def request_body(config: EndpointConfig, request: EndpointRequest) -> Json:
+    """Return the JSON body of a request. `extra_body` overrides the sampling settings, and a null
+    in it removes a field."""
+    prompt: Json = (
+        {"messages": [{"role": "user", "content": request.prompt}]}
+        if config.api == "chat"
+        else {"prompt": request.prompt}
     )
     fields: Json = {
-        "max_tokens": ask.max_tokens,
-        "temperature": ask.temperature,
-        "top_p": ask.top_p,
-        "seed": (ask.seed + ask.first) % 2**_SEED_BITS,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": (request.seed + request.first) % 2**_SEED_BITS,
     }
-    if ask.n > 1:
-        fields["n"] = ask.n
+    if request.n > 1:
+        fields["n"] = request.n
     fields |= config.extra_body
-    told = {name: value for name, value in fields.items() if value is not None}
-    return {"model": config.model, **subject, **told}
+    present = {name: value for name, value in fields.items() if value is not None}
+    return {"model": config.model, **prompt, **present}
 
 
-def longest_use(body: Mapping[str, Any], ask: EndpointRequest) -> Use:
-    """The most that a request can take. A token is a byte at least."""
-    bounds = (body.get("max_tokens"), body.get("max_completion_tokens"))
-    longest = max([bound for bound in bounds if isinstance(bound, int)] or [ask.max_tokens])
-    return Use(len(ask.prompt.encode()) + _TEMPLATE_TOKENS, ask.n * longest, estimated=True)
+def max_usage(body: Mapping[str, Any], request: EndpointRequest) -> Usage:
+    """Return the most tokens that a request can take. A token has at least one byte."""
+    limits = (body.get("max_tokens"), body.get("max_completion_tokens"))
+    longest = max([limit for limit in limits if isinstance(limit, int)] or [request.max_tokens])
+    prompt_tokens = len(request.prompt.encode()) + _TEMPLATE_TOKENS
+    return Usage(prompt_tokens, request.n * longest, estimated=True)

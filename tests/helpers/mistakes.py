@@ -227,8 +227,8 @@ RUNNING = (
     Mistake(
         "an endpoint that refuses the key",
         1,
-        ("refuses to work for us, HTTP 401",),
-        "Check the key in TEACHER_KEY under teacher.endpoint; then the same command continues",
+        ("refuses all requests, HTTP 401",),
+        "Check the key in TEACHER_KEY under teacher.endpoint; then the same command resumes",
     ),
 )
 CLUSTERS = (

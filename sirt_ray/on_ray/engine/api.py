@@ -132,7 +132,7 @@ class EndpointEngine:
     def load_now(self) -> ReplicaLoad:
         client = self._client
         waiting = client.accepted - client.running
-        return ReplicaLoad(client.running, waiting, held_s=client.held_seconds)
+        return ReplicaLoad(client.running, waiting, held_s=client.paused_seconds)
 
     @property
     def max_model_len(self) -> int:

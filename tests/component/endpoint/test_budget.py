@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.endpoint.rate_limit import Pace
+from sirt_ray.endpoint.rate_limit import RateLimiter
 from sirt_ray.errors import BudgetSpentError
 from sirt_ray.on_ray.engine.api import EndpointEngine
 from sirt_ray.on_ray.engine.protocol import Answered, RefusedError
@@ -147,10 +147,10 @@ class TestPace:
 
     def test_starts_are_even(self) -> None:
         async def turns() -> list[float]:
-            pace, loop = Pace(1200), asyncio.get_running_loop()
+            limiter, loop = RateLimiter(1200), asyncio.get_running_loop()
 
             async def turn() -> float:
-                await pace.turn()
+                await limiter.acquire()
                 return loop.time()
 
             return await asyncio.gather(*(turn() for _ in range(4)))
@@ -160,11 +160,11 @@ class TestPace:
 
     def test_a_pause_that_the_endpoint_asks_for_is_told_and_the_pace_itself_is_not(self) -> None:
         async def held() -> tuple[float, float]:
-            pace = Pace(1)
-            await pace.turn()
-            own = pace.held_seconds()
-            pace.hold(600.0)
-            return own, pace.held_seconds()
+            limiter = RateLimiter(1)
+            await limiter.acquire()
+            own = limiter.paused_seconds()
+            limiter.pause(600.0)
+            return own, limiter.paused_seconds()
 
         own, asked = asyncio.run(held())
         assert own == 0.0
