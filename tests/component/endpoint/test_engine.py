@@ -237,7 +237,7 @@ class TestFailures:
 
     @pytest.mark.parametrize(
         ("status", "words"),
-        [(401, "the key in TEST_KEY"), (403, "permissions"), (404, "model"), (402, "Mend")],
+        [(401, "the key in TEST_KEY"), (403, "permissions"), (404, "model"), (402, "Fix that")],
     )
     def test_a_refusal_to_work_ends_the_stage(
         self, tmp_path: Path, status: int, words: str
