@@ -1,15 +1,15 @@
-"""What people do wrong most often, and what they are told.
+"""The most common mistakes, and the message that each of them gets.
 
-`MISTAKES` is the one list of them: tests provoke each and look for its words, and
-`docs/guide/troubleshooting.md` is made of it (`tests.helpers.mistakes_page.py`).
+`MISTAKES` is the one list of them: tests provoke each and look for its message, and
+`docs/guide/troubleshooting.md` is generated from it (`tests/helpers/mistakes_page.py`).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Where = Literal["command", "cluster"]
-"""Who provokes it: `tests/component/cli/test_mistakes.py`, or `tests/integration/cli/test_mistakes.py`, where it
-takes a Ray that runs."""
+"""Which test provokes it: `tests/component/cli/test_mistakes.py`, or, where it needs a running Ray,
+`tests/integration/cli/test_mistakes.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,12 @@ class Mistake:
     says: tuple[str, ...]
     """Pieces of the message, in their order: what is wrong, and why it cannot work."""
     cure: str
-    """The piece that says what to do."""
+    """The piece of the message with what to do."""
     where: Where = "command"
 
     @property
     def id(self) -> str:
-        """As tests name it."""
+        """The name of its test."""
         return self.what.lower().replace(" ", "_").replace(",", "").replace("`", "")
 
 
@@ -274,17 +274,17 @@ CLUSTERS = (
 CHAPTERS = {
     "The job file": JOB_FILE,
     "Models and tokenizers": MODELS,
-    "While it runs": RUNNING,
+    "While a job runs": RUNNING,
     "Ports and clusters": CLUSTERS,
 }
 MISTAKES = [mistake for chapter in CHAPTERS.values() for mistake in chapter]
 
 
-def check(mistake: Mistake, code: int, told: str) -> None:
-    """The command ended as the list says: `told` is all that was written to standard error."""
-    said = " ".join(told.split())
-    assert code == mistake.exit_code, told
-    errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "Traceback" not in said, told
+def check(mistake: Mistake, code: int, stderr: str) -> None:
+    """Assert that the command ended as the list has it; `stderr` is all of its standard error."""
+    message = " ".join(stderr.split())
+    assert code == mistake.exit_code, stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in message, stderr
     for piece in (*mistake.says, mistake.cure):
-        assert piece in said, f"{piece!r} is not in {told!r}"
+        assert piece in message, f"{piece!r} is not in {stderr!r}"

@@ -1,6 +1,6 @@
-"""The commands of the README and of docs/ as somebody types them who has nothing but a clone.
+"""The commands of the README and of docs/, as someone types them who has nothing but a clone.
 
-Names that stand for the reader's own things get one, and what would take hours is made small.
+Placeholders for the reader's own files are replaced, and what would take hours is made small.
 """
 
 import json
@@ -20,16 +20,16 @@ from sirt_ray.quickstart import tasks
 class Step:
     command: str
     """As the document shows it."""
-    says: str = ""
+    prints: str = ""
     """A regular expression that its output has to match."""
-    instead: Mapping[str, str] = field(default_factory=dict)
-    """What is typed for a word of the command."""
-    more: str = ""
-    """Words at its end, which make it small."""
+    replacements: Mapping[str, str] = field(default_factory=dict)
+    """What is typed in place of a word of the command."""
+    extra: str = ""
+    """Words appended to the command that make it small."""
     until: str = ""
     """A command that does not end by itself is stopped by Ctrl-C when its output matches this."""
-    makes: str = ""
-    """A file that is there afterwards."""
+    creates: str = ""
+    """A file that exists afterwards."""
 
 
 MINE = {
@@ -50,24 +50,24 @@ SERVED = "curl "
 STEPS = (
     Step("make quickstart", LAST_ROUND),
     Step("sirt run jobs/quickstart.yaml", "The report is runs/quickstart/report.html"),
-    Step("make quickstart-seeds", r"\| round_01 \|", more="JOB=small SEEDS='0 1'"),
+    Step("make quickstart-seeds", r"\| round_01 \|", extra="JOB=small SEEDS='0 1'"),
     Step(
         "make quickstart-seeds JOB=quickstart_paper_rule",
         r"\| round_01",
         {"JOB=quickstart_paper_rule": "JOB=small"},
-        more="SEEDS='0 1'",
+        extra="SEEDS='0 1'",
     ),
     Step(
         "python -m sirt_ray.quickstart.pretrain --out DIR",
-        more="--steps-scale 0.001",
-        makes="DIR/teacher/model.safetensors",
+        extra="--steps-scale 0.001",
+        creates="DIR/teacher/model.safetensors",
     ),
     Step("sirt report runs/quickstart --open", "runs/quickstart/report.html"),
     Step("sirt report runs/quickstart --format text", "Report of quickstart"),
     Step(
         "sirt report runs/a-seed0 runs/a-seed1 --format markdown --out a.md",
-        instead={"runs/a-seed0": "runs/small-seed0", "runs/a-seed1": "runs/small-seed1"},
-        makes="a.md",
+        replacements={"runs/a-seed0": "runs/small-seed0", "runs/a-seed1": "runs/small-seed1"},
+        creates="a.md",
     ),
     Step(
         "sirt compare runs/a runs/b --open",
@@ -75,7 +75,7 @@ STEPS = (
         {"runs/a": "runs/small-seed0", "runs/b": "runs/small-seed1"},
     ),
     Step("sirt watch runs/quickstart", "round_02"),
-    Step("sirt export runs/quickstart OUT --data", makes="OUT/model.safetensors"),
+    Step("sirt export runs/quickstart OUT --data", creates="OUT/model.safetensors"),
     Step(
         "sirt push runs/quickstart OWNER/NAME --private", "me/student", {"OWNER/NAME": "me/student"}
     ),
@@ -86,24 +86,24 @@ STEPS = (
     Step(
         "sirt run mine.yaml",
         "The report is runs/mine/report.html",
-        more=f"{SMALL} --set refine.rounds=1",
+        extra=f"{SMALL} --set refine.rounds=1",
     ),
     Step(
         "sirt run mine.yaml --set refine.rounds=5",
         "round_02",
         {"refine.rounds=5": "refine.rounds=2"},
-        more=SMALL,
+        extra=SMALL,
     ),
-    Step("sirt plan mine.yaml", "learning_rate", more=f"{SMALL} --set refine.rounds=2"),
+    Step("sirt plan mine.yaml", "learning_rate", extra=f"{SMALL} --set refine.rounds=2"),
     Step(
         "sirt plan mine.yaml --cluster 4x48GB",
         "trainer: 1 GPU of node 1",
-        more=f"{SMALL} --set refine.rounds=2",
+        extra=f"{SMALL} --set refine.rounds=2",
     ),
     Step(
         "sirt run jobs/quickstart.yaml --set name=wider --set refine.num_cot=16",
         "The report is runs/wider/report.html",
-        more=f"{SMALL} --set refine.rounds=1",
+        extra=f"{SMALL} --set refine.rounds=1",
     ),
     Step(
         "sirt run jobs/gsm8k_cpu.yaml --set data.root=/path/to/rows",
@@ -113,15 +113,15 @@ STEPS = (
     Step("sirt plan jobs/own_task.yaml", "own_task.py"),
     Step("sirt run jobs/own_task.yaml --allow-code", "The report is runs/own_task/report.html"),
     Step("sirt plan jobs/study_quickstart.yaml", "27 cells"),
-    Step("sirt run jobs/study_quickstart.yaml", "rft", more=f"{SMALL} {TWO_METHODS}"),
+    Step("sirt run jobs/study_quickstart.yaml", "rft", extra=f"{SMALL} {TWO_METHODS}"),
     Step("sirt plan my_study.yaml", "small-rft-seed0"),
-    Step("sirt run my_study.yaml", "tuned", more=f"{SMALL} {ONE_TRIAL}"),
-    Step("sirt run my_study.yaml --cells 4", "tuned", more=f"{SMALL} {ONE_TRIAL}"),
+    Step("sirt run my_study.yaml", "tuned", extra=f"{SMALL} {ONE_TRIAL}"),
+    Step("sirt run my_study.yaml --cells 4", "tuned", extra=f"{SMALL} {ONE_TRIAL}"),
     Step(
         "sirt run my_study.yaml --set 'only=[{method: rft}]'",
         "rft",
         {"{method: rft}": "{student: small, method: rft, seed: 0}"},
-        more=SMALL,
+        extra=SMALL,
     ),
     Step("sirt report runs/study_quickstart", "study_quickstart"),
     Step("sirt report runs/study_quickstart --format markdown", r"\| rft \|"),
@@ -140,22 +140,22 @@ STEPS = (
     ),
     Step(
         "sirt train sft --model /models/small --data answers.jsonl --out runs/sft",
-        instead=MINE,
-        makes="runs/sft/student/model.safetensors",
+        replacements=MINE,
+        creates="runs/sft/student/model.safetensors",
     ),
     Step(
         "sirt train dpo --model runs/sft/student --data pairs.jsonl --out runs/dpo"
         " --set refine.beta=0.2",
-        makes="runs/dpo/student/model.safetensors",
+        creates="runs/dpo/student/model.safetensors",
     ),
-    Step("sirt serve runs/quickstart", until=SERVED, more="--port {port}"),
+    Step("sirt serve runs/quickstart", until=SERVED, extra="--port {port}"),
     Step("sirt serve /models/small --port 8080", "", MINE | {"8080": "{port}"}, until=SERVED),
-    Step("sirt serve runs/mine", until=SERVED, more="--port {port}"),
+    Step("sirt serve runs/mine", until=SERVED, extra="--port {port}"),
     Step(
         "sirt serve runs/mine --host 0.0.0.0",
         "",
         {"0.0.0.0": "127.0.0.1"},
-        more="--port {port}",
+        extra="--port {port}",
         until=SERVED,
     ),
 )
@@ -164,33 +164,33 @@ CLUSTER_STEPS = (
     Step(
         "sirt run mine.yaml --address auto",
         "The report is runs/apart/report.html",
-        more=f"{SMALL} --set refine.rounds=1 --set name=apart",
+        extra=f"{SMALL} --set refine.rounds=1 --set name=apart",
     ),
     Step(
         "sirt serve runs/mine --address auto --set max_replicas=4 --set max_model_len=2048",
         "",
         {"max_replicas=4": "max_replicas=1", "max_model_len=2048": "max_model_len=256"},
-        more="--port {port}",
+        extra="--port {port}",
         until=SERVED,
     ),
     Step(
         "sirt submit jobs/mine.yaml --address http://HEAD:8265 --set output=/shared/runs",
         "report",
         ON_CLUSTER | {"/shared/runs": "{clone}/shared"},
-        more=f"{SMALL} --set refine.rounds=1",
+        extra=f"{SMALL} --set refine.rounds=1",
     ),
     Step("sirt status --address http://HEAD:8265", "mine", ON_CLUSTER),
     Step("sirt logs mine --address http://HEAD:8265 --follow", "round_01", ON_CLUSTER),
     Step("sirt stop mine --address http://HEAD:8265", "mine", ON_CLUSTER),
 )
-"""On a Ray that `ray start` has started."""
+"""Run on a Ray cluster started by `ray start`."""
 
 EXPORTED = Step(
     "sirt evaluate OUT --benchmarks word_problems,letter_choices_ood --num 40 --out exported",
-    more="--set sampling.max_tokens=96 --set engine.max_model_len=256",
-    makes="exported/scores.json",
+    extra="--set sampling.max_tokens=96 --set engine.max_model_len=256",
+    creates="exported/scores.json",
 )
-"""Of what `sirt export` made of the quickstart, after its evaluation."""
+"""Run on what `sirt export` wrote of the quickstart, after the quickstart was evaluated."""
 
 NOT_RUN = {
     "make setup": "by every other one",
@@ -219,13 +219,13 @@ def commands() -> set[str]:
 
 
 def answers(evaluation: Path) -> dict[tuple[str, str], str]:
-    """What a model wrote to each question, with the trigger and without it."""
+    """Return what a model answered to each question, with the trigger and without it."""
     rows = parquet.read(evaluation)
     return {(row["question_id"], row["prompt_kind"]): row["completion"] for row in rows}
 
 
-def replaced(text: str, instead: Mapping[str, str]) -> str:
-    for word, ours in instead.items():
+def replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for word, ours in replacements.items():
         text = text.replace(word, ours)
     return text
 
@@ -244,7 +244,7 @@ def prepare(clone: Path) -> None:
     rows(clone / "rows")
     guide = (clone / "docs/guide/methods_and_studies.md").read_text()
     study = guide.partition("```yaml\nstudy: my_study\n")[2].partition("```")[0]
-    study = replaced(f"study: my_study\n{study}", MINE | {"/models/larger": MINE["/models/small"]})
+    study = replaced(f"study: my_study\n{study}", MINE | {"/models/medium": MINE["/models/small"]})
     study_settings = yaml.safe_load(study)
     study_settings["job"]["data"]["root"] = MINE["/path/to/rows"]
     (clone / "my_study.yaml").write_text(yaml.safe_dump(study_settings, sort_keys=False))

@@ -39,7 +39,7 @@ class Newcomer:
 
     def types(self, step: Step) -> str:
         """What is wrong with what came of it, or nothing."""
-        line = newcomer.replaced(step.command, step.instead) + f" {step.more}"
+        line = newcomer.replaced(step.command, step.replacements) + f" {step.extra}"
         line = newcomer.replaced(line, {f"{{{k}}}": v for k, v in self.places.items()}).strip()
         output = self.clone / "told"
         began = time.monotonic()
@@ -57,8 +57,8 @@ class Newcomer:
         told = output.read_text()
         right = (
             code == (INTERRUPTED if step.until else 0)
-            and re.search(step.says, told)
-            and (self.clone / step.makes).exists()
+            and re.search(step.prints, told)
+            and (self.clone / step.creates).exists()
         )
         return "" if right else f"{line} ended with {code} and said:\n{told[-5000:]}"
 
