@@ -12,7 +12,7 @@ RUN apt-get update \
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints-cpu.txt /app/
 RUN pip install --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu \
-    && pip install --no-deps -r /app/constraints-cpu.txt
+    && pip install --no-deps --require-hashes -r /app/constraints-cpu.txt
 
 COPY pyproject.toml README.md LICENSE /app/
 COPY sirt_ray /app/sirt_ray

@@ -16,16 +16,13 @@ RUN apt-get update \
     && echo 'export PATH=/venv/bin:$PATH' > /etc/profile.d/venv.sh
 
 ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# The versions that the project is tested with, but for what vLLM's CUDA build and boto3 want otherwise.
-COPY constraints-cpu.txt /app/
-RUN grep --invert-match --extended-regexp \
-        '^(apache-tvm-ffi|grpcio-reflection|protobuf|python-dateutil)==' \
-        /app/constraints-cpu.txt > /app/constraints-gpu.txt
+# CUDA's vLLM and torch, and boto3 and Google's client, which start nodes for `ray up`.
+COPY constraints-gpu.txt /app/
+RUN pip install --no-deps --require-hashes -r /app/constraints-gpu.txt
+
 COPY pyproject.toml README.md LICENSE /app/
 COPY sirt_ray /app/sirt_ray
-# boto3 and Google's client start nodes for `ray up`.
-RUN pip install --constraint /app/constraints-gpu.txt '/app[gpu]' boto3 \
-        google-api-python-client==2.202.0
+RUN pip install --no-deps --no-build-isolation /app
 COPY jobs /app/jobs
 
 # `ray up` reads the home folder out of the image's environment.
