@@ -34,6 +34,7 @@ def kuberay_schema(schemas: Path, kind: str) -> Document:
         "required": ["name"],
         "additionalProperties": False,
         "properties": {
+            "namespace": {"type": "string"},
             "name": {"type": "string", "pattern": r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"},
             **dict.fromkeys(("labels", "annotations"), _STRINGS),
         },

@@ -1,36 +1,35 @@
 """The manifests for Kubernetes: KubeRay's schemas, who is kept out, and where jobs have places."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
-from tests.helpers.cluster_rules import PART_OF, ROOT, cluster_of, misfits, pods, unsafe
+from tests.helpers.cluster_rules import PART_OF, ROOT, cluster_of, misfits, pods, pyproject, unsafe
 from tests.helpers.cluster_schemas import closed, kuberay_schema, open_objects, problems
+from tests.helpers.kustomize import read, render
 
 KUBERAY = ROOT / "cluster" / "kuberay"
-MANIFESTS = sorted(KUBERAY.glob("*/ray*.yaml"))
+OVERLAYS = {"RayCluster": "cluster", "RayJob": "job", "RayService": "service"}
 JOB = ROOT / "jobs" / "cluster.yaml"
 
 Document = dict[str, Any]
 Change = Callable[[Document], object]
 
 
-def read(path: Path) -> Document:
-    """Through JSON: parts that the file has by reference are objects of their own then."""
-    return json.loads(json.dumps(yaml.safe_load(path.read_text())))
-
-
 def manifest(kind: str) -> Document:
-    return next(found for path in MANIFESTS if (found := read(path))["kind"] == kind)
+    """What `kubectl apply -k` sends, which is one object."""
+    (found,) = render(KUBERAY / OVERLAYS[kind])
+    assert found["kind"] == kind
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,9 @@ def schemas(assets: Path) -> Path:
     return assets / "schemas"
 
 
-@pytest.fixture(params=MANIFESTS, ids=[path.stem for path in MANIFESTS])
+@pytest.fixture(params=OVERLAYS)
 def each(request: pytest.FixtureRequest) -> Document:
-    return read(request.param)
+    return manifest(request.param)
 
 
 def changed(document: Document, change: Change) -> Document:
@@ -179,13 +178,10 @@ def autoscaled(document: Document) -> dict[str, Document]:
 
 def test_services_of_one_namespace_have_names_of_their_own() -> None:
     """KubeRay makes `<name>-head-svc` of each."""
-    assert len({read(path)["metadata"]["name"] for path in MANIFESTS}) == len(MANIFESTS) == 3
+    assert len({manifest(kind)["metadata"]["name"] for kind in OVERLAYS}) == len(OVERLAYS) == 3
 
 
 class TestPlaces:
-    def test_a_run_has_the_same_cluster_of_its_own_as_the_one_that_stays(self) -> None:
-        assert cluster_of(manifest("RayJob")) == cluster_of(manifest("RayCluster"))
-
     def test_all_parts_of_the_job_have_a_place(self) -> None:
         job = load.load(JOB, [], REGISTRY)
         assert misfits(job, autoscaled(manifest("RayCluster"))) == []
@@ -244,27 +240,18 @@ class TestPlaces:
         assert output.startswith("output=s3://")
 
 
-def patched(document: Document, operations: list[Document]) -> Document:
-    """A JSON patch (RFC 6902) of the two kinds that are used: `replace`, and `add` at an end."""
-    for operation in operations:
-        *at, last = operation["path"].strip("/").split("/")
-        target: Any = document
-        for name in at:
-            target = target[int(name)] if isinstance(target, list) else target[name]
-        if operation["op"] == "add" and last == "-":
-            target.append(operation["value"])
-        else:
-            assert operation["op"] == "replace" and last in target
-            target[last] = operation["value"]
-    return document
-
-
 class TestKustomizations:
-    def test_with_a_shared_folder_every_node_mounts_it(self, schemas: Path) -> None:
-        (patch,) = read(KUBERAY / "shared_folder" / "kustomization.yaml")["patches"]
-        job = patched(manifest("RayJob"), yaml.safe_load(patch["patch"]))
+    def test_with_a_shared_folder_every_node_mounts_it(self, schemas: Path, tmp_path: Path) -> None:
+        assert (
+            "between `../nodes`\n# and `../images`"
+            in (KUBERAY / "shared_folder" / "kustomization.yaml").read_text()
+        )
+        shutil.copytree(KUBERAY, tmp_path / "kuberay")
+        overlay = tmp_path / "kuberay" / "job" / "kustomization.yaml"
+        text = overlay.read_text().replace("../nodes, ", "../nodes, ../shared_folder, ")
+        overlay.write_text(text)
+        job, claim = render(overlay.parent)
         assert problems(job, kuberay_schema(schemas, "RayJob")) == [] and unsafe(job) == []
-        claim = read(KUBERAY / "shared_folder" / "claim.yaml")
         assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
         for _, template in pods(cluster_of(job)):
             volume = template["spec"]["volumes"][-1]
@@ -280,14 +267,35 @@ class TestKustomizations:
             for name in found.get("resources", []) + found.get("components", []):
                 listed.add((path.parent / name).resolve())
         files = {p.resolve() for p in KUBERAY.rglob("*.yaml") if p.name != "kustomization.yaml"}
-        assert listed == files | {KUBERAY / "images"}
+        assert listed == files | {KUBERAY / "images", KUBERAY / "nodes"}
         assert all(
-            read(KUBERAY / part / "kustomization.yaml")["components"] == ["../images"]
-            for part in ("job", "cluster", "service")
+            read(KUBERAY / part / "kustomization.yaml")["components"] == ["../nodes", "../images"]
+            for part in OVERLAYS.values()
         )
+
+    def test_what_is_applied_once_has_no_nodes_in_it(self) -> None:
+        kinds = [one["kind"] for one in render(KUBERAY / "base")]
+        assert kinds == ["Namespace", "ServiceAccount", "ServiceAccount", "NetworkPolicy"]
+
+    def test_a_service_has_the_head_and_the_templates_of_the_nodes(self) -> None:
+        nodes, service = cluster_of(manifest("RayCluster")), cluster_of(manifest("RayService"))
+        for name in ("rayVersion", "authOptions", "autoscalerOptions", "enableInTreeAutoscaling"):
+            assert service[name] == nodes[name]
+        added = {"name": "serve", "containerPort": 8000}
+        head = service["headGroupSpec"]["template"]["spec"]["containers"][0]
+        assert (
+            head["ports"][-1] == added
+            and head["ports"][:-1]
+            == (nodes["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"])
+        )
+        (group,) = service["workerGroupSpecs"]
+        assert group["labels"]["ray.io/market-type"] == "on-demand"
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert limits["nvidia.com/gpu"] == "1"
 
     def test_one_of_them_names_the_image_of_all(self, each: Document) -> None:
         (image,) = read(KUBERAY / "images" / "kustomization.yaml")["images"]
+        assert image["newTag"] == pyproject()["project"]["version"]
         for _, template in pods(cluster_of(each)):
             for container in template["spec"]["containers"]:
                 assert container["image"] == f"{image['name']}:{image['newTag']}"
