@@ -76,7 +76,7 @@ ResultsReader = Callable[[RunRecord, str], Results]
 
 
 def results_reader(with_forms: bool = False) -> ResultsReader:
-    """Return a reader of results that reads what runs have in common once. `with_forms`: also how the
+    """Return a reader of results that reads what runs share once. `with_forms`: also how the
     answers look, for which their texts are read."""
 
     @cache
@@ -288,7 +288,7 @@ def _accuracy_note(runs: Sequence[RunRecord]) -> str:
             " every seed, so the noise of having only those is not in it."
         )
     return (
-        f"Mean ± standard error over {len(runs)} seeds. Each seed asks test questions of its own, so"
+        f"Mean ± standard error over {len(runs)} seeds. Each seed has test questions of its own, so"
         " their noise is in it."
     )
 

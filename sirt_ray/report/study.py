@@ -1,5 +1,5 @@
-"""The report of a study: its trials as far as each has come, and for each combination of the axes that
-are not compared, tasks x methods; then the orderings that the paper claims."""
+"""The report of a study: its trials as far as each has come, and for each combination of the axes
+that are not compared, tasks x methods; then the orderings that the paper claims."""
 
 import json
 from collections import defaultdict

@@ -1,6 +1,6 @@
-"""What a tracker is: something that keeps figures of many runs for people to look at.
+"""The interface of a tracker: a package that keeps figures of many runs for people to look at.
 
-One file each beside this one; `packages.py` names them all.
+Each tracker has a file in this folder; `sender.py` has their list.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from typing import Any, Protocol
 Figures = Mapping[str, float]
 
 Examples = Sequence[Mapping[str, str]]
-"""Rows with the same columns; texts of models, which are untrusted."""
+"""Rows with the same columns, of texts by models, which are untrusted."""
 
 RUN = ""
-"""The place of what belongs to the run itself. Other places are artifacts (`round_01/student`), or
-what they have in common (`round_01`, `teacher`)."""
+"""The scope of what belongs to the run itself. Other scopes are artifacts (`round_01/student`), or
+what several artifacts share (`round_01`, `teacher`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RunInfo:
     """The run that is tracked."""
 
     name: str
@@ -27,20 +27,20 @@ class Origin:
     settings: Mapping[str, Any]
     """The job, flat: `refine.beta` -> 0.1."""
     ids: dict[str, str]
-    """What a tracker wants to know again when the run is continued; kept in the run's folder."""
+    """What a tracker needs again when the run is resumed; kept in the run's folder."""
 
 
 class Tracker(Protocol):
-    """Every call may take long or raise; that is nobody's concern but the caller's thread's."""
+    """Every call may block or raise: it is made in the thread of `Trackers`, which handles both."""
 
-    def log(self, place: str, figures: Figures, step: int) -> None:
-        """Figures of a training step, or of a round where `place` is no training."""
+    def log(self, scope: str, figures: Figures, step: int) -> None:
+        """Log figures of a training step, or of a round where `scope` is not a training."""
         ...
 
-    def examples(self, place: str, rows: Examples, step: int) -> None: ...
+    def examples(self, scope: str, rows: Examples, step: int) -> None: ...
 
     def file(self, path: Path) -> None:
-        """A small file of the run: its settings, scores, report."""
+        """Keep a small file of the run: its settings, scores, report."""
         ...
 
     def flush(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Trackers: what they are told, once each, and that none of them can hold up or end a run."""
+"""Trackers: what they receive, once each, and that none of them can hold up or end a run."""
 
 import logging
 import threading
@@ -14,8 +14,8 @@ from sirt_ray.config import load
 from sirt_ray.core import fingerprints
 from sirt_ray.errors import ConfigError
 from sirt_ray.tracking import sender as packages
-from sirt_ray.tracking.base import Examples, Figures, Origin
-from sirt_ray.tracking.sender import Sender, Sent, Trackers, check_installed
+from sirt_ray.tracking.base import Examples, Figures, RunInfo
+from sirt_ray.tracking.sender import Ledger, Trackers, check_installed
 from sirt_ray.training.workdir import Tail
 from tests.helpers.fakes import job
 from tests.helpers.paths import JOBS
@@ -31,11 +31,11 @@ class Remembering:
         self.files: list[str] = []
         self.ended: list[bool] = []
 
-    def log(self, place: str, figures: Figures, step: int) -> None:
-        self.figures.append((place, figures, step))
+    def log(self, scope: str, figures: Figures, step: int) -> None:
+        self.figures.append((scope, figures, step))
 
-    def examples(self, place: str, rows: Examples, step: int) -> None:
-        self.shown.append(place)
+    def examples(self, scope: str, rows: Examples, step: int) -> None:
+        self.shown.append(scope)
 
     def file(self, path: Path) -> None:
         self.files.append(path.name)
@@ -47,22 +47,22 @@ class Remembering:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Remembering]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Remembering]:
     """Each opened tracker."""
-    opened: list[Remembering] = []
+    found: list[Remembering] = []
 
-    def open(origin: Origin) -> Remembering:
-        assert origin.settings["refine.rounds"] == 1
-        opened.append(Remembering())
-        return opened[-1]
+    def open(info: RunInfo) -> Remembering:
+        assert info.settings["refine.rounds"] == 1
+        found.append(Remembering())
+        return found[-1]
 
     monkeypatch.setitem(packages.TRACKERS, "mlflow", open)
-    return opened
+    return found
 
 
-def test_every_step_stage_and_score_is_told_once(tmp_path: Path, told: list[Remembering]) -> None:
+def test_every_step_stage_and_score_is_sent_once(tmp_path: Path, opened: list[Remembering]) -> None:
     assert run(tmp_path / "mine", "mlflow") == []
-    (tracker,) = told
+    (tracker,) = opened
     steps = [(step, figures) for place, figures, step in tracker.figures if "loss" in figures]
     curve = [(line["step"], {k: line[k] for k in ("loss", "margin")}) for line in STEPS]
     assert steps == curve * 2
@@ -78,38 +78,40 @@ def test_every_step_stage_and_score_is_told_once(tmp_path: Path, told: list[Reme
     assert tracker.files == ["config.yaml", "scores.json"] and tracker.ended == [False]
 
 
-def test_a_run_that_is_started_again_tells_nothing_twice(
-    tmp_path: Path, told: list[Remembering]
+def test_a_run_that_is_started_again_sends_nothing_twice(
+    tmp_path: Path, opened: list[Remembering]
 ) -> None:
     run(tmp_path / "mine", "mlflow")
     run(tmp_path / "mine", "mlflow")
-    assert len(told) == 1
+    assert len(opened) == 1
 
 
-def test_a_tracker_that_is_named_later_hears_all_that_was(
-    tmp_path: Path, told: list[Remembering]
+def test_a_tracker_that_is_named_later_receives_all_that_was(
+    tmp_path: Path, opened: list[Remembering]
 ) -> None:
     run(tmp_path / "early", "mlflow")
     run(tmp_path / "late")
     run(tmp_path / "late", "mlflow")
-    early, late = told
+    early, late = opened
     assert late.figures == early.figures and late.shown == early.shown
 
 
-def test_no_step_is_told_again_after_a_kill(tmp_path: Path) -> None:
-    tracker = Remembering()
-    sent = Sent(tmp_path / "sent.json", steps={"round_01/student": 2})
-    sent.save()
-    sender = Sender("mlflow", lambda sent: tracker, tmp_path, print)
-    sender.put("step", {"artifact": "x/student", "line": STEPS[0]})
-    sender.end(False)
-    assert Sent.of(tmp_path / "tracking" / "mlflow.json").steps == {"x/student": 1}
-    (tmp_path / "sent.json").rename(tmp_path / "tracking" / "mlflow.json")
-    again = Sender("mlflow", lambda sent: tracker, tmp_path, print)
+def event(name: str, **fields: Any) -> logging.LogRecord:
+    return logging.makeLogRecord({"event": name, "fields": fields})
+
+
+def test_no_step_is_sent_again_after_a_kill(tmp_path: Path, opened: list[Remembering]) -> None:
+    ledger = tmp_path / "tracking" / "mlflow.json"
+    first = Trackers(tracked_job("mlflow"), tmp_path, print)
+    first.handle(event("step", artifact="x/student", line=STEPS[0]))
+    first.handle(event("stopped"))
+    assert Ledger.load(ledger).steps == {"x/student": 1}
+    Ledger(ledger, steps={"round_01/student": 2}).save()
+    again = Trackers(tracked_job("mlflow"), tmp_path, print)
     for line in STEPS:
-        again.put("step", {"artifact": "round_01/student", "line": line})
-    again.end(False)
-    assert [step for place, _, step in tracker.figures if place == "round_01/student"] == [3]
+        again.handle(event("step", artifact="round_01/student", line=line))
+    again.handle(event("stopped"))
+    assert [step for _, _, step in opened[-1].figures] == [3]
 
 
 def test_the_identity_of_artifacts_knows_no_tracker() -> None:
@@ -153,7 +155,7 @@ class Raising(Remembering):
         if when == self._when:
             raise ConnectionError("the server is gone\nand more")
 
-    def log(self, place: str, figures: Figures, step: int) -> None:
+    def log(self, scope: str, figures: Figures, step: int) -> None:
         self._raise_in("logging")
 
     def close(self, failed: bool) -> None:
@@ -164,36 +166,52 @@ class Raising(Remembering):
 def test_a_tracker_that_raises_is_warned_of_once_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setitem(packages.TRACKERS, "mlflow", lambda origin: Raising(when))
+    monkeypatch.setitem(packages.TRACKERS, "mlflow", lambda info: Raising(when))
     (warning,) = run(tmp_path / "mine", "mlflow")
-    assert "mlflow is told nothing more" in warning
+    assert "mlflow receives nothing more" in warning
     assert "ConnectionError: the server is gone." in warning
     assert (tmp_path / "mine" / "scores.json").exists()
 
 
-@pytest.mark.parametrize("most_waiting", [2, 1000])
-def test_a_tracker_that_hangs_is_given_up(tmp_path: Path, most_waiting: int) -> None:
-    """By what waits for it, or at the end of the run."""
-    release, warnings = threading.Event(), list[str]()
+@pytest.mark.parametrize("max_queued", [2, 1000])
+def test_a_tracker_that_hangs_is_dropped_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_queued: int
+) -> None:
+    """By what is queued, or at the end of the run; what waits behind it is dropped too."""
+    started, release, warnings = threading.Event(), threading.Event(), list[tuple[str, str]]()
 
-    def hang(sent: Sent) -> Remembering:
+    def hang(info: RunInfo) -> Remembering:
+        started.set()
         release.wait()
         return Remembering()
 
-    sender = Sender(
-        "wandb",
-        hang,
+    monkeypatch.setitem(packages.TRACKERS, "wandb", hang)
+    trackers = Trackers(
+        tracked_job("wandb", "mlflow"),
         tmp_path,
-        lambda name, text: warnings.append(text),
+        lambda name, text: warnings.append((name, text)),
         end_seconds=0.05,
-        most_waiting=most_waiting,
+        max_queued=max_queued,
     )
+    trackers.handle(event("step", artifact="x/student", line=STEPS[0]))
+    assert started.wait(30)
     for line in STEPS * 3:
-        sender.put("step", {"artifact": "x/student", "line": line})
-    sender.end(failed=False)
+        trackers.handle(event("step", artifact="x/student", line=line))
+    trackers.handle(event("stopped"))
     release.set()
-    (warning,) = warnings
-    assert ("does not keep up" in warning) == (most_waiting == 2)
+    (first, wandb), (second, mlflow) = warnings
+    assert (first, second) == ("wandb", "mlflow")
+    reason = "does not keep up" if max_queued == 2 else "has not taken everything"
+    assert f": it {reason}" in wandb and f": wandb, which is before it, {reason}" in mlflow
+
+
+def test_a_tracker_that_raises_leaves_the_others_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Remembering]
+) -> None:
+    monkeypatch.setitem(packages.TRACKERS, "wandb", lambda info: Raising("logging"))
+    (warning,) = run(tmp_path / "mine", "wandb", "mlflow")
+    assert "wandb receives nothing more" in warning
+    assert opened[0].ended == [False] and "round_01/evaluation" in opened[0].shown
 
 
 def test_a_disk_that_takes_nothing_is_the_trackers_trouble_alone(tmp_path: Path) -> None:
@@ -201,7 +219,7 @@ def test_a_disk_that_takes_nothing_is_the_trackers_trouble_alone(tmp_path: Path)
     root.mkdir()
     (root / "tensorboard").write_text("a file in the folder's place")
     (warning,) = run(root, "tensorboard")
-    assert "tensorboard is told nothing more" in warning
+    assert "tensorboard receives nothing more" in warning
     assert (root / "scores.json").exists()
 
 
@@ -209,15 +227,15 @@ def test_secrets_do_not_reach_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MY_API_KEY", "sk-verysecret")
     seen: list[Mapping[str, Any]] = []
 
-    def open(origin: Origin) -> Remembering:
-        seen.append(origin.settings)
+    def open(info: RunInfo) -> Remembering:
+        seen.append(info.settings)
         return Remembering()
 
     monkeypatch.setitem(packages.TRACKERS, "mlflow", open)
     resolved = tracked_job("mlflow").model_copy(update={"output": "runs/sk-verysecret"})
     trackers = Trackers(resolved, tmp_path, lambda name, text: None)
-    trackers.handle(logging.makeLogRecord({"event": "rolled_back", "fields": {"version": "x"}}))
-    trackers.handle(logging.makeLogRecord({"event": "stopped", "fields": {}}))
+    trackers.handle(event("rolled_back", version="x"))
+    trackers.handle(event("stopped"))
     assert seen[0]["output"] == "runs/***"
 
 

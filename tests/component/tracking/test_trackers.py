@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.tracking.sender import Sent
+from sirt_ray.tracking.sender import Ledger
 from tests.helpers.event_files import curves
 from tests.helpers.paths import ROOT
 from tests.helpers.tracked_runs import STEPS, run
@@ -52,7 +52,7 @@ def test_mlflow_has_a_run_for_each_round_and_stage(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     assert run(tmp_path / "mine", "mlflow") == []
-    ids = Sent.of(tmp_path / "mine/tracking/mlflow.json").ids
+    ids = Ledger.load(tmp_path / "mine/tracking/mlflow.json").ids
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     student, round = (client.get_run(ids[name]) for name in ("round_01/student", "round_01"))
     assert student.data.tags["mlflow.parentRunId"] == ids["round_01"]
@@ -85,7 +85,7 @@ def test_wandb_keeps_a_run_for_each_round_offline(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
-    id = Sent.of(tmp_path / "mine/tracking/wandb.json").ids["id"]
+    id = Ledger.load(tmp_path / "mine/tracking/wandb.json").ids["id"]
     folders = (tmp_path / "mine" / "wandb").glob("offline-run-*")
     kept = {path.name.split(f"{id}-")[-1] for path in folders}
     assert {"run", "round_00", "round_01", "teacher", "baseline"} <= kept
