@@ -64,7 +64,7 @@ REGISTRY: dict[str, Benchmark] = {
 
 def benchmarks_of(data: DataConfig) -> Mapping[str, Benchmark]:
     """Those and the job's own. Raises ConfigError where the code of one is not there."""
-    own = {name: own_benchmark(name, config) for name, config in data.own.items()}
+    own = {name: own_benchmark(name, config) for name, config in data.custom_benchmarks.items()}
     return {**REGISTRY, **own}
 
 
@@ -75,7 +75,7 @@ def grade(text: str, question: Question) -> Judgement:
 
 def grade_of(data: DataConfig) -> Callable[[str, Question], Judgement]:
     """`grade` for a job with tasks of its own. It can be sent to other processes, with its code."""
-    own = {name: own_benchmark(name, config) for name, config in data.own.items()}
+    own = {name: own_benchmark(name, config) for name, config in data.custom_benchmarks.items()}
     return partial(_grade, own) if own else grade
 
 

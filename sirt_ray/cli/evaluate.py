@@ -141,7 +141,7 @@ def _config(arguments: argparse.Namespace, run: JobConfig | None) -> ScoringConf
 def _settings_of(run: JobConfig) -> dict[str, object]:
     """Return the settings that a run evaluates its students with."""
     return {
-        "own_benchmarks": {n: b.model_dump() for n, b in run.data.benchmarks.items()},
+        "custom_benchmarks": {n: b.model_dump() for n, b in run.data.benchmarks.items()},
         "benchmarks": run.data.evaluate,
         "root": run.data.root,
         "num": run.data.num_test,

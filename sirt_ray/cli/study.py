@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     user_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)
     running.print_code(console, study.jobs)
-    surveys = [running.dry_run(c.job, study.folder / c.name, study.pool) for c in study.cells]
+    surveys = [running.dry_run(c.job, study.folder / c.name, study.pool) for c in study.trials]
     if not arguments.force:
         for survey in surveys:
             survey.raise_if_stale()
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
                 failures[ended.cell] = ended.error
                 state |= {"state": "failed", "error": ended.error}
             write_json(study.folder / STATES, states)
-    done = len(study.cells) - len(failures)
-    console.print(f"\n{done} of {len(study.cells)} cells are finished: {study.folder}")
+    done = len(study.trials) - len(failures)
+    console.print(f"\n{done} of {len(study.trials)} cells are finished: {study.folder}")
     for name, message in failures.items():
         console.print(f"[bold red]failed:[/] {name}: {escape(message)}", soft_wrap=True)
     return 1 if failures else 0
@@ -113,7 +113,7 @@ def _states(study: Study) -> dict[str, Any]:
     missing: dict[str, Any] = {"state": "missing", "student": None, "error": None}
     cells = {
         cell.name: {**missing, **known.get(cell.name, {}), "labels": dict(cell.labels)}
-        for cell in study.cells
+        for cell in study.trials
     }
     states = {
         "study": study.name,

@@ -1,4 +1,4 @@
-"""What every section of a job file is made of."""
+"""The base class of every section of a job file, and settings that several sections share."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
@@ -6,10 +6,11 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share, 0 to 1."""
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `over` on top of those of `under`, section by section."""
+    """Return the settings of `over` on top of those of `under`, section by section."""
     result = dict(under)
     for name, value in over.items():
         below = result.get(name)
@@ -20,7 +21,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaves_of(value: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[str, Any]]:
-    """What is no section by its path: `refine.beta`; a section without settings too."""
+    """Yield the settings by their paths, as in `refine.beta`, and sections without settings."""
     for name, below in value.items():
         if isinstance(below, Mapping) and below:
             within = leaves_of(cast(Mapping[str, Any], below), separator)
@@ -30,10 +31,14 @@ def leaves_of(value: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[
 
 
 class Section(BaseModel):
+    """A section of a job file: frozen, and without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SamplingConfig(Section):
+    """How completions are sampled."""
+
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -1,4 +1,4 @@
-"""A job's `data`: which benchmarks are learned from and reported on, and how many of their rows."""
+"""The `data` of a job file: benchmarks to train on and to report on, and the rows of each."""
 
 from collections.abc import Collection
 from typing import Annotated, cast
@@ -17,14 +17,15 @@ from sirt_ray.config.custom import CustomBenchmarkConfig
 
 
 def _registered(info: ValidationInfo) -> set[str]:
-    """The names of all benchmarks that the context lists."""
+    """Return the names of all benchmarks that the context lists."""
     return cast("dict[str, set[str]]", info.context or {}).get("benchmarks", set())
 
 
-def names_problem(names: list[str], own: Collection[str], info: ValidationInfo) -> str | None:
-    """What is wrong with names of benchmarks, which the context may list. `own`: the job's."""
+def names_problem(names: list[str], custom: Collection[str], info: ValidationInfo) -> str | None:
+    """Return what is wrong with names of benchmarks: those in the context and the job's `custom`
+    ones are known."""
     registered = _registered(info)
-    known = registered.union(own) if registered else registered
+    known = registered.union(custom) if registered else registered
     if len(set(names)) != len(names):
         return f"names a benchmark twice: {', '.join(names)}"
     unknown = [name for name in names if name not in known]
@@ -36,11 +37,13 @@ def names_problem(names: list[str], own: Collection[str], info: ValidationInfo) 
 
 
 BenchmarkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-"""Names a folder, and what stands before the first "/" of a question's id."""
+"""The name of a benchmark, of its folder, and the part before the first "/" of a question's id."""
 CustomBenchmarks = dict[BenchmarkName, CustomBenchmarkConfig]
 
 
 class DataConfig(Section):
+    """The questions of a job."""
+
     train: list[str] = Field(min_length=1)
     """Benchmarks whose training questions are demonstrated and refined on: the in-domain ones."""
     evaluate: list[str] = Field(min_length=1)
@@ -52,17 +55,17 @@ class DataConfig(Section):
     """Training questions per benchmark, class-balanced where there are classes. None: the paper's
     protocol (4000 for the four QA tasks, all of GSM8K and MultiArith)."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the training questions that are learned from, in tuning and in refining, each of
-    them in or out by a hash of its id: the smaller share lies within the larger. The teacher
-    answers all of them, so that runs of several shares have its answers in common."""
+    """Share of the training questions that tuning and refining learn from. A hash of the id decides
+    for each question, so that a smaller share is a subset of a larger one. The teacher answers all
+    of them, so that runs with several shares can use the same answers."""
     num_validation: NonNegativeInt = 200
     """Held-out questions per training benchmark, taken from its training rows and never trained
-    on. They choose checkpoints and decide on roll-back."""
+    on. They decide on roll-back."""
     num_test: PositiveInt | None = None
     """Test questions per benchmark; None: the whole split."""
 
     benchmarks: CustomBenchmarks = Field(default={})
-    """Tasks of one's own, by the names that `train` and `evaluate` use: `own_benchmarks.py`."""
+    """Custom benchmarks, by the names that `train` and `evaluate` use: `config/custom.py`."""
 
     @model_validator(mode="after")
     def _known_and_distinct(self, info: ValidationInfo) -> "DataConfig":
@@ -82,19 +85,19 @@ class DataConfig(Section):
         return benchmarks
 
     @property
-    def own(self) -> CustomBenchmarks:
-        """Those of `benchmarks` that are asked."""
-        asked = {*self.train, *self.evaluate}
-        return {name: task for name, task in self.benchmarks.items() if name in asked}
+    def custom_benchmarks(self) -> CustomBenchmarks:
+        """The custom benchmarks that the job uses."""
+        used = {*self.train, *self.evaluate}
+        return {name: task for name, task in self.benchmarks.items() if name in used}
 
     @property
     def code(self) -> list[str]:
-        """What the tasks execute, as `path.py:function`."""
-        return [reference for task in self.own.values() for reference in task.code]
+        """The code that the custom benchmarks execute, as `path.py:function`."""
+        return [reference for task in self.custom_benchmarks.values() for reference in task.code]
 
 
 class ScoredDataConfig(DataConfig):
-    """Questions to score a model on; nothing is learned from any."""
+    """Questions to score a model on, without training."""
 
     train: list[str] = Field(default=[], max_length=0)
     num_validation: NonNegativeInt = 0

@@ -1,13 +1,13 @@
 """The tree of a job file. A default has its home here and nowhere else.
 
-Defaults are the paper's where the paper says (`docs/design/method.md` lists the departures and what
-is not known); a field's documentation stands under it. Unknown keys are refused, cross-field nonsense is
-refused, and every problem is reported at once. `sirt_ray.jobfile` reads the YAML and turns the
-problems into one message with file and line.
+Defaults are the paper's if the paper gives one (`docs/design/method.md` lists the departures and
+what is not known); the documentation of a field is below it. Unknown keys and contradictory
+settings are refused, and every problem is reported at once. `config/load.py` reads the YAML and
+turns the problems into one message with file and line.
 
-Two kinds of settings are kept apart. What decides the result (data, models, seeds, sampling,
-training) is part of an artifact's identity. Where and how fast it runs, and who watches
-(`resources`, `output`, `tracking`, `data.root`, an endpoint's URL, pace and budget), never is.
+There are two kinds of settings. What decides the result (data, models, seeds, sampling, training)
+is part of an artifact's fingerprint. Where and how fast the job runs, and who watches (`resources`,
+`output`, `tracking`, `data.root`, an endpoint's URL, rate and budget), never is.
 """
 
 from collections.abc import Callable
@@ -44,28 +44,33 @@ class DemonstrationsConfig(Section):
     """`right`: keep demonstrations whose final answer matches the gold answer. `all`: keep every
     finished one (the paper does not say that it filters)."""
     samples_per_question: PositiveInt = 1
-    """Completions asked of the teacher for each question; the first that is kept is used. Of
+    """Completions to sample from the teacher for each question; the first that is kept is used. Of
     `teacher.demonstrations` all are tried."""
 
 
 class StudentConfig(Section):
+    """The model to train."""
+
     model: Annotated[str, AfterValidator(checked_model)]
-    """Path, address in object storage or hub name of the base model, `quickstart:student` for the
-    one that is shipped."""
+    """Path, URI in object storage or hub name of the base model; `quickstart:student` is the model
+    that is shipped with the package."""
     revision: str | None = None
+    """Revision of `model` on the hub."""
 
 
 class EvaluationConfig(Section):
+    """How every student, and the teacher, is scored."""
+
     prompts: list[PromptKind] = Field(default=["cot", "plain"], min_length=1)
     sampling: SamplingConfig = SamplingConfig()
     teacher: bool = True
-    """Also score the teacher on the test questions, where there is one that can be asked."""
+    """Also score the teacher on the test questions, unless it is a file of demonstrations."""
 
 
 class ScoringConfig(Section):
-    """What `sirt evaluate` asks a model, by the names of its arguments."""
+    """The settings of `sirt evaluate`, by the names of its arguments."""
 
-    own_benchmarks: CustomBenchmarks = Field(default={})
+    custom_benchmarks: CustomBenchmarks = Field(default={})
     """As `data.benchmarks` in a job file."""
     benchmarks: list[str] = Field(min_length=1)
     root: str | None = None
@@ -76,13 +81,13 @@ class ScoringConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     seed: NonNegativeInt = 0
     engine: EngineConfig = EngineConfig()
-    """Where and how fast; never part of the scores' identity."""
+    """Where and how fast the model is sampled; never part of the scores' fingerprint."""
 
     @field_validator("benchmarks")
     @classmethod
     def _known_and_distinct(cls, benchmarks: list[str], info: ValidationInfo) -> list[str]:
-        own = info.data.get("own_benchmarks", ())
-        if problem := names_problem(benchmarks, own, info):
+        custom = info.data.get("custom_benchmarks", ())
+        if problem := names_problem(benchmarks, custom, info):
             raise ValueError(problem)
         return benchmarks
 
@@ -92,7 +97,7 @@ class ScoringConfig(Section):
             evaluate=self.benchmarks,
             root=self.root,
             num_test=self.num,
-            benchmarks=self.own_benchmarks,
+            benchmarks=self.custom_benchmarks,
         )
 
     @property
@@ -104,12 +109,13 @@ class JobConfig(Section):
     """One run. `sirt run` writes it, resolved, to the run folder's `config.yaml`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Names the run folder."""
+    """The name of the run folder."""
     method: str | None = None
-    """One of `methods.py`, whose settings lie under those of the job file; None: the defaults."""
+    """A method of `config/presets.py`, whose settings are below those of the job file; None: the
+    defaults."""
     output: Annotated[str, AfterValidator(checked_output)] = "runs"
-    """The run folder is `<output>/<name>`: a folder that all nodes see, or an address in object
-    storage (s3://bucket/runs, gs://bucket/runs)."""
+    """The run folder is `<output>/<name>`: a folder that all nodes see, or a URI in object storage
+    (s3://bucket/runs, gs://bucket/runs)."""
     seed: NonNegativeInt = 0
     data: DataConfig
     teacher: TeacherConfig
@@ -120,81 +126,80 @@ class JobConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: list[TrackerName] = Field(default=["tensorboard"])
-    """Where figures are kept for people to look at, while the run works. Those other than
-    `tensorboard` are packages of their own, the extras `mlflow` and `wandb`."""
+    """Trackers that record the metrics while the run works. `mlflow` and `wandb` need the extra of
+    that name."""
 
     @property
     def run_dir(self) -> Path:
-        """The run folder; of one in object storage this machine's copy."""
+        """The run folder, or this machine's copy if the run is in object storage."""
         return object_store.to_local_path(self.output) / self.name
 
     @property
     def quantizes(self) -> bool:
         """Whether any training of the job is QLoRA."""
-        rounds = range(1, self.refine.rounds + 1)
-        refined = [self.refine.of_round(round) for round in rounds[:2]]
+        refined = [self.refine.of_round(number) for number in (1, 2)[: self.refine.rounds]]
         tuned = [] if self.tune.skip else [self.tune]
         return any(config.quantizes for config in [*tuned, *refined])
 
     @property
     def code(self) -> list[str]:
-        """What the job executes of files that it names, as `path.py:function`."""
+        """The code that the job executes, as `path.py:function`."""
         return list(dict.fromkeys([*self.data.code, *self.refine.code]))
 
     def with_code(self, change: Callable[[str], str]) -> "JobConfig":
-        """The job with other references to its code."""
-        own = {name: task.with_code(change) for name, task in self.data.benchmarks.items()}
-        data = self.data.model_copy(update={"benchmarks": own})
+        """Return the job with its references to code changed by `change`."""
+        custom = {name: task.with_code(change) for name, task in self.data.benchmarks.items()}
+        data = self.data.model_copy(update={"benchmarks": custom})
         return self.model_copy(update={"data": data, "refine": self.refine.with_code(change)})
 
     @property
     def in_domain(self) -> list[str]:
         """Benchmarks that the student is trained on, in their order in `data.train`."""
         parts = [] if self.tune.skip else [self.tune.tasks]
-        parts += [self.refine.of_round(round).tasks for round in (1, 2)[: self.refine.rounds]]
-        asked = {name for tasks in parts for name in tasks or self.data.train}
-        return [name for name in self.data.train if name in asked]
+        parts += [self.refine.of_round(number).tasks for number in (1, 2)[: self.refine.rounds]]
+        used = {name for tasks in parts for name in tasks or self.data.train}
+        return [name for name in self.data.train if name in used]
 
-    def at_round(self, round: int) -> "JobConfig":
-        """The job with the settings of one round, counted from 1, in `refine`."""
-        return self.model_copy(update={"refine": self.refine.of_round(round)})
+    def at_round(self, number: int) -> "JobConfig":
+        """Return the job with the settings of round `number` (1 .. rounds) in `refine`."""
+        return self.model_copy(update={"refine": self.refine.of_round(number)})
 
     @model_validator(mode="after")
     def _trains_on_its_questions(self) -> "JobConfig":
         problems: list[str] = []
-        asked = {"tune": self.tune.tasks, "refine": self.refine.tasks}
+        named = {"tune": self.tune.tasks, "refine": self.refine.tasks}
         if self.refine.even_rounds:
-            asked["refine.even_rounds"] = self.refine.of_round(2).tasks
-        for name, tasks in asked.items():
+            named["refine.even_rounds"] = self.refine.of_round(2).tasks
+        for name, tasks in named.items():
             foreign = [task for task in tasks or [] if task not in self.data.train]
             if foreign:
                 problems.append(
                     f"{name}.tasks names {', '.join(foreign)}, whose training questions the job"
-                    " does not have. Add them to data.train, or take them away"
+                    " does not have. Add them to data.train, or remove them"
                 )
         if self.tune.skip and self.refine.rounds == 0:
             problems.append(
-                "tune.skip is set and refine.rounds is 0, so nothing would be trained. Take"
-                " tune.skip away, or set refine.rounds to 1 or more"
+                "tune.skip is set and refine.rounds is 0, so nothing would be trained. Remove"
+                " tune.skip, or set refine.rounds to 1 or more"
             )
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
-    def _leaves_room_for_prompts(self) -> "JobConfig":
+    def _prompts_fit(self) -> "JobConfig":
         served, student = self.resources.teacher, self.resources.student
-        asked = [
+        sampled = [
             ("teacher", served, "teacher.sampling", self.teacher.sampling),
             ("student", student, "evaluation.sampling", self.evaluation.sampling),
         ]
         if self.refine.rounds:
-            asked.append(("student", student, "refine.sampling", self.refine.sampling))
+            sampled.append(("student", student, "refine.sampling", self.refine.sampling))
         problems = [
             f"{name}.max_tokens is {sampling.max_tokens}, and resources.{role}.max_model_len is"
             f" {engine.max_model_len}, prompt included: no question fits before an answer of that"
             " length. Lower max_tokens, or raise max_model_len"
-            for role, engine, name, sampling in asked
+            for role, engine, name, sampling in sampled
             if engine.max_model_len is not None
             and sampling.max_tokens >= engine.max_model_len
             and (role == "student" or self.teacher.model is not None)
@@ -204,22 +209,22 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _paid_answers_outlive_nodes(self) -> "JobConfig":
+    def _paid_answers_outlive_the_node(self) -> "JobConfig":
         endpoint = self.teacher.endpoint
         if is_uri(self.output) and endpoint is not None and endpoint.cache is None:
             raise ValueError(
                 "output is in object storage, but what teacher.endpoint has answered and what was"
-                " paid for it lies on a disk, where the next start of the job has to find it. Set"
+                " paid for it is on a disk, where the next start of the job has to find it. Set"
                 " teacher.endpoint.cache to a folder that outlives the node"
             )
         return self
 
     @model_validator(mode="after")
-    def _quantized_is_not_cut(self) -> "JobConfig":
+    def _quantized_is_not_sharded(self) -> "JobConfig":
         if self.quantizes and self.resources.trainer.zero_stage == 3:
             raise ValueError(
-                "lora.quantize is set, but resources.trainer.zero_stage is 3, which cuts parameters"
-                " in pieces: a quantised one cannot be read from a piece. Set zero_stage to 2 or"
+                "lora.quantize is set, but resources.trainer.zero_stage is 3, which shards"
+                " parameters: a quantised one cannot be read from a shard. Set zero_stage to 2 or"
                 " below"
             )
         return self

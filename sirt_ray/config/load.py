@@ -4,8 +4,8 @@
     name: wider
     refine: {num_cot: 16}
 
-The settings of `base` lie below the file's own: sections are merged, and any other value, a list
-too, is replaced. `null` takes a setting of the base away, if it may be null.
+The settings of `base` are below those of the file: sections are merged, and any other value, a list
+too, is replaced. `null` removes a setting of the base, if it may be null.
 """
 
 import os
@@ -37,7 +37,7 @@ _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion 
 
 
 def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> JobConfig:
-    """Read, override and validate a job file, with the settings of its `method` under its own.
+    """Read, override and validate a job file, with the settings of its `method` below its own.
 
     `overrides` are `a.b=value` with YAML values. `benchmarks` are the names that `data` may use.
     Raises ConfigError with every problem, each with file and line.
@@ -52,8 +52,8 @@ def read(
     arguments: Mapping[str, object] | None = None,
     context: dict[str, Any] | None = None,
 ) -> SectionType:
-    """A section from a file, if there is one, then from arguments of the command line that have its
-    fields' names, then from overrides. Raises ConfigError with every problem."""
+    """Return a section from a file, if there is one, then from arguments of the command line that
+    have its fields' names, then from overrides. Raises ConfigError with every problem."""
     document: dict[str, Any] = {}
     sources: dict[Position, str] = {}
     if path is not None:
@@ -69,13 +69,13 @@ def read(
     try:
         return kind.model_validate(document, context=context)
     except ValidationError as error:
-        elsewhere = "the command line" if path is None else str(path)
-        place = "in the arguments" if path is None else "in the job file"
-        raise ConfigError(_message(error, sources, elsewhere, place)) from error
+        default_source = "the command line" if path is None else str(path)
+        where = "in the arguments" if path is None else "in the job file"
+        raise ConfigError(_message(error, sources, default_source, where)) from error
 
 
 def with_method(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's settings on top of those of the method that it names."""
+    """Return a job's settings on top of those of the method that it names."""
     method = METHODS.get(str(document.get("method")))
     return merged(method.settings if method else {}, document)
 
@@ -115,7 +115,7 @@ def _layers(path: Path) -> list[_Layer]:
         if path.resolve() in (layer.path.resolve() for layer in layers):
             chain = " -> ".join(str(file) for file in [*(layer.path for layer in layers), path])
             raise ConfigError(
-                f"{source}: base: a file cannot be its own base ({chain}). Take one `base` away"
+                f"{source}: base: a file cannot be its own base ({chain}). Remove one `base`"
             )
         layer = _read_layer(path, source)
         layers.append(layer)
@@ -156,23 +156,23 @@ def _read_layer(path: Path, source: str) -> _Layer:
     )
 
 
-def _seen_from(folder: Path, own: Path, value: Any) -> Any:
-    """Rewrite `path.py:function` in settings of a file in `own` as seen from `folder`."""
-    if own == folder:
+def _seen_from(folder: Path, file_folder: Path, value: Any) -> Any:
+    """Rewrite `path.py:function` in settings of a file in `file_folder` as seen from `folder`."""
+    if file_folder == folder:
         return value
     if isinstance(value, Mapping):
         items = cast(Mapping[Any, Any], value).items()
-        return {name: _seen_from(folder, own, below) for name, below in items}
+        return {name: _seen_from(folder, file_folder, below) for name, below in items}
     if isinstance(value, list):
-        return [_seen_from(folder, own, below) for below in cast(list[Any], value)]
+        return [_seen_from(folder, file_folder, below) for below in cast(list[Any], value)]
     if isinstance(value, str) and user_code.is_reference(value):
-        file, _, function = user_code.resolve_in_run(value, own).rpartition(":")
+        file, _, function = user_code.resolve_in_run(value, file_folder).rpartition(":")
         return f"{os.path.relpath(file, folder)}:{function}"
     return value
 
 
 def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
-    """A section with `field=value` overrides. Raises ConfigError with every problem."""
+    """Return a section with `field=value` overrides. Raises ConfigError with every problem."""
     document = section.model_dump()
     sources = {set_in(document, text): f"--set {text}" for text in overrides}
     known = type(section).model_fields
@@ -189,12 +189,12 @@ def override(section: SectionType, overrides: Sequence[str]) -> SectionType:
 
 
 def dump(job: JobConfig) -> str:
-    """The resolved job as YAML: every setting, also those left at their defaults."""
+    """Return the resolved job as YAML: every setting, including defaults."""
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
 
 
 def set_in(document: dict[str, Any], override: str) -> Position:
-    """Set one value in place; returns the position that now comes from the command line."""
+    """Set one value in place; return the position that the command line sets."""
     key, separator, value = override.partition("=")
     keys = key.split(".")
     if not separator or not all(keys):
@@ -228,7 +228,7 @@ def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> P
 
 
 def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:
-    """Position in the tree -> line in the file, counted from 1."""
+    """Return position in the tree -> line in the file, counted from 1."""
     found: dict[Position, int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -243,42 +243,43 @@ def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:
 
 
 def _where(path: Path, error: yaml.YAMLError) -> str:
-    """Where a file stops being YAML, and why."""
+    """Return where a file is no valid YAML, and why."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{path}:{error.problem_mark.line + 1} is no valid YAML: {error.problem}"
     return f"{path} is no valid YAML: {error}"
 
 
 def _message(
-    error: ValidationError, sources: dict[Position, str], elsewhere: str, place: str
+    error: ValidationError, sources: dict[Position, str], default_source: str, where: str
 ) -> str:
-    return all_problems(problems_of(error, sources, elsewhere), place)
+    return all_problems(problems_of(error, sources, default_source), where)
 
 
 def problems_of(
-    error: ValidationError, sources: Mapping[Position, str], elsewhere: str
+    error: ValidationError, sources: Mapping[Position, str], default_source: str
 ) -> list[str]:
-    """One line for each problem. `elsewhere`: where a problem without a source lies."""
+    """Return one line for each problem. `default_source` is named for a problem without a
+    source."""
     problems: list[str] = []
     for problem in error.errors():
         position: Position = tuple(problem["loc"])
         where = next(
             (sources[position[:n]] for n in range(len(position), 0, -1) if position[:n] in sources),
-            elsewhere,
+            default_source,
         )
         field = ".".join(map(str, position)) or "job"
-        problems.append(f"{where}: {field}: {_what(problem)}")
+        problems.append(f"{where}: {field}: {_problem_text(problem)}")
     return problems
 
 
-def all_problems(problems: Sequence[str], place: str) -> str:
-    """The one message for all problems of a file."""
+def all_problems(problems: Sequence[str], where: str) -> str:
+    """Return one message for all problems of a file; `where` as in `in the job file`."""
     count = len(problems)
-    head = f"{count} problem{'s' if count > 1 else ''} {place}; nothing was started"
+    head = f"{count} problem{'s' if count > 1 else ''} {where}; nothing was started"
     return "\n".join([head, *(f"  {problem}" for problem in problems)])
 
 
-def _what(problem: Any) -> str:
+def _problem_text(problem: Any) -> str:
     kind, text = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         return "no such setting. Check the spelling; `sirt plan` prints all settings of a job"

@@ -1,10 +1,10 @@
-"""Methods to compare, as settings of one job: `method: NAME` puts a method's settings under those
-of the job file, which win, as `--set` does over all.
+"""Methods to compare, as settings of a job: `method: NAME` puts a method's settings under those of
+the job file, which override them, as `--set` overrides all.
 
-Every method starts from instruction tuning on the teacher's demonstrations and goes through the
-same stages, prompts and verifier, so that they differ in what they are about. Numbers are those of
-the papers for models of 6 to 70 billion parameters, learning rates too; a small model wants larger
-ones. What a preset does otherwise than its paper stands in `departs`.
+Every method starts from instruction tuning on the teacher's demonstrations and uses the same
+stages, prompts and verifier, so that methods differ in their idea only. Numbers are those of the
+papers for models of 6 to 70 billion parameters, learning rates too; a small model needs larger
+ones. `departs` lists the differences of a preset from its paper.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Method:
+    """A preset."""
+
     source: str
     """The paper."""
     idea: str
-    """What a round does, in a sentence."""
+    """What a round does, in one sentence."""
     departs: tuple[str, ...]
-    """What is done otherwise than in the paper."""
+    """Differences from the paper."""
     settings: Mapping[str, Any]
-    """Of a job file; all that makes the method, also where it is the default."""
+    """Settings of a job file: everything that defines the method, including defaults."""
 
 
 _TEACHER = "the rationales to start from are the teacher's, not the benchmark's own"

@@ -1,7 +1,7 @@
-"""A study file -> its cells: one job for every combination of the axes of its grid.
+"""A study file -> its trials: one job for every combination of the axes of its grid.
 
     study: methods
-    job:                                  # what all cells have in common, as in a job file
+    job:                                  # what all trials share, as in a job file
       data: {train: [gsm8k], evaluate: [gsm8k, multiarith]}
       ...
     grid:
@@ -11,12 +11,13 @@
       method:
         tuned: {method: instruction_tuning}
         ours: {method: self_refine_rounds, refine.rounds: 2}
-      seed: [0, 1, 2]                     # an axis that is named as a setting: its values
+      seed: [0, 1, 2]                     # an axis with the name of a setting: its values
     exclude: [{student: large, seed: [1, 2]}]
 
-Nothing is said twice: a setting stands in `job` or in one axis, which wins over `job`; both win
-over a method's own settings, and `--set` over all. A cell's folder is `<output>/<study>/<cell>`, a
-run folder like any other; what cells have in common lies once in `<output>/<study>/artifacts`.
+No setting is written twice: it is in `job` or in one axis, which overrides `job`; both override a
+method's settings, and `--set` overrides all. The folder of a trial is `<output>/<study>/<trial>`, a
+run folder like any other; artifacts that trials share are in `<output>/<study>/artifacts`, once.
+Files and options call a trial a cell.
 
 `base: FILE` puts the settings of another study file below this one's, as in a job file. Axes keep
 the order in which the base has them, so an axis that only this file fills can be `{}` there.
@@ -39,45 +40,50 @@ from sirt_ray.storage.uri import is_uri, masked
 
 Label = str | int | float | bool
 Rule = dict[str, Label | list[Label]]
-"""Axis -> a label or several; says something of every combination that has them."""
+"""Axis -> a label or several; a rule is about every combination that has them."""
 Settings = dict[str, JsonValue]
 Sources = dict[jobfile.Position, str]
 
 STATES = "study.json"
-"""In a study's folder: its axes, and each cell's labels, state (`missing`, `finished` or `failed`),
-student that was kept last, and error."""
+"""The file in a study's folder with its axes, and each trial's labels, state (`missing`, `finished`
+or `failed`), student that was kept last, and error."""
 
-_OWN = ("study", "output", "exclude", "only")
-"""What `--set` changes of the study itself; all else it changes in every cell."""
-_SHOWN_CELLS = 3
+_STUDY_SETTINGS = ("study", "output", "exclude", "only")
+"""Settings of the study itself that `--set` can change; it changes all others in every trial."""
+_SHOWN_TRIALS = 3
+"""Trials that a problem lists by name."""
 
 
 def _on_disks(output: str) -> str:
     if is_uri(output):
         raise ValueError(
-            "a study's runs have artifacts in common by links, which object storage does not have."
-            " Give a folder that all nodes see, or run its cells as jobs"
+            "a study's runs share artifacts by links, which object storage does not have. Give a"
+            " folder that all nodes see, or run its cells as jobs"
         )
     return output
 
 
 class StudyConfig(Section):
+    """A study file."""
+
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Names the study's folder."""
+    """The name of the study's folder."""
     output: Annotated[str, AfterValidator(_on_disks)] = "runs"
     """The study's folder is `<output>/<study>`."""
     job: dict[str, JsonValue]
-    """Settings of all cells, as in a job file."""
+    """Settings of all trials, as in a job file."""
     grid: dict[str, dict[Label, Settings | None] | list[Label]] = Field(min_length=1)
-    """Axis -> label -> settings, or the values of the setting that the axis is named as."""
+    """Axis -> label -> settings, or the values of the setting that has the axis's name."""
     exclude: list[Rule] = Field(default=[])
     """Combinations to leave out."""
     only: list[Rule] | None = None
-    """Combinations to take; None: all."""
+    """Combinations to run; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
+    """One combination of labels, and its job."""
+
     name: str
     labels: Mapping[str, str]
     """Axis -> label."""
@@ -86,19 +92,21 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Study:
+    """The trials of a study file."""
+
     name: str
     folder: Path
     axes: Mapping[str, Sequence[str]]
     """Axis -> its labels."""
-    cells: Sequence[Trial]
+    trials: Sequence[Trial]
 
     @property
     def jobs(self) -> list[JobConfig]:
-        return [cell.job for cell in self.cells]
+        return [trial.job for trial in self.trials]
 
     @property
     def pool(self) -> Path:
-        """Where the artifacts of all cells lie."""
+        """The folder of the artifacts of all trials."""
         return self.folder / "artifacts"
 
 
@@ -109,23 +117,24 @@ class _Choice:
     axis: str
     label: str
     named: JsonValue
-    """As it stands in the file."""
+    """The label as written in the file."""
     settings: Settings
     source: str
 
 
 def is_study(path: Path) -> bool:
-    """Whether the file spans a study rather than one job."""
+    """Return whether the file is a study rather than one job."""
     return "study" in jobfile.parsed(path)[0]
 
 
 def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> Study:
-    """Read a study file. Raises ConfigError with every problem of the file and of all its cells."""
+    """Read a study file. Raises ConfigError with every problem of the file and of all its
+    trials."""
     document, sources = jobfile.parsed(path)
     over: dict[str, Any] = {}
     for text in overrides:
-        own = text.partition("=")[0].split(".")[0] in _OWN
-        sources[jobfile.set_in(document if own else over, text)] = f"--set {masked(text)}"
+        of_study = text.partition("=")[0].split(".")[0] in _STUDY_SETTINGS
+        sources[jobfile.set_in(document if of_study else over, text)] = f"--set {masked(text)}"
     try:
         config = StudyConfig.model_validate(document)
     except ValidationError as error:
@@ -137,16 +146,18 @@ def load(path: Path, overrides: Sequence[str], benchmarks: Collection[str]) -> S
     }
     problems = [*_grid_problems(config, axes, sources, str(path))]
     context = {"benchmarks": set(benchmarks), "folder": path.parent}
-    cells = list(_cells(config, axes, over, sources, context, problems)) if not problems else []
-    if not cells and not problems:
-        problems.append(f"{path}: no combination is left. Widen `only`, or take from `exclude`")
+    trials = list(_trials(config, axes, over, sources, context, problems)) if not problems else []
+    if not trials and not problems:
+        problems.append(
+            f"{path}: no combination is left. Widen `only`, or remove some of `exclude`"
+        )
     if problems:
         raise ConfigError(jobfile.all_problems(problems, "in the study file"))
     return Study(
         config.study,
         Path(config.output) / config.study,
         {axis: [choice.label for choice in choices] for axis, choices in axes.items()},
-        cells,
+        trials,
     )
 
 
@@ -156,6 +167,7 @@ def _choices(
     sources: Sources,
     file: str,
 ) -> Iterator[_Choice]:
+    """Yield the labels of an axis."""
     if isinstance(labels, Mapping):
         for label, settings in labels.items():
             source = sources.get(("grid", axis, str(label)), file)
@@ -170,6 +182,7 @@ def _choices(
 def _grid_problems(
     config: StudyConfig, axes: Mapping[str, Sequence[_Choice]], sources: Sources, file: str
 ) -> Iterator[str]:
+    """Yield what is wrong with the grid, the settings of its labels, and the rules."""
     owners: dict[str, str] = {}
     for axis, choices in axes.items():
         if not choices:
@@ -180,7 +193,7 @@ def _grid_problems(
                 yield f"{where}: a label names folders: letters, digits, '.', '_', '-'. Rename it"
             for setting in choice.settings:
                 if setting in ("name", "output"):
-                    yield f"{where}: {setting} is the study's to give. Take it away"
+                    yield f"{where}: {setting} is set by the study. Remove it"
                 if owners.setdefault(setting, axis) != axis:
                     yield (
                         f"{where}: {setting} is set by the axis {owners[setting]} already, so it"
@@ -189,7 +202,7 @@ def _grid_problems(
     for setting in ("name", "output"):
         if setting in config.job:
             where = sources.get(("job", setting), file)
-            yield f"{where}: job.{setting} is the study's to give. Take it away"
+            yield f"{where}: job.{setting} is set by the study. Remove it"
     for field, rules in (("exclude", config.exclude), ("only", config.only or [])):
         for index, rule in enumerate(rules):
             where = f"{sources.get((field, index), file)}: {field}"
@@ -204,7 +217,7 @@ def _grid_problems(
                     )
 
 
-def _cells(
+def _trials(
     config: StudyConfig,
     axes: Mapping[str, Sequence[_Choice]],
     over: Mapping[str, Any],
@@ -212,8 +225,9 @@ def _cells(
     context: Mapping[str, Any],
     problems: list[str],
 ) -> Iterator[Trial]:
-    """The cells that can be run; of the others, `problems` hears once for all that share one."""
-    told: dict[str, list[str]] = {}
+    """Yield the trials that are valid. The problems of the others are appended to `problems`, each
+    once for all trials that share it."""
+    shared: dict[str, list[str]] = {}
     total = 0
     for choices in product(*axes.values()):
         if not _wanted(config, choices):
@@ -227,13 +241,13 @@ def _cells(
             job = JobConfig.model_validate(document, context=dict(context))
         except ValidationError as error:
             for problem in jobfile.problems_of(error, where, f"cell {name}"):
-                told.setdefault(problem.replace(f"cell {name}: ", ""), []).append(name)
+                shared.setdefault(problem.replace(f"cell {name}: ", ""), []).append(name)
             continue
         labels = {choice.axis: choice.label for choice in choices}
         yield Trial(name, labels, _with_common_cache(job, folder))
-    for problem, names in told.items():
-        more = f" and {len(names) - _SHOWN_CELLS} more" if len(names) > _SHOWN_CELLS else ""
-        which = "all cells" if len(names) == total else ", ".join(names[:_SHOWN_CELLS]) + more
+    for problem, names in shared.items():
+        more = f" and {len(names) - _SHOWN_TRIALS} more" if len(names) > _SHOWN_TRIALS else ""
+        which = "all cells" if len(names) == total else ", ".join(names[:_SHOWN_TRIALS]) + more
         problems.append(f"{problem} (in {which})")
 
 
@@ -243,7 +257,7 @@ def _document(
     over: Mapping[str, Any],
     sources: Sources,
 ) -> tuple[dict[str, Any], Sources]:
-    """A cell's settings, and where each of them stands."""
+    """Return a trial's settings, and the source of each."""
     document: dict[str, Any] = deepcopy(config.job)
     where = {at[1:]: source for at, source in sources.items() if at[0] == "job" and at[1:]}
     for choice in choices:
@@ -255,7 +269,7 @@ def _document(
 
 
 def _with_common_cache(job: JobConfig, folder: Path) -> JobConfig:
-    """What one cell has paid an endpoint for, no other one pays for again."""
+    """Return the job with the study's cache of an endpoint: no trial pays twice for an answer."""
     endpoint = job.teacher.endpoint
     if endpoint is None or endpoint.cache is not None:
         return job
@@ -265,13 +279,14 @@ def _with_common_cache(job: JobConfig, folder: Path) -> JobConfig:
 
 
 def _wanted(config: StudyConfig, choices: Sequence[_Choice]) -> bool:
+    """Return whether the rules keep a combination."""
     named = {choice.axis: choice.named for choice in choices}
 
     def has(rule: Rule) -> bool:
         return all(named[axis] in _several(labels) for axis, labels in rule.items())
 
-    taken = config.only is None or any(map(has, config.only))
-    return taken and not any(map(has, config.exclude))
+    included = config.only is None or any(map(has, config.only))
+    return included and not any(map(has, config.exclude))
 
 
 def _several(labels: Label | list[Label]) -> list[Label]:

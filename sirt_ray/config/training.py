@@ -1,6 +1,6 @@
 """The `tune` and `refine` of a job file: how a student is trained.
 
-Defaults are the paper's where the paper says; a default has its home here and nowhere else.
+Defaults are the paper's if the paper gives one; a default is defined here and in no other file.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     Field,
     JsonValue,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -25,12 +26,10 @@ from sirt_ray.config.custom import resolved
 from sirt_ray.config.renamed import both_names_problem, note_renamed, with_current_names
 from sirt_ray.types import PromptKind
 
-# FOLDED optimization: What every training of a job file has: optimizer, length, LoRA, and which weights are taken.
-#
-# Defaults are the paper's where the paper says; a default has its home here and nowhere else.
-
 
 class LoraConfig(Section):
+    """LoRA adapters (Hu et al. 2021)."""
+
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16
     dropout: Fraction = 0.0
@@ -38,12 +37,12 @@ class LoraConfig(Section):
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     quantize: Literal["nf4"] | None = None
     """`nf4`: QLoRA (Dettmers et al. 2023, section 3), the base in 4 bits with double quantisation
-    while it is trained, which needs GPUs and bitsandbytes. The student is merged into the base as
-    it was; the adapter lies beside it."""
+    during training, which needs GPUs and bitsandbytes. The student is the adapter merged into the
+    unquantised base; the adapter is stored next to it."""
 
 
 class TrainingConfig(Section):
-    """What instruction tuning and self-refinement have in common."""
+    """The settings that instruction tuning and self-refinement share."""
 
     learning_rate: PositiveFloat
     batch_size: PositiveInt
@@ -51,12 +50,13 @@ class TrainingConfig(Section):
     step, over all workers."""
     epochs: PositiveFloat
     max_steps: PositiveInt | None = None
-    """Stop after so many optimizer steps although epochs are left."""
+    """Stop after this many optimizer steps, even if epochs are left."""
     warmup_ratio: Fraction = 0.0
+    """Share of the optimizer steps with a rising learning rate."""
     warmup_steps: NonNegativeInt = 0
-    """The larger of the two counts."""
+    """Optimizer steps with a rising learning rate; the larger of the two is used."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     max_grad_norm: PositiveFloat = 1.0
     max_length: PositiveInt = 1024
@@ -65,16 +65,17 @@ class TrainingConfig(Section):
     """None: full fine-tuning."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    """Share of the questions held out from training, with all that was made of them; 0: no
+    """Share of the questions held out from training, with all of their examples; 0: no
     validation."""
     evaluate_every_steps: PositiveInt = 50
-    """Validation every so many steps, and after the last."""
+    """Steps between validations; there is one after the last step, too."""
     select_by: Literal["best", "accuracy", "last"] = "best"
-    """Which weights become the student. `best`: those with the lowest validation loss (the paper).
-    `accuracy`: those that prefer the chosen completion in the most held-out pairs, of equal ones
-    the lower loss (refinement only). `last`: the last step's."""
+    """Checkpoint selection: which weights become the student. `best`: those with the lowest
+    validation loss (the paper). `accuracy`: those that prefer the chosen completion in the most
+    held-out pairs, and of equal ones the lower loss (refinement only). `last`: the last step's."""
     patience: PositiveInt | None = None
-    """Stop after so many evaluations in a row without better weights, by `select_by`; None: never."""
+    """Stop early after this many evaluations in a row without better weights by `select_by`; None:
+    never."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,29 +93,31 @@ class TrainingConfig(Section):
         return current
 
     def selection_problems(self) -> list[str]:
+        """Return contradictions between the settings of checkpoint selection."""
         problems: list[str] = []
         if self.patience is not None and self.select_by == "last":
             problems.append(
-                "patience ends a training that no longer improves, but select_by 'last' would keep the"
-                " weights from after the best. Set select_by to 'best', or take patience away"
+                "patience stops a training that no longer improves, but select_by 'last' would keep"
+                " the weights from after the best. Set select_by to 'best', or take patience away"
             )
-        unjudged = [
+        unmeasured = [
             name
-            for name, asked in (
+            for name, is_set in (
                 ("patience", self.patience is not None),
                 ("select_by 'accuracy'", self.select_by == "accuracy"),
             )
-            if asked and self.validation_fraction == 0
+            if is_set and self.validation_fraction == 0
         ]
-        if unjudged:
+        if unmeasured:
             problems.append(
-                f"{' and '.join(unjudged)} compares evaluations, but validation_fraction is 0, so"
+                f"{' and '.join(unmeasured)} compares evaluations, but validation_fraction is 0, so"
                 " that there are none. Set it above 0 (0.05 is usual)"
             )
         return problems
 
     @property
     def quantizes(self) -> bool:
+        """Whether the training is QLoRA."""
         return self.lora is not None and self.lora.quantize is not None
 
 
@@ -125,13 +128,13 @@ class TuneConfig(TrainingConfig):
     batch_size: PositiveInt = 32
     epochs: PositiveFloat = 4
     warmup_ratio: Fraction = 0.03
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     prompt: PromptKind = "cot"
-    """The prompt that demonstrations are learned after."""
+    """The kind of prompt before the demonstrations."""
     max_demonstrations: PositiveInt | None = None
     """Demonstrations per benchmark, the first in question order; None: all."""
     tasks: list[str] | None = Field(default=None, min_length=1)
-    """Those of `data.train` to tune on; None: all of them."""
+    """Benchmarks of `data.train` to tune on; None: all of them."""
     skip: bool = False
     """No instruction tuning: rounds start from the base (the paper's DPO without it)."""
 
@@ -155,7 +158,7 @@ RULES = {
     "spin": ("spin",),
     "right": ("right",),
 }
-"""`pairs.rule` -> the rules whose pairs it takes."""
+"""`pairs.rule` -> the rules whose pairs it uses."""
 
 
 def _rule(rule: str, info: ValidationInfo) -> str:
@@ -171,28 +174,31 @@ class PairsConfig(Section):
     """How graded completions become preference pairs."""
 
     rule: Annotated[str, AfterValidator(_rule)] = "dpo_cot"
-    """`dpo_cot` (the paper's): chosen = own right CoT-Answer, rejected = own Answer to the plain
-    prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer. `both`: their union. `spin`:
-    chosen = the teacher's demonstration, rejected = own CoT-Answer, right or wrong. `right`: own
-    right CoT-Answers alone, with nothing rejected (loss `rft`). `path.py:function`, as seen from
-    the job file: one's own (`core/own_pairs.py`)."""
+    """`dpo_cot` (the paper's): chosen = a right CoT-Answer of the student, rejected = an Answer of
+    the student to the plain prompt. `correctness`: chosen = right, rejected = wrong CoT-Answer.
+    `both`: their union. `spin`: chosen = the teacher's demonstration, rejected = a CoT-Answer of
+    the student, right or wrong. `right`: right CoT-Answers of the student only, with nothing
+    rejected (loss `rft`). `path.py:function`, relative to the job file: a custom rule
+    (`core/pairs.py`)."""
     with_demonstrations: bool = False
-    """Whether a question's demonstration stands among its right CoT-Answers, if the student was
-    tuned on it."""
+    """Whether a question's demonstration is one of its right CoT-Answers, if the student was tuned
+    on it."""
     plain_rejected: Literal["any", "wrong"] = "any"
     """Which Answers `dpo_cot` may reject. `any` contrasts style (the literal reading of the paper),
     `wrong` contrasts correctness as well."""
     unparseable_rejected: bool = False
     """Whether a CoT-Answer without a readable final answer may be rejected as if it were wrong."""
     max_per_question: PositiveInt = 1
-    """For each rule; with `right`, own answers beside the demonstration."""
+    """Pairs per question and rule; with `right`, answers in addition to the demonstration."""
 
     @property
     def uses_demonstrations(self) -> bool:
+        """Whether pairs are made of demonstrations."""
         return self.with_demonstrations or self.rule == "spin"
 
     @property
-    def own_rule(self) -> str | None:
+    def custom_rule(self) -> str | None:
+        """The reference to a custom rule's code; None for a built-in rule."""
         return self.rule if user_code.is_reference(self.rule) else None
 
 
@@ -202,14 +208,14 @@ class RefineConfig(TrainingConfig):
 
     rounds: NonNegativeInt = 1
     even_rounds: dict[str, JsonValue] = Field(default={})
-    """What differs in rounds 2, 4, ...: settings of this section, for a method whose rounds are of
-    two kinds."""
+    """Settings of this section that differ in rounds 2, 4, ..., for a method with two kinds of
+    rounds."""
     tasks: list[str] | None = Field(default=None, min_length=1)
-    """Those of `data.train` to refine on; None: all of them. Others than `tune.tasks`: the paper's
-    Cross Self-refine."""
+    """Benchmarks of `data.train` to refine on; None: all of them. Other benchmarks than
+    `tune.tasks` are the paper's Cross Self-refine."""
     start: Literal["student", "base"] = "student"
-    """Which weights a round trains: those of the student that has written its samples, or the base
-    anew (rft, simpo, orpo)."""
+    """The weights that a round starts from: the student's that its samples are from, or the base's
+    (rft, simpo, orpo)."""
     num_cot: PositiveInt = 4
     """CoT-Answers per question."""
     num_plain: NonNegativeInt = 1
@@ -218,24 +224,25 @@ class RefineConfig(TrainingConfig):
     max_questions: PositiveInt | None = None
     """Questions per benchmark and round; None: every demonstrated question."""
     ground_truth: Literal["teacher", "gold"] = "teacher"
-    """What a right answer is: the teacher's final answer (the paper) or the benchmark's."""
+    """The answer that is right: the teacher's final answer (the paper) or the benchmark's."""
     pairs: PairsConfig = PairsConfig()
     loss: Literal["sigmoid", "ipo", "robust", "simpo", "orpo", "kto", "rft"] = "sigmoid"
     """`sigmoid`: DPO (the paper), cDPO with `label_smoothing`; `ipo`, `robust` (DPO that expects
-    pairs the wrong way round), `simpo`, `orpo`: see core/losses.py. `kto`: no pairs, each distinct
-    chosen completion is desirable and each distinct rejected one undesirable. `rft`: no preference,
-    the NLL of the chosen completions, each once: what all others have to beat."""
+    swapped pairs), `simpo`, `orpo`: see core/losses.py. `kto`: no pairs, each distinct chosen
+    completion is desirable and each distinct rejected one undesirable. `rft`: no preference, the
+    NLL of the chosen completions, each once: the baseline of all others."""
     reference: Literal["previous", "initial"] = "previous"
-    """The student that the policy is held to: `previous`, which the round starts from (the paper),
-    or `initial`, the instruction-tuned one in every round (sigmoid, ipo, robust, kto)."""
+    """The reference model of the policy: `previous`, the student that the round starts from (the
+    paper), or `initial`, the instruction-tuned one in every round (sigmoid, ipo, robust, kto)."""
     beta: PositiveFloat = 0.1
+    """How strongly the policy is held to the reference; of `orpo`: the weight of the odds ratio."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """Share of the pairs taken to be the wrong way round (sigmoid, robust, simpo)."""
+    """Share of the pairs assumed to be swapped (sigmoid, robust, simpo)."""
     length_normalised: bool = False
-    """Compare log-probabilities a token in place of a completion (sigmoid, ipo)."""
-    simpo_margin: Annotated[float, Field(ge=0.0)] = 0.0
-    """By how much more than 0 SimPO wants the chosen completion ahead (its gamma)."""
-    nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Compare log-probabilities per token instead of per completion (sigmoid, ipo)."""
+    simpo_margin: NonNegativeFloat = 0.0
+    """Target margin of the chosen completion (SimPO's gamma)."""
+    nll_weight: NonNegativeFloat = 0.0
     """Weight of the chosen completion's length-normalised NLL added to the loss (Iterative RPO)."""
     desirable_weight: PositiveFloat = 1.0
     undesirable_weight: PositiveFloat = 1.0
@@ -247,9 +254,9 @@ class RefineConfig(TrainingConfig):
     max_steps: PositiveInt | None = 1000
     warmup_steps: NonNegativeInt = 100
     roll_back: bool = True
-    """Undo a round whose held-out accuracy falls by more than `roll_back_stderrs`."""
+    """Discard a round whose held-out accuracy falls by more than `roll_back_stderrs`."""
     roll_back_stderrs: PositiveFloat = 2.0
-    """In standard errors of the difference between the two students."""
+    """Threshold of a roll-back, in standard errors of the difference between the two students."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RefineConfig":
@@ -276,8 +283,8 @@ class RefineConfig(TrainingConfig):
             )
         if self.select_by == "accuracy" and self.loss == "rft":
             problems.append(
-                "select_by 'accuracy' compares preferences, but loss 'rft' has none. Set select_by to"
-                " 'best' or 'last'"
+                "select_by 'accuracy' compares preferences, but loss 'rft' has none. Set select_by"
+                " to 'best' or 'last'"
             )
         problems += self.selection_problems() + self._unused() + self._even_problems()
         if problems:
@@ -285,7 +292,7 @@ class RefineConfig(TrainingConfig):
         return self
 
     def _rule_problems(self) -> list[str]:
-        """What the pair rule, the loss and the weights to start from make of each other."""
+        """Return contradictions between the pair rule, the loss and the weights to start from."""
         problems: list[str] = []
         if self.pairs.rule == "right" and self.loss != "rft":
             problems.append(
@@ -294,14 +301,14 @@ class RefineConfig(TrainingConfig):
             )
         if self.pairs.rule == "spin" and self.loss == "rft":
             problems.append(
-                "pairs.rule 'spin' chooses demonstrations and loss 'rft' looks at what is chosen"
-                " alone: the student's samples would not be used. Set pairs.rule to 'right', or"
-                " loss to 'sigmoid'"
+                "pairs.rule 'spin' chooses demonstrations and loss 'rft' uses chosen completions"
+                " only: the student's samples would not be used. Set pairs.rule to 'right', or loss"
+                " to 'sigmoid'"
             )
         if self.pairs.rule == "spin" and self.pairs.with_demonstrations:
             problems.append(
                 "pairs.with_demonstrations is set, but pairs.rule 'spin' chooses demonstrations and"
-                " nothing else. Take it away"
+                " nothing else. Remove it"
             )
         if self.start == "base" and self.loss not in ("rft", "simpo", "orpo"):
             problems.append(
@@ -312,31 +319,31 @@ class RefineConfig(TrainingConfig):
 
     @property
     def code(self) -> list[str]:
-        """What the rounds execute of files that the job names."""
-        each = (self.of_round(round).pairs.own_rule for round in (1, 2)[: self.rounds])
+        """The references to code that the rounds execute."""
+        each = (self.of_round(number).pairs.custom_rule for number in (1, 2)[: self.rounds])
         return [rule for rule in each if rule is not None]
 
     def with_code(self, change: Callable[[str], str]) -> "RefineConfig":
-        """The same with other references to code."""
+        """Return the section with its references to code changed by `change`."""
         pairs, even = self.pairs, _even_rule(self.even_rounds, change)
-        if pairs.own_rule is not None:
-            pairs = pairs.model_copy(update={"rule": change(pairs.own_rule)})
+        if pairs.custom_rule is not None:
+            pairs = pairs.model_copy(update={"rule": change(pairs.custom_rule)})
         return self.model_copy(update={"pairs": pairs, "even_rounds": even})
 
     @field_validator("even_rounds")
     @classmethod
-    def _beside_the_job(
+    def _relative_to_the_job(
         cls, even_rounds: dict[str, JsonValue], info: ValidationInfo
     ) -> dict[str, JsonValue]:
         current = with_current_names(even_rounds, ("even_rounds",))
         return _even_rule(current, lambda rule: resolved(rule, info))
 
-    def of_round(self, round: int) -> "RefineConfig":
-        """The settings of one round, counted from 1."""
+    def of_round(self, number: int) -> "RefineConfig":
+        """Return the settings of round `number` (1 .. rounds)."""
         if not self.even_rounds:
             return self
-        own = self.model_dump(exclude={"even_rounds"})
-        return RefineConfig.model_validate(own if round % 2 else merged(own, self.even_rounds))
+        odd = self.model_dump(exclude={"even_rounds"})
+        return RefineConfig.model_validate(odd if number % 2 else merged(odd, self.even_rounds))
 
     @property
     def needs_reference(self) -> bool:
@@ -344,9 +351,10 @@ class RefineConfig(TrainingConfig):
         return self.loss != "rft"
 
     def _even_problems(self) -> list[str]:
+        """Return what is wrong with `even_rounds`."""
         fixed = [name for name in ("rounds", "even_rounds") if name in self.even_rounds]
         if fixed:
-            return [f"even_rounds holds {', '.join(fixed)}, which are not a round's. Take it away"]
+            return [f"even_rounds holds {', '.join(fixed)}, which are not a round's. Remove it"]
         try:
             self.of_round(2)
         except ValidationError as error:
@@ -357,8 +365,8 @@ class RefineConfig(TrainingConfig):
         return []
 
     def _unused(self) -> list[str]:
-        """Settings that the chosen loss would not look at."""
-        heeded = {
+        """Return the settings that the loss does not use."""
+        used_by = {
             "label_smoothing": ("sigmoid", "robust", "simpo"),
             "length_normalised": ("sigmoid", "ipo"),
             "simpo_margin": ("simpo",),
@@ -369,15 +377,15 @@ class RefineConfig(TrainingConfig):
         }
         fields = type(self).model_fields
         return [
-            f"{name} is set, but loss '{self.loss}' does not heed it. Take it away, or choose one"
+            f"{name} is set, but loss '{self.loss}' does not use it. Remove it, or choose one"
             f" of {', '.join(losses)}"
-            for name, losses in heeded.items()
+            for name, losses in used_by.items()
             if getattr(self, name) != fields[name].default and self.loss not in losses
         ]
 
 
 def _even_rule(even: dict[str, JsonValue], change: Callable[[str], str]) -> dict[str, JsonValue]:
-    """The settings of even rounds with another reference, where their pair rule is one."""
+    """Return the settings of even rounds with their custom pair rule changed by `change`."""
     pairs = even.get("pairs")
     rule = pairs.get("rule") if isinstance(pairs, dict) else None
     if not isinstance(pairs, dict) or not isinstance(rule, str) or not user_code.is_reference(rule):

@@ -101,14 +101,14 @@ def samples(
 
 def pairs(job: JobConfig, samples: Artifact, demonstrations: Artifact) -> Inputs:
     config = job.refine.pairs
-    elsewhere = {"with_demonstrations"} | ({"rule"} if config.own_rule else set[str]())
+    elsewhere = {"with_demonstrations"} | ({"rule"} if config.custom_rule else set[str]())
     stated: dict[str, object] = {
         "samples": samples,
         "pairs": config.model_dump(exclude=elsewhere),
         "seed": job.seed,
     }
-    if config.own_rule is not None:
-        stated["own_rule"] = user_code.identity(config.own_rule)
+    if config.custom_rule is not None:
+        stated["own_rule"] = user_code.identity(config.custom_rule)
     if config.uses_demonstrations:
         stated["demonstrations"] = {
             "from": demonstrations,

@@ -63,7 +63,7 @@ def show_study(console: Console, study: Study) -> Distinct:
     distinct: dict[Path, tuple[JobConfig, ArtifactStatus]] = {}
     asked: Counter[str] = Counter()
     finished = 0
-    for cell in study.cells:
+    for cell in study.trials:
         survey = run.dry_run(cell.job, study.folder / cell.name, study.pool)
         survey.raise_if_stale()
         finished += survey.finished
@@ -75,7 +75,7 @@ def show_study(console: Console, study: Study) -> Distinct:
     console.print(_table(asked, distinct))
     missing = [(job, state) for job, state in distinct.values() if state.state != "finished"]
     console.print(
-        f"{len(study.cells)} cells, {finished} finished; {sum(asked.values())} artifacts, of which"
+        f"{len(study.trials)} cells, {finished} finished; {sum(asked.values())} artifacts, of which"
         f" {len(distinct)} are distinct, {len(missing)} of them to be made",
         soft_wrap=True,
     )

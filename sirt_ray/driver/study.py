@@ -113,8 +113,8 @@ class TrialRunner:
 def run_sequentially(study: Study, console: Console, how: RunOptions) -> Iterator[TrialResult]:
     runner = TrialRunner(study, console, how)
     try:
-        for number, cell in enumerate(study.cells, start=1):
-            console.rule(f"{number} of {len(study.cells)}: {cell.name}", align="left")
+        for number, cell in enumerate(study.trials, start=1):
+            console.rule(f"{number} of {len(study.trials)}: {cell.name}", align="left")
             yield runner.run(cell)
     finally:
         runner.disconnect()
@@ -131,7 +131,7 @@ def run_in_parallel(study: Study, how: RunOptions, at_once: int) -> Generator[Tr
     """Run the cells, so many at once, and tell of each when it has ended. A process that dies takes
     its cell with it and no other. Waits for all processes to stop their engines, also when the
     caller is interrupted."""
-    left = list(reversed(study.cells))
+    left = list(reversed(study.trials))
     working: dict[Connection, tuple[SpawnProcess, Trial]] = {}
     try:
         for _ in range(min(at_once, len(left))):

@@ -1,8 +1,8 @@
-"""Attention over a packed row, for every Hugging Face model that lets its attention be chosen.
+"""Attention over a packed row, for every Hugging Face model that supports attention backends.
 
-A model whose `attn_implementation` is `PACKED` takes the row's segments as a keyword of its call
-and hands them down to here; without them it attends as usual. Nothing is computed for tokens that
-do not see each other, and no mask of the whole row is made.
+A model whose `attn_implementation` is `PACKED` receives the row's segments as a keyword of its call
+and passes them to this module; without them it attends as usual. Nothing is computed for tokens
+that do not attend to each other, and no mask of the whole row is made.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,25 +19,28 @@ from torch import Tensor
 from sirt_ray.training.batching import Segments
 
 PACKED = "sirt_packed"
-"""The name under which `transformers` knows it."""
+"""The name of the attention in `transformers`."""
 
 SEGMENTS = "sirt_segments"
 """The keyword of the model's call."""
 
 _calls: list[int] = []
-"""Counts, innermost last, of the layers that attended by segments: see `counted`."""
+"""Counts of the layers that attended by segments, innermost last: see `counted`."""
 
 
 def call(segments: Segments | None) -> dict[str, Any]:
-    """The keywords of the model's call. With segments the mask stands for nothing: a model makes
-    none of its own, of the row's length squared, where it is given one of four dimensions."""
+    """Return the keywords of the model's call.
+
+    With segments the mask is a placeholder: a model that is given a mask of four dimensions does
+    not make its own, of the row's length squared.
+    """
     if segments is None:
         return {}
     return {SEGMENTS: segments, "attention_mask": torch.zeros(1, 1, 1, 1)}
 
 
 def register() -> None:
-    """Make `PACKED` known; again does no harm."""
+    """Register `PACKED` in `transformers`; idempotent."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -47,8 +50,8 @@ def register() -> None:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """How many layers attended by segments inside the block, as the only number of a list: a model
-    may drop keywords that it does not know."""
+    """Count the layers that attend by segments inside the block; the count is appended to the list
+    at its end. A model may drop keywords that it does not know."""
     _calls.append(0)
     found: list[int] = []
     try:
@@ -65,7 +68,7 @@ def _attend(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """[1, heads, T, D] of queries, [1, key heads, T, D] of keys and values -> [1, T, heads, D]."""
+    """Return [1, T, heads, D] of queries [1, heads, T, D], keys and values [1, key heads, T, D]."""
     segments: Segments | None = kwargs.pop(SEGMENTS, None)
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -89,8 +92,11 @@ def _by_segment(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """One call for each segment. Splitting and joining once keeps the backward pass linear: each
-    slice of a tensor by itself would have a gradient of the whole tensor's size."""
+    """Attend with one call for each segment.
+
+    Splitting and joining once keeps the backward pass linear: each slice of a tensor by itself
+    would have a gradient of the whole tensor's size.
+    """
     queries, keys, values = (part.split(segments.lengths, dim=2) for part in (query, key, value))
     grouped_heads = query.shape[1] != key.shape[1]
     outs: list[Tensor] = []
@@ -117,15 +123,17 @@ def _by_segment(
 def _mask(
     num_queries: int, num_keys: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """[queries, keys] to be added: the queries are the last of the keys, and see back `window`."""
+    """Return the additive mask [queries, keys]: the queries are at the last keys' positions, and
+    attend back to `window` keys."""
     size = 1 << (num_keys - 1).bit_length()
     return _square(size, window, dtype, device)[num_keys - num_queries : num_keys, :num_keys]
 
 
 @lru_cache(maxsize=4)
 def _square(size: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    places = torch.arange(size, device=device)
-    back = places[:, None] - places
+    """Return the additive mask of `size` queries and keys."""
+    positions = torch.arange(size, device=device)
+    back = positions[:, None] - positions
     hidden = (back < 0) if window is None else (back < 0) | (back >= window)
     return torch.zeros(size, size, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
 
@@ -138,8 +146,11 @@ def _by_kernel(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """FlashAttention's call for sequences of any length: the keys of a completion are those of its
-    prompt, repeated, and its own. Causal there means that the last query sees the last key."""
+    """Attend with FlashAttention's call for sequences of variable length.
+
+    The keys of a completion are its prompt's, repeated, and its own. Causal attention aligns the
+    last query with the last key.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     layout = _layout(segments, query.device)
@@ -161,10 +172,10 @@ def _by_kernel(
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A packed row as the kernel wants it."""
+    """A packed row in the kernel's format."""
 
     keys: Tensor
-    """Places in the row of the keys that each segment sees, segment after segment."""
+    """Positions in the row of the keys that each segment attends to, segment after segment."""
     query_bounds: Tensor
     key_bounds: Tensor
     most_queries: int
@@ -173,17 +184,17 @@ class _Layout:
 
 @lru_cache(maxsize=1)
 def _layout(segments: Segments, device: torch.device) -> _Layout:
-    """The same for all layers of a pass, so it is made and sent to the device once."""
+    """Return the layout, which is made and sent to the device once for all layers of a pass."""
     starts = list(accumulate(segments.lengths, initial=0))
-    places: list[int] = []
+    positions: list[int] = []
     key_lengths: list[int] = []
     for at, before in enumerate(segments.continues):
         seen = [] if before is None else list(range(starts[before], starts[before + 1]))
         seen += range(starts[at], starts[at + 1])
-        places += seen
+        positions += seen
         key_lengths.append(len(seen))
     return _Layout(
-        keys=torch.tensor(places, device=device),
+        keys=torch.tensor(positions, device=device),
         query_bounds=_boundaries(segments.lengths, device),
         key_bounds=_boundaries(key_lengths, device),
         most_queries=max(segments.lengths),

@@ -1,8 +1,8 @@
-"""What a model can be asked, found by asking it: packed rows, and its head alone.
+"""Probe of what a model supports: packed rows, and a separate head.
 
-Architectures differ in ways that no setting tells: a model may drop a keyword that it does not
-know, bend its logits after the head, or mix in layers that are no attention. A wrong answer there
-would train silently on something else.
+Architectures differ in ways that no setting describes: a model may drop a keyword that it does not
+know, change its logits after the head, or mix in layers that are not attention. A wrong assumption
+would silently train on something else.
 """
 
 import torch
@@ -14,11 +14,11 @@ from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import Model
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Between log-probabilities of one token, computed in two ways."""
+"""Largest difference between log-probabilities of one token, computed in two ways."""
 
 
 def probe(model: Model) -> ModelCapabilities:
-    """Compare, on a few tokens, the model's own logits with its head's and with a packed row's."""
+    """Compare the model's own logits with its head's and with a packed row's, on a few tokens."""
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
@@ -31,13 +31,13 @@ def probe(model: Model) -> ModelCapabilities:
             same = _agree(
                 usual, model, packed, ModelCapabilities(packed=True, separate_head=separate_head)
             )
-        # Weights that were never trained hardly look at other tokens: the layers are counted, too.
+        # Untrained weights hardly attend to other tokens, so the layers are counted, too.
         everywhere = layers[0] == model.config.get_text_config().num_hidden_layers
     return ModelCapabilities(packed=same and everywhere, separate_head=separate_head)
 
 
 def _groups(model: Model) -> list[Group]:
-    """Two prompts, with completions of several lengths."""
+    """Return groups of two prompts, with completions of several lengths."""
     size = model.config.get_text_config().vocab_size
     draw = torch.Generator().manual_seed(0)
 
@@ -58,6 +58,7 @@ def _token_logps(model: Model, batch: MicroBatch, capabilities: ModelCapabilitie
 def _agree(
     usual: torch.Tensor, model: Model, batch: MicroBatch, capabilities: ModelCapabilities
 ) -> bool:
+    """Return whether the model runs with `capabilities` and gives the usual log-probabilities."""
     try:
         other = _token_logps(model, batch, capabilities)
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):

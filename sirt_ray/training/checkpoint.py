@@ -1,7 +1,12 @@
-"""Saving a training so that it goes on bit for bit, and keeping the best weights it has had.
+"""Checkpoints, the selected weights, and the export of a student.
 
-A checkpoint holds the engine's state (parameters, optimizer) and how far the training is. There is
-no random state to keep: batches and dropout are functions of the seed and the step.
+A checkpoint holds the engine's state (parameters, optimizer) and the progress of the training, so
+that the training continues bit for bit. There is no random state to save: batches and dropout are
+functions of the seed and the step.
+
+The export makes a folder that `transformers` and vLLM load as it is. It reads the base model again
+and puts the trained parameters over it, in one plain process: full training and LoRA end in the
+same way, whatever the ZeRO stage.
 """
 
 import os
@@ -17,19 +22,89 @@ from sirt_ray.storage.atomic import write_json
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.model import add_lora, load_model, load_tokenizer
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workdir import STATE, State, WorkDir, storing
-
-# FOLDED training.export: Chosen weights -> a student's folder that `transformers` and vLLM load as it is.
-#
-# The base model is read again and the trained parameters are put over it, in one plain process. So
-# full training and LoRA end in the same way, whatever ZeRO stage they were trained at.
+from sirt_ray.training.workdir import STATE, TrainingState, WorkDir, disk_full_as_error
 
 ADAPTER = "adapter"
-"""Folder beside the merged model with the PEFT adapter, its base named."""
+"""The folder next to the merged model with the PEFT adapter, which names its base."""
+
+
+def save(engine: Engine, work: WorkDir, state: TrainingState) -> None:
+    """Write one whole checkpoint, then delete the older ones."""
+    whole = work.checkpoint(state.step)
+    in_storage = object_store.stored(whole)
+    partial = whole if in_storage else whole.with_suffix(".partial")
+    if engine.rank == 0:
+        work.check_owner()
+    if _is_first_on_disk(engine, whole):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    engine.barrier()
+    with disk_full_as_error(partial):
+        engine.save(partial)
+    engine.barrier()
+    if _is_first_on_disk(engine, whole) and engine.rank > 0:
+        object_store.push(whole)
+        object_store.forget(work.checkpoints)
+    engine.barrier()
+    if engine.rank == 0:
+        with disk_full_as_error(partial):
+            write_json(partial / STATE, asdict(state))
+        if in_storage:
+            object_store.push(work.metrics)
+            object_store.publish(whole, STATE)
+        else:
+            shutil.rmtree(whole, ignore_errors=True)
+            partial.replace(whole)
+        work.prune(state)
+    engine.barrier()
+
+
+def _is_first_on_disk(engine: Engine, path: Path) -> bool:
+    """Return whether the worker creates and uploads folders for the workers that share its disk:
+    rank 0 on a shared disk, the first worker of each node if every node has its own disk."""
+    first_of_node = int(os.environ.get("LOCAL_RANK", engine.rank)) == 0
+    return first_of_node if object_store.stored(path) else engine.rank == 0
+
+
+def resume(engine: Engine, work: WorkDir) -> TrainingState:
+    """Load the newest checkpoint into the engine; return a fresh state if there is none."""
+    newest = work.latest()
+    if newest is not None:
+        object_store.fetch(newest, STATE)
+    state = TrainingState() if newest is None else work.state(newest)
+    if newest is not None:
+        engine.load(newest)
+    if engine.rank == 0:
+        work.truncate(state.step)
+    engine.barrier()
+    if engine.rank > 0 and _is_first_on_disk(engine, work.path):
+        object_store.forget(work.checkpoints)
+    return state
+
+
+def save_weights(engine: Engine, work: WorkDir, step: int) -> None:
+    """Write the trained parameters as they are after `step`."""
+    from safetensors.torch import save_file
+
+    trained = engine.trained()
+    if trained is not None:
+        path = work.weights(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with disk_full_as_error(partial):
+            save_file(trained, partial)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+        partial.replace(path)
+        object_store.push(path)
+    engine.barrier()
 
 
 def export(source: Source, config: TrainingConfig, work: WorkDir, step: int) -> None:
-    """Fill `work.export` with config, safetensors, tokenizer and the training's metrics."""
+    """Fill `work.export` with config, safetensors, tokenizer and the training's metrics.
+
+    Raises ArtifactError if the trained weights are not the model's, and StageError on a full disk.
+    """
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerBase
 
@@ -48,7 +123,7 @@ def export(source: Source, config: TrainingConfig, work: WorkDir, step: int) -> 
             f"The trained weights do not belong to the model {source.name!r}: it has no parameter"
             f" {unexpected[0]!r}. Was the model's folder changed during the training?"
         )
-    with storing(folder):
+    with disk_full_as_error(folder):
         if config.lora is not None:
             model.save_pretrained(folder / ADAPTER)
             model = model.merge_and_unload()
@@ -61,81 +136,9 @@ def export(source: Source, config: TrainingConfig, work: WorkDir, step: int) -> 
 
 
 def _make_consistent(generation: Any) -> None:
-    """Some published models name a temperature without `do_sample`; `transformers` loads that
-    with a warning, but refuses to save it."""
+    """Set `do_sample` if the configuration needs it: some published models have a temperature
+    without it, which `transformers` loads with a warning, but refuses to save."""
     try:
         generation.validate(strict=True)
     except ValueError:
         generation.do_sample = True
-
-
-def save(engine: Engine, work: WorkDir, state: State) -> None:
-    """One whole checkpoint; older ones go when it stands."""
-    whole = work.checkpoint(state.step)
-    in_storage = object_store.stored(whole)
-    partial = whole if in_storage else whole.with_suffix(".partial")
-    if engine.rank == 0:
-        work.check_owner()
-    if _has_own_disk(engine, whole):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    engine.wait()
-    with storing(partial):
-        engine.save(partial)
-    engine.wait()
-    if _has_own_disk(engine, whole) and engine.rank > 0:
-        object_store.push(whole)
-        object_store.forget(work.checkpoints)
-    engine.wait()
-    if engine.rank == 0:
-        with storing(partial):
-            write_json(partial / STATE, asdict(state))
-        if in_storage:
-            object_store.push(work.metrics)
-            object_store.publish(whole, STATE)
-        else:
-            shutil.rmtree(whole, ignore_errors=True)
-            partial.replace(whole)
-        work.prune(state)
-    engine.wait()
-
-
-def _has_own_disk(engine: Engine, path: Path) -> bool:
-    """Whether the worker makes and uploads folders for those that see the same disk: rank 0 on a
-    disk that all see, the first of each node where each has its own."""
-    first_of_node = int(os.environ.get("LOCAL_RANK", engine.rank)) == 0
-    return first_of_node if object_store.stored(path) else engine.rank == 0
-
-
-def resume(engine: Engine, work: WorkDir) -> State:
-    """Load the newest checkpoint into the engine; a fresh state where there is none."""
-    newest = work.latest()
-    if newest is not None:
-        object_store.fetch(newest, STATE)
-    state = State() if newest is None else work.state(newest)
-    if newest is not None:
-        engine.load(newest)
-    if engine.rank == 0:
-        work.truncate(state.step)
-    engine.wait()
-    if engine.rank > 0 and _has_own_disk(engine, work.path):
-        object_store.forget(work.checkpoints)
-    return state
-
-
-def save_weights(engine: Engine, work: WorkDir, step: int) -> None:
-    """The trained parameters as they are after `step`."""
-    from safetensors.torch import save_file
-
-    trained = engine.trained()
-    if trained is not None:
-        path = work.weights(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with storing(partial):
-            save_file(trained, partial)
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
-        partial.replace(path)
-        object_store.push(path)
-    engine.wait()

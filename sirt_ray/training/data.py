@@ -1,6 +1,7 @@
 """Stored demonstrations and pairs -> training examples, with a count of everything left out.
 
-Every worker reads all of it and computes the same lists: a training set is small beside the model.
+Every worker reads all of it and computes the same lists: a training set is small compared with the
+model.
 """
 
 import hashlib
@@ -29,36 +30,39 @@ REFERENCE_COLUMNS: tuple[str, ...] = (
     "mismatched_chosen_logp",
     "mismatched_rejected_logp",
 )
-"""Of the stored log-probabilities, as a pair's sequences are ordered; the last two for KTO only."""
+"""Columns of the stored log-probabilities, in the order of a pair's sequences; the last two for KTO
+only."""
 
 ReferenceLogps = tuple[float, ...]
-"""Of each sequence of a pair, in nats."""
+"""The log-probability of each sequence of a pair, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
+    """The examples of a training, and what was left out of it."""
+
     train: list[TrainingExample]
     held_out: list[TrainingExample]
-    """For the validation loss; no question of `train` is in it."""
+    """Examples of the validation loss; no question of `train` is in it."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Rows that are used for neither, by reason."""
+    """Number of rows that are used for neither, by reason."""
 
 
 def tuning_data(
     demonstrations: Path, config: TuneConfig, tokenizer: Tokenizer, seed: int
 ) -> TrainingData:
-    """Demonstrations as sequences. Raises DataError where none is left to train on."""
+    """Return demonstrations as sequences. Raises DataError if none is left to train on."""
     left_out: Counter[str] = Counter()
     examples: list[TrainingExample] = []
     for row in parquet.rows(demonstrations):
-        if row["question"] is None:  # In anybody's words: see given.py.
+        if row["question"] is None:  # The user's own text: see external_data.py.
             sequence = TokenSequence(tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
             examples.append(TrainingExample(row["question_id"], (sequence,)))
             continue
         demonstration = parquet.from_row(Demonstration, row)
         try:
             sequence = encode_demonstration(demonstration, config.prompt, tokenizer)
-        except DataError:  # One teacher's text is not worth the training; it is counted.
+        except DataError:  # One such text does not fail the training; it is counted.
             left_out["end_of_sequence_inside"] += 1
             continue
         examples.append(TrainingExample(demonstration.question.id, (sequence,)))
@@ -67,9 +71,11 @@ def tuning_data(
 
 
 def stored_reference(reference: Path, key: str) -> list[ReferenceLogps | None] | None:
-    """The stored log-probabilities of every pair, None for one that was too long; None where they
-    were computed for other weights or other pairs than those that `key` stands for."""
-    if parquet.counts(_single_file(reference)).get("key") != key:
+    """Return the stored log-probabilities of every pair, None for a pair that was too long.
+
+    Return None if they are stale: computed for other weights or other pairs than those of `key`.
+    """
+    if parquet.counts(parquet.files(reference)[0]).get("key") != key:
         return None
     return [
         None if row["chosen_logp"] is None else tuple(row[c] for c in REFERENCE_COLUMNS if c in row)
@@ -83,8 +89,11 @@ def refinement_data(
     config: RefineConfig,
     seed: int,
 ) -> TrainingData:
-    """Pairs, or what `config.loss` makes of them, with their reference log-probabilities. Raises
-    DataError where none is left, or where there is nothing to compare with."""
+    """Return pairs, or what `config.loss` makes of them, with their reference log-probabilities.
+
+    Raises DataError if none is left, or if a loss that compares has pairs without a rejected
+    completion.
+    """
     if config.loss != "rft" and any(len(pair.sequences) == 1 for pair in pairs):
         raise DataError(
             f"refine.loss '{config.loss}' compares completions, but there are pairs without a"
@@ -105,18 +114,18 @@ def refinement_data(
 
 
 def pair_examples(pairs: Path, mismatched: bool = False) -> list[TrainingExample]:
-    """All stored pairs, in order, without reference log-probabilities.
+    """Return all stored pairs, in order, without reference log-probabilities.
 
-    `mismatched`: with two more sequences, the chosen and the rejected completion of a pair of the
-    next question (of the first, for the last) after the pair's own prompt. Raises DataError where
-    there is only one question.
+    With `mismatched`, each has two more sequences: the chosen and the rejected completion of a pair
+    of the next question (for the last question, of the first) after the pair's prompt. Raises
+    DataError then if there is only one question.
     """
     examples = [encode_pair(parquet.from_row(PreferencePair, row)) for row in parquet.rows(pairs)]
     return _with_mismatched(examples) if mismatched else examples
 
 
 def ids_key(examples: Iterable[TrainingExample]) -> str:
-    """The content of token sequences."""
+    """Return the content hash of token sequences."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr([(s.prompt_ids, s.completion_ids) for s in example.sequences]).encode())
@@ -124,9 +133,9 @@ def ids_key(examples: Iterable[TrainingExample]) -> str:
 
 
 def held_out_questions(question_ids: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
-    """The questions of the validation loss: whole questions, chosen by a hash of their ids.
+    """Return the questions of the validation loss: whole questions, chosen by a hash of their ids.
 
-    At least one where `fraction` is above 0 and there are two or more; never all of them.
+    There is at least one if `fraction` is above 0 and there are two or more questions; never all.
     """
     distinct = set(question_ids)
     if fraction == 0 or len(distinct) < 2:
@@ -142,6 +151,7 @@ def held_out_questions(question_ids: Iterable[str], fraction: float, seed: int) 
 def _short_enough(
     examples: Iterable[TrainingExample], max_length: int, left_out: Counter[str]
 ) -> list[TrainingExample]:
+    """Return the examples of at most `max_length` tokens, and count the others."""
     kept: list[TrainingExample] = []
     for example in examples:
         if example.longest > max_length:
@@ -152,7 +162,7 @@ def _short_enough(
 
 
 def _chosen_once(pairs: Iterable[TrainingExample], left_out: Counter[str]) -> list[TrainingExample]:
-    """Each distinct chosen completion of a question, to be imitated."""
+    """Return each distinct chosen completion of a question, to be imitated."""
     chosen: dict[TokenSequence, TrainingExample] = {}
     for pair in pairs:
         sequence = pair.sequences[0]
@@ -164,6 +174,7 @@ def _chosen_once(pairs: Iterable[TrainingExample], left_out: Counter[str]) -> li
 
 
 def _with_mismatched(pairs: Sequence[TrainingExample]) -> list[TrainingExample]:
+    """Return the pairs with the completions of the next question after their prompts."""
     of_question: dict[str, list[TrainingExample]] = {}
     for pair in pairs:
         of_question.setdefault(pair.question_id, []).append(pair)
@@ -179,59 +190,56 @@ def _with_mismatched(pairs: Sequence[TrainingExample]) -> list[TrainingExample]:
     def widened(pair: TrainingExample) -> TrainingExample:
         prompt_ids = pair.sequences[0].prompt_ids
         other = next(others[pair.question_id])
-        foreign = (TokenSequence(prompt_ids, s.completion_ids) for s in other.sequences)
-        return TrainingExample(pair.question_id, (*pair.sequences, *foreign))
+        mismatched = (TokenSequence(prompt_ids, s.completion_ids) for s in other.sequences)
+        return TrainingExample(pair.question_id, (*pair.sequences, *mismatched))
 
     return [widened(pair) for pair in pairs]
 
 
 def _unpaired(pairs: Iterable[TrainingExample], left_out: Counter[str]) -> list[TrainingExample]:
-    """Each distinct chosen completion of a question as desirable, each distinct rejected one as
-    undesirable, with the mismatched completion of its side."""
+    """Return each distinct chosen completion of a question as desirable, each distinct rejected one
+    as undesirable, with the mismatched completion of its side."""
     found: dict[tuple[TokenSequence, bool], TrainingExample] = {}
     for pair in pairs:
         for side, (desirable, again) in enumerate(
             ((True, "chosen_again"), (False, "rejected_again"))
         ):
-            own, foreign = (
+            example, mismatched = (
                 TrainingExample(
                     pair.question_id,
-                    pair.sequences[place : place + 1],
-                    pair.reference_logps[place : place + 1],
+                    pair.sequences[index : index + 1],
+                    pair.reference_logps[index : index + 1],
                 )
-                for place in (side, side + 2)
+                for index in (side, side + 2)
             )
-            key = own.sequences[0], desirable
+            key = example.sequences[0], desirable
             if key in found:
                 left_out[again] += 1
             else:
-                found[key] = replace(own, desirable=desirable, mismatched=foreign)
+                found[key] = replace(example, desirable=desirable, mismatched=mismatched)
     return list(found.values())
 
 
 def _split(
     examples: list[TrainingExample], fraction: float, seed: int, left_out: Counter[str], what: str
 ) -> TrainingData:
+    """Hold out whole questions for validation. Raises DataError if there are no examples."""
     if not examples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(
             f"No {what} is left to train on ({reasons or 'there were none'})."
             " Raise max_length, or look at the counts of the stage before"
         )
-    apart = held_out_questions((example.question_id for example in examples), fraction, seed)
+    validation = held_out_questions((example.question_id for example in examples), fraction, seed)
     return TrainingData(
-        train=[example for example in examples if example.question_id not in apart],
-        held_out=[example for example in examples if example.question_id in apart],
+        train=[example for example in examples if example.question_id not in validation],
+        held_out=[example for example in examples if example.question_id in validation],
         left_out=dict(left_out),
     )
 
 
-def _single_file(path: Path) -> Path:
-    return parquet.files(path)[0]
-
-
 def describe(data: TrainingData) -> dict[str, Any]:
-    """The counts that become part of the stage's record."""
+    """Return the counts that become part of the stage's record."""
     return {
         "examples": len(data.train),
         "held_out": len(data.held_out),

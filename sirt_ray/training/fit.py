@@ -1,9 +1,13 @@
-"""The training loop, for tuning and refining alike.
+"""The training loop, the same for tuning and refining.
 
 for step in 1 .. total:
     every micro-batch of the step's batch: loss / whole batch, backward
     clip, update, write a line
-    now and then: validation (keep the best weights, or end early), checkpoint
+    now and then: validation (keep the best weights, or stop early), checkpoint
+
+The learning rate and the selection of weights are pure functions of the step and of the evaluations
+so far, which `TrainingState` and so every checkpoint holds: a resumed training ends at the step
+where an uninterrupted one does.
 """
 
 import math
@@ -12,134 +16,38 @@ import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import TrainingConfig
 from sirt_ray.core.encoding import TrainingExample
-from sirt_ray.core.losses import Metrics
 from sirt_ray.errors import StageError
 from sirt_ray.training import checkpoint
-from sirt_ray.training import metrics as health
 from sirt_ray.training.batching import BatchPlan, Part, grouped, micro_batch, micro_batches
 from sirt_ray.training.data import TrainingData
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.metrics import (
-    Forwarded,
+    WARNING_WINDOW,
+    ForwardCounts,
     Line,
     ModelSize,
+    count_forward,
     device_peak,
-    forwarded,
     peak_memory_gib,
+    raised_warnings,
 )
-from sirt_ray.training.scoring import Score, score
-from sirt_ray.training.workdir import State, WorkDir, read_lines
-
-# FOLDED training.schedule: The learning rate of each optimizer step: a pure function, so that resuming needs no state.
-
-
-def warmup_steps(config: TrainingConfig, total_steps: int) -> int:
-    """Optimizer steps with a rising rate: the larger of the count and the ratio's share."""
-    return max(config.warmup_steps, math.ceil(config.warmup_ratio * total_steps))
-
-
-def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
-    """The rate of optimizer step `step` (1 .. total_steps).
-
-    It rises linearly to `config.learning_rate`, reached at the last warm-up step, then falls to
-    just above 0 at the last step (`cosine`, `linear`) or stays (`constant`).
-    """
-    peak = config.learning_rate
-    warmup = warmup_steps(config, total_steps)
-    if step <= warmup:
-        return peak * step / warmup
-    if config.schedule == "constant":
-        return peak
-    left = (total_steps + 1 - step) / (total_steps + 1 - warmup)
-    if config.schedule == "linear":
-        return peak * left
-    return peak * 0.5 * (1 - math.cos(math.pi * left))
-
-
-# FOLDED training.choice: Which weights of a training are chosen, and when one that no longer improves ends.
-#
-# Pure functions of the evaluations so far. They stand in `State`, which every checkpoint holds, so a
-# resumed training ends at the step where an uninterrupted one does.
-
-_DIGITS = 9
-"""Of an accuracy. It is a sum of shares, whose last bits depend on their order."""
-
-
-def update_best(state: State, found: Mapping[str, float], select_by: str) -> State:
-    """`state` with the evaluation `found` after `state.step`; it is the best so far where
-    `best_step` is that step."""
-    state = replace(state, validation=dict(found))
-    if state.best is None or better(found, state.best, select_by):
-        return replace(state, best=dict(found), best_step=state.step, stale=0)
-    return replace(state, stale=state.stale + 1)
-
-
-def better(one: Mapping[str, float], other: Mapping[str, float], select_by: str) -> bool:
-    """Whether `one` is to be chosen: by `accuracy` first where that is asked, then by the loss."""
-    if select_by == "accuracy":
-        ahead = round(one["accuracy"], _DIGITS) - round(other["accuracy"], _DIGITS)
-        if ahead:
-            return ahead > 0
-    return one["loss"] < other["loss"]
-
-
-def out_of_patience(state: State, config: TrainingConfig) -> bool:
-    return config.patience is not None and state.stale >= config.patience
-
-
-def why_stopped(state: State, config: TrainingConfig) -> str:
-    """For the record of a training that was out of patience."""
-    what = "higher accuracy" if config.select_by == "accuracy" else "lower loss"
-    return (
-        f"no {what} on held-out questions in {state.stale} evaluations after step {state.best_step}"
-    )
-
+from sirt_ray.training.objectives import Objective
+from sirt_ray.training.scoring import score
+from sirt_ray.training.workdir import TrainingState, WorkDir, read_lines
 
 _VALIDATED = ("loss", "accuracy", "margin", "kl")
-"""What is told of an evaluation, where the objective measures it."""
+"""Metrics of an evaluation that are reported, if the objective measures them."""
 
-
-class Objective(Protocol):
-    """What is minimised. Losses and metrics of parts add up to the batch's: see core/losses.py."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of what `loss` measures; `loss` is among them."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What an example is called."""
-        ...
-
-    def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
-        """Note what the losses of an optimizer batch need to know of all of it, before the first of
-        them; `score` asks the policy as it is."""
-        ...
-
-    def denominator(self, batch: Sequence[TrainingExample]) -> float: ...
-
-    def loss(
-        self, logps: Tensor, examples: Sequence[TrainingExample], denominator: float
-    ) -> tuple[Tensor, Metrics]:
-        """logps [examples, sequences of an example] of whole completions."""
-        ...
-
-    def check_first_step(self, metrics: Mapping[str, float]) -> None: ...
-
-    def concerns(
-        self, recent: Sequence[Line], examples: Sequence[TrainingExample]
-    ) -> Sequence[str]:
-        """The warnings whose rule the last of the newest lines meets: see `health.py`."""
-        ...
+_ACCURACY_DIGITS = 9
+"""Digits by which accuracies are compared: an accuracy is a sum of shares, whose last bits depend
+on their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +58,9 @@ class Settings:
 
 
 class Fit:
-    """One training on one worker; all workers run the same calls in the same order.
+    """One training on one worker; all workers make the same calls in the same order.
 
-    `size`: of the model; where it is None no use of the device is told.
+    `size`: the model's; without it the use of the device (`mfu`) is not reported.
     """
 
     def __init__(
@@ -176,18 +84,18 @@ class Fit:
         )
         self._size = size
         self._peak = device_peak(engine.device) if config.dtype == "bfloat16" else None
-        self._recent: deque[Line] = deque(maxlen=health.WINDOW)
+        self._recent: deque[Line] = deque(maxlen=WARNING_WINDOW)
 
     @property
     def total_steps(self) -> int:
-        """Planned, without a thought of an early end."""
+        """The planned optimizer steps, without early stopping."""
         return self._plan.total_steps
 
-    def run(self) -> tuple[State, int]:
-        """Train from the newest checkpoint to the last step, or until patience is at its end.
+    def run(self) -> tuple[TrainingState, int]:
+        """Train from the newest checkpoint to the last step, or until patience runs out.
 
-        Returns the last state and the chosen step, whose weights are then in the work folder.
-        Raises StageError on a loss that is not finite.
+        Return the last state and the selected step, whose weights are then in the work directory.
+        Raises StageError if the loss or the gradient is not finite.
         """
         config, total = self._settings.config, self.total_steps
         state = checkpoint.resume(self._engine, self._work)
@@ -208,8 +116,8 @@ class Fit:
         checkpoint.save_weights(self._engine, self._work, state.step)
         return state, state.step
 
-    def _step(self, state: State) -> tuple[State, dict[str, Any]]:
-        began = time.monotonic()
+    def _step(self, state: TrainingState) -> tuple[TrainingState, dict[str, Any]]:
+        started = time.monotonic()
         step = state.step + 1
         rate = learning_rate(self._settings.config, step, self.total_steps)
         batch = self._plan.batch(step)
@@ -228,7 +136,7 @@ class Fit:
                 f"The gradient is not finite at optimizer step {step}, though the loss is"
                 f" ({metrics['loss']:.4f}). Lower learning_rate, or train in float32"
             )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         tokens = sum(self._data.train[index].num_tokens for index in batch)
         line = {
             "step": step,
@@ -238,15 +146,15 @@ class Fit:
             "seconds": seconds,
             f"{self._objective.unit}_per_second": len(batch) / seconds,
             "tokens_per_second": tokens / seconds,
-            **self._use(forwarded(turns, self._engine.capabilities.packed), seconds),
+            **self._use(count_forward(turns, self._engine.capabilities.packed), seconds),
         }
         done = replace(
             state, step=step, tokens=state.tokens + tokens, seconds=state.seconds + seconds
         )
         return done, line
 
-    def _use(self, done: Forwarded, seconds: float) -> dict[str, float]:
-        """How well the step used its tokens and the devices."""
+    def _use(self, done: ForwardCounts, seconds: float) -> dict[str, float]:
+        """Return how well the step used its tokens and the devices."""
         found = {
             "padding_share": done.padding_share,
             "shared_share": done.shared_share,
@@ -258,20 +166,20 @@ class Fit:
         return found
 
     def _write(self, line: dict[str, Any]) -> None:
-        """The step's line, with the warnings that stand."""
+        """Write the step's line, with the warnings raised so far."""
         before = self._recent[-1] if self._recent else None
         self._recent.append(line)
-        names = self._objective.concerns(tuple(self._recent), self._data.train)
-        warnings = health.raised(before, names, line["step"])
+        names = self._objective.warnings(tuple(self._recent), self._data.train)
+        warnings = raised_warnings(before, names, line["step"])
         if warnings:
             line["warnings"] = warnings
         self._work.append(line)
 
-    def _evaluate(self, state: State) -> State:
-        """The held-out metrics; the weights are kept where they are the best so far."""
+    def _evaluate(self, state: TrainingState) -> TrainingState:
+        """Compute the held-out metrics, and keep the weights if they are the best so far."""
         if not self._data.held_out:
             return state
-        began = time.monotonic()
+        started = time.monotonic()
         everything = range(len(self._data.held_out))
         turns = self._turns(self._data.held_out, everything)
         with torch.no_grad():
@@ -285,10 +193,10 @@ class Fit:
         state = update_best(state, found, select_by)
         if state.best_step == state.step and select_by != "last":
             checkpoint.save_weights(self._engine, self._work, state.step)
-        return replace(state, seconds=state.seconds + time.monotonic() - began)
+        return replace(state, seconds=state.seconds + time.monotonic() - started)
 
     def _turns(self, examples: Sequence[TrainingExample], batch: Sequence[int]) -> list[list[Part]]:
-        """The batch as micro-batches, [turn][rank]."""
+        """Return the batch as micro-batches, [turn][rank]."""
         limit = self._settings.resources.max_tokens_per_micro_batch
         packed = self._engine.capabilities.packed
         return micro_batches(
@@ -302,10 +210,10 @@ class Fit:
         turns: Sequence[Sequence[Part]],
         step: int | None,
     ) -> dict[str, float]:
-        """Forward, and backward where `step` is given, over a batch. Returns its metrics.
+        """Run forward, and backward if `step` is given, over a batch. Return its metrics.
 
-        They add up on the device: reading them at the end, and the gradient's norm after it, are
-        all that metrics make a step wait for.
+        Metrics add up on the device: a step only waits for them to be read at the end, and for the
+        gradient's norm after that.
         """
         engine, names = self._engine, self._objective.metrics
         whole = [examples[index] for index in batch]
@@ -316,7 +224,7 @@ class Fit:
         sums = torch.zeros(len(names), dtype=torch.float64, device=engine.device)
         for number, turn in enumerate(turns):
             if step is not None:
-                self._seed(f"{step}/{number}")
+                self._seed_dropout(f"{step}/{number}")
             part = micro_batch(turn[engine.rank], engine.capabilities.packed, engine.device)
             logps = engine.forward(part)
             if part.numbers:
@@ -327,9 +235,68 @@ class Fit:
                 loss = logps.sum() * 0.0
             if step is not None:
                 engine.backward(loss, last=number == len(turns) - 1)
-        return dict(zip(names, engine.total(sums.tolist()), strict=True))
+        return dict(zip(names, engine.sum_over_workers(sums.tolist()), strict=True))
 
-    def _seed(self, where: str) -> None:
-        """Dropout (LoRA's, in tuning) as a function of the seed and the place in the training."""
-        name = f"{self._settings.seed}/{where}/{self._engine.rank}"
+    def _seed_dropout(self, position: str) -> None:
+        """Make dropout (LoRA's, in tuning) a function of the seed and the position in the
+        training."""
+        name = f"{self._settings.seed}/{position}/{self._engine.rank}"
         torch.manual_seed(zlib.crc32(name.encode()))
+
+
+def warmup_steps(config: TrainingConfig, total_steps: int) -> int:
+    """Return the optimizer steps with a rising rate: the larger of the count and the ratio's
+    share."""
+    return max(config.warmup_steps, math.ceil(config.warmup_ratio * total_steps))
+
+
+def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Return the learning rate of optimizer step `step` (1 .. total_steps).
+
+    It rises linearly to `config.learning_rate`, reached at the last warm-up step, then falls to
+    just above 0 at the last step (`cosine`, `linear`) or stays (`constant`).
+    """
+    peak = config.learning_rate
+    warmup = warmup_steps(config, total_steps)
+    if step <= warmup:
+        return peak * step / warmup
+    if config.schedule == "constant":
+        return peak
+    left = (total_steps + 1 - step) / (total_steps + 1 - warmup)
+    if config.schedule == "linear":
+        return peak * left
+    return peak * 0.5 * (1 - math.cos(math.pi * left))
+
+
+def update_best(state: TrainingState, found: Mapping[str, float], select_by: str) -> TrainingState:
+    """Return `state` with the evaluation `found` after `state.step`; it is the best so far if
+    `best_step` is that step."""
+    state = replace(state, validation=dict(found))
+    if state.best is None or better(found, state.best, select_by):
+        return replace(state, best=dict(found), best_step=state.step, stale=0)
+    return replace(state, stale=state.stale + 1)
+
+
+def better(one: Mapping[str, float], other: Mapping[str, float], select_by: str) -> bool:
+    """Return whether `one` is better than `other`: by accuracy first if `select_by` is `accuracy`,
+    then by the loss."""
+    if select_by == "accuracy":
+        ahead = round(one["accuracy"], _ACCURACY_DIGITS) - round(
+            other["accuracy"], _ACCURACY_DIGITS
+        )
+        if ahead:
+            return ahead > 0
+    return one["loss"] < other["loss"]
+
+
+def out_of_patience(state: TrainingState, config: TrainingConfig) -> bool:
+    """Return whether the training stops early."""
+    return config.patience is not None and state.stale >= config.patience
+
+
+def stop_reason(state: TrainingState, config: TrainingConfig) -> str:
+    """Return why a training that ran out of patience stopped, for its record."""
+    what = "higher accuracy" if config.select_by == "accuracy" else "lower loss"
+    return (
+        f"no {what} on held-out questions in {state.stale} evaluations after step {state.best_step}"
+    )

@@ -1,8 +1,8 @@
 """A micro-batch -> the log-probability of each distinct completion: the one forward pass.
 
 Tuning, refinement, validation and the reference all go through it, so that a student and its
-reference are computed by the same kernels. The model's head sees only the places that predict a
-completion's token, a chunk at a time.
+reference are computed by the same kernels. The model's head is
+computed only at the positions that predict a completion's token, a chunk at a time.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from sirt_ray.training.batching import MicroBatch
 from sirt_ray.training.model import Model
 
 _CHUNK_BYTES = 128 * 2**20
-"""Of logits in float32 that the head makes at once. Where all fit they are kept for the backward
-pass, else each chunk's are made a second time there."""
+"""Bytes of float32 logits that the head computes at once. If all logits fit in one chunk, they are
+kept for the backward pass; else the backward pass computes each chunk's again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCapabilities:
-    """What a model can be asked: see `capabilities.probe`."""
+    """What a model supports: see `capabilities.probe`."""
 
     packed: bool
-    """Its attention takes a packed row's segments."""
+    """Its attention supports the segments of a packed row."""
     separate_head: bool
-    """Its logits are its head's output and nothing more, so that the head can be called alone."""
+    """Its logits are its head's output and nothing more, so the head can be called by itself."""
 
 
 class CompletionLogps(torch.nn.Module):
-    """log pi(completion | prompt) in nats, [num_completions], float32 at least."""
+    """Micro-batch -> log pi(completion | prompt) in nats, [num_completions], float32 at least."""
 
     def __init__(self, model: Model, capabilities: ModelCapabilities) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class CompletionLogps(torch.nn.Module):
         return sums.index_add(0, batch.completion, logps)
 
     def token_logps(self, batch: MicroBatch) -> Tensor:
-        """log pi(token | everything before it) of the completions' tokens, [N]."""
+        """Return log pi(token | everything before it) of the completions' tokens, [N]."""
         call: dict[str, Any] = {
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
@@ -55,24 +55,25 @@ class CompletionLogps(torch.nn.Module):
         }
         if not self.capabilities.separate_head:
             logits = self.model(**call).logits
-            return _logps(_places(logits, batch.predicts), batch.targets)
+            return _logps(_at_positions(logits, batch.predicts), batch.targets)
         inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         hidden = inner.get_decoder()(**call).last_hidden_state
-        places = _places(hidden, batch.predicts)
-        return _head_logps(inner.get_output_embeddings(), places, batch.targets)
+        at_targets = _at_positions(hidden, batch.predicts)
+        return _head_logps(inner.get_output_embeddings(), at_targets, batch.targets)
 
 
-def _places(values: Tensor, places: Tensor) -> Tensor:
-    """values [rows, width, D], places [N] in the rows one after the other -> [N, D].
+def _at_positions(values: Tensor, positions: Tensor) -> Tensor:
+    """Select the values [rows, width, D] at positions [N] of the flattened rows: [N, D].
 
-    A prompt's last place is there once for each completion. Indexing by brackets would add up the
-    gradients of such a place in the order in which the CPU's threads come by, so that the same
-    training twice would end in other bits.
+    A prompt's last position is selected once for each completion. Indexing by brackets would sum
+    the gradients of such a position in the order of the CPU's threads, so that the same training
+    run twice would end in other bits.
     """
-    return values.flatten(0, 1).index_select(0, places)
+    return values.flatten(0, 1).index_select(0, positions)
 
 
 def _head_logps(head: torch.nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probabilities of the targets by the head, chunk by chunk, [N]."""
     vocabulary = head.weight.shape[0] if head.weight.ndim == 2 else head.out_features
     chunk = max(1, _CHUNK_BYTES // (4 * vocabulary))
     if len(targets) <= chunk:
@@ -90,7 +91,7 @@ def _head_logps(head: torch.nn.Linear, hidden: Tensor, targets: Tensor) -> Tenso
 
 
 def _logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits [N, V], targets [N] -> log softmax at the targets, in float32 or better, [N]."""
+    """Return log softmax of logits [N, V] at the targets [N], in float32 or better, [N]."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return -F.cross_entropy(logits, targets, reduction="none")

@@ -1,7 +1,12 @@
-"""Self-refinement: what one micro-batch of preference pairs costs, and the check at step 0."""
+"""What a training minimises: instruction tuning, preference losses, and KTO.
+
+An objective sees each optimizer batch three times: `prepare` with all of it, `denominator`, and
+`loss` for each part. Losses and metrics of the parts add up to the batch's (see core/losses.py).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,11 +24,81 @@ from sirt_ray.core.losses import (
     sft_loss,
 )
 from sirt_ray.errors import StageError
-from sirt_ray.training import metrics as health
-from sirt_ray.training.metrics import Line
+from sirt_ray.training.metrics import (
+    MAX_LOGP_DROP,
+    Line,
+    chosen_logp_drop,
+    length_drifts,
+    length_ratio,
+)
 from sirt_ray.training.scoring import Score
 
-# FOLDED training.sft: Instruction tuning: what one micro-batch of demonstrations costs.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest mean |margin| and |loss - ln 2| before the first update, at beta 0.1 or below.
+
+The policy is the reference then; what remains is rounding, because sequences are padded to another
+width than in the reference's pass. A completion's log-probability is a sum of some hundred terms,
+each exact to about 1e-6 in float32 and 1e-2 in bfloat16."""
+
+MISMATCH = (
+    "The reference log-probabilities do not belong to these weights. Delete the reference's folder"
+    " to have them computed again"
+)
+
+
+class Objective(Protocol):
+    """The quantity that a training minimises, and what is measured with it."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what `loss` measures; `loss` is among them."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """The plural name of an example, as in `<unit>_per_second`."""
+        ...
+
+    def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
+        """Compute what the losses of the parts need of the whole optimizer batch, before the first
+        of them. `score` computes log-probabilities under the current policy."""
+        ...
+
+    def denominator(self, batch: Sequence[TrainingExample]) -> float:
+        """Return the number by which the losses of the whole optimizer batch are divided."""
+        ...
+
+    def loss(
+        self, logps: Tensor, examples: Sequence[TrainingExample], denominator: float
+    ) -> tuple[Tensor, Metrics]:
+        """Return a part's share of the batch's loss and metrics.
+
+        logps [examples, sequences of an example], of whole completions, in nats.
+        """
+        ...
+
+    def check_first_step(self, metrics: Mapping[str, float]) -> None:
+        """Raise StageError if the metrics before the first update show a wrong reference."""
+        ...
+
+    def warnings(
+        self, recent: Sequence[Line], examples: Sequence[TrainingExample]
+    ) -> Sequence[str]:
+        """Return the names of the warnings whose rule holds after the last of the newest lines:
+        see metrics.py."""
+        ...
+
+
+def make_objective(config: RefineConfig, is_reference: bool) -> Objective:
+    """Return the objective of `config.loss`.
+
+    `is_reference`: whether the policy has the reference's weights before the first update.
+    """
+    if config.loss == "rft":
+        return Tuning()
+    if config.loss == "kto":
+        return UnpairedRefinement(config, is_reference)
+    return Refinement(config, is_reference)
 
 
 class Tuning:
@@ -33,10 +108,10 @@ class Tuning:
     unit = "examples"
 
     def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
-        """Nothing but the denominator is the whole batch's."""
+        """Do nothing: only the denominator depends on the whole batch."""
 
     def denominator(self, batch: Sequence[TrainingExample]) -> float:
-        """Completion tokens."""
+        """Return the number of completion tokens."""
         return sum(len(s.completion_ids) for example in batch for s in example.sequences)
 
     def loss(
@@ -45,35 +120,17 @@ class Tuning:
         return sft_loss(logps, denominator)
 
     def check_first_step(self, metrics: Mapping[str, float]) -> None:
-        """Any loss may come first."""
+        """Do nothing: any first loss is valid."""
 
-    def concerns(
+    def warnings(
         self, recent: Sequence[Line], examples: Sequence[TrainingExample]
     ) -> tuple[str, ...]:
-        """None is known: an overfitted student is seen by its validation loss."""
+        """Return none: the validation loss shows an overfitted student."""
         return ()
 
 
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest mean |margin| and |loss - ln 2| before the first update, at beta 0.1 or below.
-
-The policy is the reference then; what remains is rounding, because sequences are padded to another
-width than in the reference's pass. A completion's log-probability is a sum of some hundred terms,
-each good to about 1e-6 in float32 and 1e-2 in bfloat16."""
-
-MISFIT = (
-    "The reference log-probabilities do not belong to these weights. Delete the reference's folder"
-    " to have them computed again"
-)
-
-
-def tolerance(config: RefineConfig) -> float:
-    """Of rewards and margins before the first update, where student and reference are the same."""
-    return _TOLERANCE[config.dtype] * max(1.0, config.beta / 0.1)
-
-
 class Refinement:
-    """The preference loss's mean over the pairs of an optimizer batch.
+    """The mean preference loss over the pairs of an optimizer batch.
 
     `is_reference`: whether the student has the reference's weights before the first update.
     """
@@ -97,12 +154,12 @@ class Refinement:
     def __init__(self, config: RefineConfig, is_reference: bool = True) -> None:
         assert config.loss != "kto" and config.loss != "rft", "no losses of pairs"
         self._settings = PairSettings(
-            config.loss,
-            config.beta,
-            config.label_smoothing,
-            config.length_normalised,
-            config.simpo_margin,
-            config.nll_weight,
+            loss=config.loss,
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            length_normalised=config.length_normalised,
+            simpo_margin=config.simpo_margin,
+            nll_weight=config.nll_weight,
         )
         self._tolerance = tolerance(config)
         self._dtype = config.dtype
@@ -111,10 +168,10 @@ class Refinement:
         self._sums = config.loss in ("sigmoid", "ipo", "robust") and not config.length_normalised
 
     def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
-        """Nothing but the denominator is the whole batch's."""
+        """Do nothing: only the denominator depends on the whole batch."""
 
     def denominator(self, batch: Sequence[TrainingExample]) -> float:
-        """Pairs."""
+        """Return the number of pairs."""
         return len(batch)
 
     def loss(
@@ -129,8 +186,8 @@ class Refinement:
         )
 
     def check_first_step(self, metrics: Mapping[str, float]) -> None:
-        """Raises StageError where the student should be the reference, and is not, before the first
-        update."""
+        """Raise StageError if the student should be the reference before the first update, and is
+        not."""
         if not self._is_reference:
             return
         margin = metrics["absolute_margin"]
@@ -139,35 +196,32 @@ class Refinement:
             raise StageError(
                 "Before the first update the mean |margin| is"
                 f" {margin:.2e} and the preference loss is {off:.2e} away from ln 2; both should be"
-                f" below {self._tolerance:.0e} in {self._dtype}. {MISFIT}"
+                f" below {self._tolerance:.0e} in {self._dtype}. {MISMATCH}"
             )
 
-    def concerns(
+    def warnings(
         self, recent: Sequence[Line], examples: Sequence[TrainingExample]
     ) -> tuple[str, ...]:
-        """The warnings of `health.py` that hold after the last of the newest lines."""
         found: list[str] = []
-        # The pairs do not change: they are judged once, with the first line.
-        if self._sums and recent[-1]["step"] == 1 and health.drifts(health.length_ratio(examples)):
+        # The pairs do not change: their lengths are checked once, with the first line.
+        if self._sums and recent[-1]["step"] == 1 and length_drifts(length_ratio(examples)):
             found.append("length_drift")
-        if health.chosen_fall(recent, self._settings.beta) > health.LARGEST_FALL:
+        if chosen_logp_drop(recent, self._settings.beta) > MAX_LOGP_DROP:
             found.append("chosen_logp_falls")
         return tuple(found)
 
 
-# FOLDED training.kto: Self-refinement without pairs: what one micro-batch of judged completions costs (KTO).
-#
-# Each distinct chosen completion is a desirable example and each distinct rejected one an undesirable
-# example. How far the policy as a whole has moved from the reference is estimated, as in the paper,
-# by completions y' that were written to other questions. The paper (Ethayarajh et al. 2024, section
-# 4.2) shifts the completions within a micro-batch; here y' comes from the next question of the data,
-# so that it is known before the training and the reference is asked for it once, and the mean is over
-# the whole optimizer batch of all workers, so that it depends neither on their number nor on the
-# micro-batches. It costs one forward pass over the mismatched completions a step.
-
-
 class UnpairedRefinement:
-    """The KTO loss's mean over the examples of an optimizer batch.
+    """The mean KTO loss over the examples of an optimizer batch: self-refinement without pairs.
+
+    Each distinct chosen completion is a desirable example and each distinct rejected one an
+    undesirable example. The divergence of the policy from the reference is estimated, as in the
+    paper, by completions y' that were written to other questions. The paper (Ethayarajh et al.
+    2024, section 4.2) shifts the completions within a micro-batch; here y' comes from the next
+    question of the data, so that it is known before the training and the reference scores it once,
+    and the mean is over the whole optimizer batch of all workers, so that it depends neither on
+    their number nor on the micro-batches. It costs one forward pass over the mismatched completions
+    per step.
 
     `is_reference`: whether the student has the reference's weights before the first update.
     """
@@ -193,7 +247,7 @@ class UnpairedRefinement:
         self._batch = KtoBatch(0.0, 0, 0)
 
     def prepare(self, batch: Sequence[TrainingExample], score: Score) -> None:
-        """Estimate the divergence; count the two kinds of examples."""
+        """Estimate the divergence, and count the desirable and the undesirable examples."""
         mismatched = [example.mismatched for example in batch if example.mismatched is not None]
         assert len(mismatched) == len(batch), "examples that were not made for KTO"
         reference_E = torch.tensor(
@@ -207,7 +261,7 @@ class UnpairedRefinement:
         )
 
     def denominator(self, batch: Sequence[TrainingExample]) -> float:
-        """Examples."""
+        """Return the number of examples."""
         return len(batch)
 
     def loss(
@@ -224,8 +278,8 @@ class UnpairedRefinement:
         )
 
     def check_first_step(self, metrics: Mapping[str, float]) -> None:
-        """Raises StageError where the student should be the reference, and is not, before the first
-        update."""
+        """Raise StageError if the student should be the reference before the first update, and is
+        not."""
         if not self._is_reference:
             return
         off = max(metrics["absolute_reward"], self._settings.beta * metrics["kl"])
@@ -234,11 +288,17 @@ class UnpairedRefinement:
                 "Before the first update the mean |reward| is"
                 f" {metrics['absolute_reward']:.2e} and the divergence from the reference"
                 f" {metrics['kl']:.2e} nats; both should be 0 up to rounding"
-                f" ({self._tolerance:.0e}, the divergence times beta). {MISFIT}"
+                f" ({self._tolerance:.0e}, the divergence times beta). {MISMATCH}"
             )
 
-    def concerns(
+    def warnings(
         self, recent: Sequence[Line], examples: Sequence[TrainingExample]
     ) -> tuple[str, ...]:
-        """Its rules are for pairs."""
+        """Return none: the rules of the warnings are about pairs."""
         return ()
+
+
+def tolerance(config: RefineConfig) -> float:
+    """Return the tolerance of rewards and margins before the first update, where student and
+    reference are the same."""
+    return _TOLERANCE[config.dtype] * max(1.0, config.beta / 0.1)

@@ -1,7 +1,7 @@
-"""One worker's whole part in tuning, in the reference pass, in refining.
+"""A worker's part in a task: tuning, the reference's pass, or refining.
 
-`run(task, ...)` is called by every worker with the same task; rank 0 writes. Called again on the
-same folder it goes on where it was: at a checkpoint, or at the export.
+Every worker calls `run(task, ...)` with the same task; rank 0 writes. Called again on the same
+folder it resumes at the newest checkpoint, or at the export.
 """
 
 import os
@@ -12,17 +12,15 @@ import pyarrow as pa
 import torch
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.errors import ArtifactError
-from sirt_ray.training import data, metrics
-from sirt_ray.training import fit as choice
+from sirt_ray.training import data
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.checkpoint import export
 from sirt_ray.training.engine import DeepSpeedEngine, Engine, PlainEngine, Workers
-from sirt_ray.training.fit import Fit, Objective, Settings
+from sirt_ray.training.fit import Fit, Settings, out_of_patience, stop_reason
 from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
-from sirt_ray.training.metrics import model_size
+from sirt_ray.training.metrics import model_size, warning_records
 from sirt_ray.training.model import (
     Model,
     checkpoint_activations,
@@ -31,21 +29,24 @@ from sirt_ray.training.model import (
     prepare,
     weights_key,
 )
-from sirt_ray.training.objectives import Refinement, Tuning, UnpairedRefinement
+from sirt_ray.training.objectives import Objective, Tuning, make_objective
 from sirt_ray.training.scoring import reference_logps
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
-from sirt_ray.training.workdir import State, WorkDir, last_line
+from sirt_ray.training.workdir import TrainingState, WorkDir, last_line
 
 Counts = dict[str, Any]
 
 REFERENCE_FILE = "reference.parquet"
-"""One row for each pair, in the pairs' order; null where a pair is longer than `max_length`."""
+"""The file with one row for each pair, in order; null for a pair longer than `max_length`."""
 
 
 def run(task: Task, device: torch.device, attempt: str | None = None) -> Counts:
-    """Do the task; with DeepSpeed where a process group is initialised. Returns the counts on
-    rank 0, nothing on the others. `attempt`: the driver's claim on the folder."""
-    _settle(device)
+    """Do the task, with DeepSpeed if a process group is initialised.
+
+    `attempt`: the attempt that the driver has started on the folder. Return the counts on rank 0,
+    nothing on the other ranks.
+    """
+    _configure_libraries(device)
     work = WorkDir(task.out, attempt)
     if work.finished() is None:
         counts = (
@@ -66,7 +67,7 @@ def run(task: Task, device: torch.device, attempt: str | None = None) -> Counts:
 
 
 def content_key(weights: str, examples: Sequence[TrainingExample]) -> str:
-    """What reference log-probabilities belong to: the weights as loaded, and the pairs' ids."""
+    """Return the key of reference log-probabilities: the weights as loaded, and the pairs' ids."""
     return f"{weights}/{data.ids_key(examples)}"
 
 
@@ -91,21 +92,22 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
         tokenizer = load_tokenizer(task.source)
         examples = data.tuning_data(task.demonstrations, task.config, tokenizer, task.seed)
     else:
-        if reference is None:  # The engine still is the reference: nothing is loaded, no step done.
-            reference = reference_logps(engine, pairs, settings)
+        if reference is None:  # The engine is the reference: nothing is loaded, no step is done.
+            limit = task.resources.max_tokens_per_micro_batch
+            reference = reference_logps(engine, pairs, config.max_length, limit)
             counts["reference"] = "computed again: it was for other weights or pairs"
-        objective = _objective(task.config, is_reference)
+        objective = make_objective(task.config, is_reference)
         examples = data.refinement_data(pairs, reference, task.config, task.seed)
     fit = Fit(engine, objective, examples, settings, work, size)
     state, chosen = fit.run()
     counts |= {"chosen_step": chosen, "planned_steps": fit.total_steps}
-    if choice.out_of_patience(state, config) and state.step < fit.total_steps:
-        counts["stopped_early"] = choice.why_stopped(state, config)
+    if out_of_patience(state, config) and state.step < fit.total_steps:
+        counts["stopped_early"] = stop_reason(state, config)
     return {**data.describe(examples), **counts, **_counts(state, chosen, work)}
 
 
 def _probed(model: Model, device: torch.device) -> ModelCapabilities:
-    """Asked where it will be trained: on another device other kernels would answer."""
+    """Probe the model on the device that trains it: another device has other kernels."""
     return probe(model.to(device))
 
 
@@ -114,8 +116,10 @@ def _pairs(task: ReferenceTask | RefineTask) -> list[TrainingExample]:
 
 
 def _weights_of_another_reference(task: Task, device: torch.device) -> str | None:
-    """The key of the reference's weights; None where its model is the one that is trained. Asked
-    before that one is loaded, so that there is only one of them in memory."""
+    """Return the key of the reference's weights; None if its model is the one that is trained.
+
+    This comes before the trained model is loaded, so that only one of them is in memory.
+    """
     if not isinstance(task, RefineTask) or task.reference_source in (None, task.source):
         return None
     model = load_model(task.reference_source, task.config, quantized_on=device)
@@ -125,9 +129,11 @@ def _weights_of_another_reference(task: Task, device: torch.device) -> str | Non
 def _stored_reference(
     task: RefineTask, key: str, is_reference: bool, num_pairs: int
 ) -> Sequence[data.ReferenceLogps | None] | None:
-    """The stored log-probabilities, none for each pair where the loss needs none; None where the
-    policy has to compute them again, which it can where it is the reference. Raises ArtifactError
-    where it is not."""
+    """Return the stored log-probabilities, empty for each pair if the loss needs none; None if the
+    policy has to compute them again.
+
+    Raises ArtifactError if they are stale and the policy is not the reference.
+    """
     if task.reference is None:
         return [()] * num_pairs
     stored = data.stored_reference(task.reference, key)
@@ -141,23 +147,16 @@ def _stored_reference(
     return stored
 
 
-def _objective(config: RefineConfig, is_reference: bool) -> Objective:
-    """`is_reference`: whether the policy has the reference's weights before the first update."""
-    if config.loss == "rft":
-        return Tuning()
-    if config.loss == "kto":
-        return UnpairedRefinement(config, is_reference)
-    return Refinement(config, is_reference)
-
-
 def _engine(
     model: Model,
     capabilities: ModelCapabilities,
     task: Task,
     device: torch.device,
 ) -> Engine:
-    """DeepSpeed where a process group is initialised. A reference's pass needs it only where the
-    model does not fit a worker whole."""
+    """Return DeepSpeed's engine if a process group is initialised, else the plain one.
+
+    The reference's pass needs DeepSpeed only if the whole model does not fit in one worker.
+    """
     passes_only = isinstance(task, ReferenceTask)
     if task.resources.gradient_checkpointing and not passes_only:
         checkpoint_activations(model)
@@ -169,7 +168,7 @@ def _engine(
     return PlainEngine(module, task.config, device, optimize)
 
 
-def _counts(state: State, chosen: int, work: WorkDir) -> Counts:
+def _counts(state: TrainingState, chosen: int, work: WorkDir) -> Counts:
     last = last_line(work.metrics) or {}
     final, best = state.validation or {}, state.best or {}
     return {
@@ -181,19 +180,19 @@ def _counts(state: State, chosen: int, work: WorkDir) -> Counts:
         "seconds": round(state.seconds, 3),
         "repeated": work.repeated(),
         "peak_memory_gib": last.get("peak_memory_gib"),
-        "warnings": metrics.described(last.get("warnings", {})),
+        "warnings": warning_records(last.get("warnings", {})),
     }
 
 
 def _reference(task: ReferenceTask, work: WorkDir, device: torch.device) -> Counts:
-    settings = Settings(task.config, task.resources, seed=0)
     model = load_model(task.source, task.config, quantized_on=device)
     examples = _pairs(task)
     key = content_key(weights_key(model), examples)
     engine = _engine(model, _probed(model, device), task, device)
     if engine.rank == 0:
         work.truncate(0)
-    logps = reference_logps(engine, examples, settings, work)
+    limit = task.resources.max_tokens_per_micro_batch
+    logps = reference_logps(engine, examples, task.config.max_length, limit, work)
     counts = {
         "pairs": len(examples),
         "left_out": {"too_long": sum(pair is None for pair in logps)},
@@ -208,8 +207,8 @@ def _reference(task: ReferenceTask, work: WorkDir, device: torch.device) -> Coun
     return counts
 
 
-def _settle(device: torch.device) -> None:
-    """What the libraries must know before they are imported, and that they need not talk."""
+def _configure_libraries(device: torch.device) -> None:
+    """Set what the libraries read when they are imported, and silence them."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     from transformers.utils import logging

@@ -1,8 +1,12 @@
-"""Log-probabilities of many examples without gradient, shared by the workers."""
+"""Log-probabilities of many examples without gradient, shared by the workers.
+
+The reference's are computed once per round, in one pass over all pairs, so that no second model is
+needed in the training. The pass is the forward pass that the policy trains with: where the two have
+the same weights, they differ only by rounding at step 0.
+"""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +17,6 @@ from sirt_ray.training.data import ReferenceLogps
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.workdir import WorkDir
 
-if TYPE_CHECKING:
-    from sirt_ray.training.fit import Settings
-
 Score = Callable[[Sequence[TrainingExample]], Tensor]
 """Examples -> the log-probability of each one's completions, [examples, sequences], in float64 and
 without gradient, the same on every worker. All workers call it together."""
@@ -25,12 +26,13 @@ def score(
     engine: Engine,
     examples: Sequence[TrainingExample],
     max_tokens: int,
-    tell: Callable[[int, int, int], None] | None = None,
+    on_progress: Callable[[int, int, int], None] | None = None,
 ) -> Tensor:
-    """`Score` by the engine's model as it is now, on its device. Every example has the same number
-    of sequences; micro-batches are of at most `max_tokens` tokens.
+    """Compute a `Score` by the engine's model as it is now, on its device.
 
-    `tell` hears of the micro-batches done, of their number, and of the tokens in those done.
+    Every example has the same number of sequences; micro-batches have at most `max_tokens` tokens.
+    `on_progress` is called with the number of micro-batches done, of all micro-batches, and of the
+    tokens in those done.
     """
     packed = engine.capabilities.packed
     groups = grouped(examples, range(len(examples)), max_tokens)
@@ -46,38 +48,34 @@ def score(
             if batch.numbers:
                 found[list(batch.numbers)] = batch.per_sequence(logps).double()
             tokens += sum(num_tokens(part, packed) for part in turn if part)
-            if tell is not None:
-                tell(number, len(turns), tokens)
+            if on_progress is not None:
+                on_progress(number, len(turns), tokens)
     # Every example was computed by one worker and is 0 on the others: the sum is exact.
-    return torch.tensor(engine.total(found.flatten().tolist()), dtype=torch.float64).view(shape)
-
-
-# FOLDED training.reference: The reference's log-probabilities: one pass over all pairs, once per round, no second model.
-#
-# They are computed by the forward pass that the policy trains with, so where the two have the same
-# weights they differ by rounding only at step 0.
+    total = engine.sum_over_workers(found.flatten().tolist())
+    return torch.tensor(total, dtype=torch.float64).view(shape)
 
 
 def reference_logps(
     engine: Engine,
     examples: Sequence[TrainingExample],
-    settings: "Settings",
+    max_length: int,
+    max_tokens: int,
     work: WorkDir | None = None,
 ) -> list[ReferenceLogps | None]:
-    """One entry for each pair, in order; None for a pair that is longer than `max_length`.
+    """Return the log-probabilities of each pair's completions, in order; None for a pair with a
+    sequence of more than `max_length` tokens.
 
-    How far it is stands in the lines of `work`, where there is one.
+    Micro-batches have at most `max_tokens` tokens. If `work` is given, rank 0 appends the progress
+    to its lines.
     """
-    began = time.monotonic()
+    started = time.monotonic()
 
-    def tell(done: int, total: int, tokens: int) -> None:
+    def append_progress(done: int, total: int, tokens: int) -> None:
         if work is not None and engine.rank == 0:
-            speed = tokens / (time.monotonic() - began)
+            speed = tokens / (time.monotonic() - started)
             work.append({"step": done, "total_steps": total, "tokens_per_second": speed})
 
-    max_length = settings.config.max_length
     used = [n for n, example in enumerate(examples) if example.longest <= max_length]
-    limit = settings.resources.max_tokens_per_micro_batch
-    logps = score(engine, [examples[n] for n in used], limit, tell).tolist()
+    logps = score(engine, [examples[n] for n in used], max_tokens, append_progress).tolist()
     of_used = {n: tuple(row) for n, row in zip(used, logps, strict=True)}
     return [of_used.get(number) for number in range(len(examples))]

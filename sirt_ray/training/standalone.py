@@ -162,7 +162,7 @@ def _data(
     path = Path(asked.data).resolve()
     model = model_key(asked.source.name, asked.revision)
     inputs: dict[str, object] = {"model": model, "data": content_key(path)}
-    if external_data.is_ours(path, kind):
+    if external_data.is_from_run(path, kind):
         if kind == "dpo":
             external_data.check_ids(path, load_tokenizer(asked.source))
         return path, inputs

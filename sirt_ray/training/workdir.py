@@ -1,19 +1,20 @@
-"""The files of a training that is under way, in `<out>/.work`, and what the driver reads of them.
+"""The files of a training in progress, in `<out>/.work`, and what the driver reads of them.
 
     layout.json      how many workers at which ZeRO stage write the checkpoints, in which attempt
-    repeated.json    what was done again after kills
+    repeated.json    what was repeated after kills
     metrics.jsonl    one line for each optimizer step (or part of a pass), written by rank 0
-    checkpoints/step_000050/   everything to go on from; renamed when whole, the newest only
-    weights/step_000050.safetensors   trained parameters: the best so far, and those not yet judged
-    finished.json    the last step is done and the chosen weights are there; only the export is left
-    export/          the student, moved to `out` when whole
-    failure.json     an error that another attempt would meet again
+    checkpoints/step_000050/   everything to resume from; renamed when complete, the newest only
+    weights/step_000050.safetensors   trained parameters: the best so far, and those not evaluated
+    finished.json    the last step is done, the selected weights are there; the export is left
+    export/          the student, moved to `out` when complete
+    failure.json     an error that another attempt would run into again
 
-Of a run in storage the folder is there, and each node has what it wrote and needs. A checkpoint is
-in its place from the beginning, and whole where its `state.json` is; the newest line is written
-apart every few seconds (`progress.json`), and all of them with each checkpoint.
+If the run is in object storage, so is this directory, and each node has what it wrote and needs. A
+checkpoint is then written under its final name, and is complete if it has its `state.json`. The
+newest line is written separately every few seconds (`progress.json`), and all lines with each
+checkpoint.
 
-No torch here: the driver needs none of it.
+No torch is imported here: the driver needs none.
 """
 
 import json
@@ -33,52 +34,59 @@ from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json, write_json
 
 RESULT = "training.json"
-"""Beside the student, written last: the counts of a training that is done."""
+"""The counts of a finished training, next to the student; written last."""
 
 _LAYOUT = ("num_workers", "zero_stage", "offload")
-"""Of the resources: what DeepSpeed's checkpoints are cut by."""
+"""Resources by which DeepSpeed cuts its checkpoints."""
 
 STATE = "state.json"
-"""In a checkpoint: how far the training is."""
+"""The progress of the training, in a checkpoint."""
 PROGRESS = "progress.json"
-_TELL_EVERY_SECONDS = 5.0
+"""The newest line, if the run is in object storage."""
+_PROGRESS_SECONDS = 5.0
+"""Interval between two writes of `PROGRESS`."""
 
 _TAIL_BYTES = 8192
-"""More than one line of metrics takes."""
+"""Bytes that hold at least one line of metrics."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """How far a training is, and the best it has seen: see `choice.py`."""
+class TrainingState:
+    """The progress of a training, and its best evaluation so far: see fit.py."""
 
     step: int = 0
     """Optimizer steps done."""
     tokens: int = 0
+    """Tokens of the examples in those steps."""
     seconds: float = 0.0
+    """Time that the steps and evaluations took."""
     validation: Mapping[str, float] | None = None
     """The metrics of the latest evaluation."""
     best: Mapping[str, float] | None = None
-    """Those of the best one, which was at `best_step`."""
+    """The metrics of the best evaluation."""
     best_step: int | None = None
+    """The step of the best evaluation."""
     stale: int = 0
-    """Evaluations since then."""
+    """Evaluations since the best one."""
 
 
-_NO_ROOM = ("No space left on device", "Disk quota exceeded", "inline_container")
-"""In what libraries say when they cannot write on; the last is all that torch says."""
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
+"""Parts of the libraries' errors for a full disk; the last is all that torch's contains."""
 
 
 @contextmanager
-def storing(path: Path) -> Generator[None]:
-    """The block writes a file or a folder at `path`. Where there is no room for it, raises
-    StageError, and what was written goes again: the rest of the training needs some room to end."""
+def disk_full_as_error(path: Path) -> Generator[None]:
+    """Raise StageError if the disk is full while the block writes a file or a folder at `path`.
+
+    What was written is deleted: the rest of the training needs some space to end.
+    """
     try:
         yield
     except Exception as error:
-        if not any(words in str(error) for words in _NO_ROOM):
+        if not any(words in str(error) for words in _DISK_FULL):
             raise
         if path.is_dir():
-            # Other workers may be at it, too: they write the same checkpoint.
+            # Other workers may be deleting it, too: they write the same checkpoint.
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -89,24 +97,29 @@ def storing(path: Path) -> Generator[None]:
 
 
 class WorkDir:
-    """`attempt`: the claim that a worker writes under; without one there is no other writer."""
+    """The work directory of a training.
+
+    `attempt`: the attempt that the writer belongs to, which fences off the workers of earlier ones;
+    without it there is no other writer.
+    """
 
     def __init__(self, out: Path, attempt: str | None = None) -> None:
         self.out = out
-        self._attempt = attempt
+        self._offsettempt = attempt
         self.path = out / ".work"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
-        self._told = 0.0
+        self._progress_written = 0.0
 
     # The whole training
 
     def result(self) -> dict[str, Any] | None:
+        """Return the counts of the training if it is finished and exported."""
         return read_json(self.out / RESULT)
 
     def close(self, result: Mapping[str, Any]) -> None:
-        """Put the export in its place, the result last."""
+        """Move the export to the student's folder, and write the result last."""
         self.check_owner()
         if not self.export.exists():
             object_store.pull(self.export)
@@ -117,15 +130,16 @@ class WorkDir:
             made.replace(target)
             object_store.push(target)
         _write(self.out / RESULT, result)
-        object_store.forget(self.out)  # The node that needs it next may be another.
+        object_store.forget(self.out)  # Another node may need it next.
 
     def remove(self) -> None:
+        """Delete the work directory."""
         object_store.discard(self.path)
 
     def acquire(self, resources: TrainerResources) -> str:
-        """Begin or continue with this layout, as a new attempt whose name is returned.
+        """Start or continue the training with this layout, and return the name of the new attempt.
 
-        Raises ArtifactError where the checkpoints are of another layout.
+        Raises ArtifactError if the checkpoints have another layout.
         """
         now = {name: getattr(resources, name) for name in _LAYOUT}
         before = read_json(self.path / "layout.json")
@@ -134,9 +148,9 @@ class WorkDir:
             if changed:
                 cure = " and ".join(f"{name} back to {before[name]}" for name in changed)
                 raise ArtifactError(
-                    f"This training is half done with resources.trainer of {_named(before)}, and"
-                    f" its checkpoints cannot be continued with {_named(now)}. Set {cure}, or"
-                    f" delete the folder {self.out} to begin it again"
+                    f"This training is half done with resources.trainer of {_describe(before)}, and"
+                    f" its checkpoints cannot be continued with {_describe(now)}. Set {cure}, or"
+                    f" delete the folder {self.out} to start it again"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         object_store.discard(self.path / "failure.json")
@@ -145,23 +159,24 @@ class WorkDir:
         return attempt
 
     def check_owner(self) -> None:
-        """Raises StageError where a later attempt has begun: workers may outlive their driver."""
-        if self._attempt is None:
+        """Raise StageError if a later attempt has started: workers may outlive their driver."""
+        if self._offsettempt is None:
             return
         layout = read_json(self.path / "layout.json")
-        if layout is None or layout["attempt"] != self._attempt:
+        if layout is None or layout["attempt"] != self._offsettempt:
             raise StageError(f"The training in {self.out} was taken over by a later start of it")
 
     # Checkpoints and weights
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        begun = [self.checkpoints / name for name in object_store.names(self.checkpoints)]
-        paths = [path for path in begun if path.match("step_*") and path.suffix != ".partial"]
+        """Return the newest complete checkpoint."""
+        found = [self.checkpoints / name for name in object_store.names(self.checkpoints)]
+        paths = [path for path in found if path.match("step_*") and path.suffix != ".partial"]
         return max((path for path in paths if object_store.is_whole(path, STATE)), default=None)
 
-    def state(self, checkpoint: Path) -> State:
-        return State(**json.loads((checkpoint / STATE).read_text()))
+    def state(self, checkpoint: Path) -> TrainingState:
+        """Read the progress of the training at a checkpoint."""
+        return TrainingState(**json.loads((checkpoint / STATE).read_text()))
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:06d}"
@@ -169,8 +184,8 @@ class WorkDir:
     def weights(self, step: int) -> Path:
         return self.path / "weights" / f"step_{step:06d}.safetensors"
 
-    def prune(self, state: State) -> None:
-        """Drop what the checkpoint of `state` has made superfluous."""
+    def prune(self, state: TrainingState) -> None:
+        """Delete what the checkpoint of `state` has made superfluous."""
         for name in object_store.names(self.checkpoints):
             if name != self.checkpoint(state.step).name:
                 object_store.discard(self.checkpoints / name, STATE)
@@ -180,6 +195,7 @@ class WorkDir:
                 object_store.discard(path)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
+        """Record that all optimizer steps are done."""
         self.check_owner()
         object_store.upload(self.export)
         if self.metrics.exists():
@@ -187,30 +203,31 @@ class WorkDir:
         _write(self.path / "finished.json", counts)
 
     def finished(self) -> dict[str, Any] | None:
-        """The counts of the training, once all optimizer steps are done."""
+        """Return the counts of the training, once all optimizer steps are done."""
         return read_json(self.path / "finished.json")
 
     # Lines and errors
 
     def append(self, line: Mapping[str, Any]) -> None:
+        """Append a line to the metrics. Raises StageError if a later attempt has started."""
         in_storage = object_store.stored(self.metrics)
         if not in_storage:
             self.check_owner()
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if in_storage and time.monotonic() - self._told > _TELL_EVERY_SECONDS:
+        if in_storage and time.monotonic() - self._progress_written > _PROGRESS_SECONDS:
             self.check_owner()
             _write(self.path / PROGRESS, line)
-            self._told = time.monotonic()
+            self._progress_written = time.monotonic()
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest line, as far as this node can know it."""
+        """Return the newest line that this node can see."""
         if object_store.stored(self.metrics):
             return read_json(self.path / PROGRESS)
         return last_line(self.metrics)
 
     def truncate(self, step: int) -> None:
-        """Forget the lines after `step`: they are about to be written again."""
+        """Delete the lines after `step`, which is resumed from, and count what is repeated."""
         self.path.mkdir(parents=True, exist_ok=True)
         object_store.pull(self.metrics)
         lines = read_lines(self.metrics)
@@ -226,23 +243,25 @@ class WorkDir:
         partial.replace(self.metrics)
 
     def repeated(self) -> dict[str, float]:
-        """Steps that were done, lost by a kill and done again, and the seconds that they took."""
+        """Return the steps that a kill lost and that were repeated, and the seconds they took."""
         return read_json(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
 
     def fail(self, kind: str, message: str) -> None:
+        """Record an error that another attempt would run into again."""
         self.check_owner()
         _write(self.path / "failure.json", {"kind": kind, "message": message})
 
     def failure(self) -> dict[str, str] | None:
+        """Return the recorded error."""
         return read_json(self.path / "failure.json")
 
 
-def _named(layout: Mapping[str, Any]) -> str:
+def _describe(layout: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {layout[name]}" for name in _LAYOUT)
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The newest whole line of a JSON lines file that another process is writing."""
+    """Return the newest complete line of a JSON lines file that another process is writing."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -253,28 +272,29 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 
 class Tail:
-    """The whole lines of a JSON lines file that another process is writing, each of them once; all
-    of them again where the file was written anew."""
+    """The complete lines of a JSON lines file that another process is writing, each of them once;
+    all of them again after the file was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode, self._at = -1, 0
+        self._inode, self._offset = -1, 0
 
     def new(self) -> list[dict[str, Any]]:
+        """Return the lines since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
             found = os.fstat(file.fileno())
-            if found.st_ino != self._inode or found.st_size < self._at:
-                self._inode, self._at = found.st_ino, 0
-            file.seek(self._at)
+            if found.st_ino != self._inode or found.st_size < self._offset:
+                self._inode, self._offset = found.st_ino, 0
+            file.seek(self._offset)
             whole, newline, _ = file.read().rpartition(b"\n")
-            self._at += len(whole) + len(newline)
+            self._offset += len(whole) + len(newline)
         return [json.loads(line) for line in whole.splitlines()]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON lines file; one that is still being written is not counted."""
+    """Return the complete lines of a JSON lines file, without one that is still being written."""
     if not path.exists():
         return []
     whole = path.read_text().rpartition("\n")[0]
@@ -282,7 +302,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """So that all who look at the folder see it."""
+    """Write a JSON file so that every process that uses the folder sees it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, value)
     object_store.push(path)

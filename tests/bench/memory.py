@@ -121,7 +121,8 @@ def _train(folder: Path, setting: Setting, kind: dict[str, Any]) -> Taken:
     settings = Settings(config, resources, 0)
     units = _STEPS * _BATCH
     pairs = Workload(completions=2, pairs=1).examples(units, setting.vocabulary)
-    logps = reference_logps(engine, pairs, settings)
+    limit = resources.max_tokens_per_micro_batch
+    logps = reference_logps(engine, pairs, config.max_length, limit)
     pairs = [
         TrainingExample(pair.question_id, pair.sequences, found)
         for pair, found in zip(pairs, logps, strict=True)

@@ -66,7 +66,13 @@ def ours(workload: Workload, units: int, setting: Setting) -> Measured:
         objective: Any = Tuning()
         if isinstance(config, RefineConfig):
             objective = Refinement(config)
-            found = reference_logps(engine, examples, settings, work)
+            found = reference_logps(
+                engine,
+                examples,
+                config.max_length,
+                resources.max_tokens_per_micro_batch,
+                work,
+            )
             examples = [
                 TrainingExample(example.question_id, example.sequences, logps)
                 for example, logps in zip(examples, found, strict=True)

@@ -182,7 +182,7 @@ def flops(made: Any, examples: list[TrainingExample], at_once: int, shared: bool
     batches of `at_once`. `shared`: what examples of a question have in common goes through the
     model once."""
     from sirt_ray.training.batching import grouped, micro_batches
-    from sirt_ray.training.metrics import forwarded, model_size
+    from sirt_ray.training.metrics import count_forward, model_size
 
     size = model_size(made)
     assert size is not None
@@ -192,6 +192,6 @@ def flops(made: Any, examples: list[TrainingExample], at_once: int, shared: bool
     for first in range(0, len(examples), at_once):
         batch = range(first, min(first + at_once, len(examples)))
         groups = grouped(examples, batch, _CUT)
-        done = forwarded(micro_batches(groups, shared, _CUT, 1), shared)
+        done = count_forward(micro_batches(groups, shared, _CUT, 1), shared)
         total += size.flops(done)
     return total * (4 / 3 if len(examples[0].sequences) > 1 else 1)

@@ -29,7 +29,7 @@ def pair(
     if job.refine.pairs.uses_demonstrations:
         stored = parquet.records(Demonstration, demonstrations.fetched())
         shown = list(_as_own(to_tune_on(stored, job), job, unlike))
-    rule = job.refine.pairs.own_rule
+    rule = job.refine.pairs.custom_rule
     pairs, counts = make_pairs(
         parquet.records(Graded, samples.fetched()),
         job.refine.pairs,

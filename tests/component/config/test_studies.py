@@ -47,13 +47,13 @@ def refused(tmp_path: Path, more: str = "", *overrides: str, text: str = GOOD) -
 
 def test_the_grid_spans_one_cell_for_every_combination(tmp_path: Path) -> None:
     study = load(tmp_path)
-    assert [cell.name for cell in study.cells] == [
+    assert [cell.name for cell in study.trials] == [
         f"{student}-{method}-seed{seed}"
         for student in ("7b", "13b")
         for method in ("tuned", "rft")
         for seed in (0, 1)
     ]
-    cell = study.cells[-1]
+    cell = study.trials[-1]
     assert cell.labels == {"student": "13b", "method": "rft", "seed": "seed1"}
     job = cell.job
     assert (job.student.model, job.seed, job.method) == ("middle", 1, "rft")
@@ -63,20 +63,20 @@ def test_the_grid_spans_one_cell_for_every_combination(tmp_path: Path) -> None:
 
 def test_an_override_wins_in_every_cell_and_output_is_the_studys(tmp_path: Path) -> None:
     study = load(tmp_path, "", "refine.num_cot=9", "output=elsewhere", "seed=5")
-    assert {cell.job.refine.num_cot for cell in study.cells} == {9}
-    assert {cell.job.seed for cell in study.cells} == {5}
+    assert {cell.job.refine.num_cot for cell in study.trials} == {9}
+    assert {cell.job.seed for cell in study.trials} == {5}
     assert study.folder == Path("elsewhere/mine")
 
 
 def test_combinations_are_left_out_or_taken(tmp_path: Path) -> None:
     excluded = load(tmp_path, "exclude: [{student: 13b, method: rft}, {seed: 1}]\n")
-    assert [cell.name for cell in excluded.cells] == [
+    assert [cell.name for cell in excluded.trials] == [
         "7b-tuned-seed0",
         "7b-rft-seed0",
         "13b-tuned-seed0",
     ]
     only = load(tmp_path, "only: [{student: [7b], seed: [0, 1], method: rft}]\n")
-    assert [cell.name for cell in only.cells] == ["7b-rft-seed0", "7b-rft-seed1"]
+    assert [cell.name for cell in only.trials] == ["7b-rft-seed0", "7b-rft-seed1"]
 
 
 def test_all_problems_come_at_once_with_file_line_and_cells(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Pa
     text = GOOD.replace("{{model: big}}", "{{endpoint: {{url: 'http://a/v1', model: m}}}}")
     caches = {
         cell.job.teacher.endpoint.cache
-        for cell in load(tmp_path, text=text).cells
+        for cell in load(tmp_path, text=text).trials
         if cell.job.teacher.endpoint is not None
     }
     assert caches == {str(tmp_path / "runs/mine/endpoint")}
@@ -128,7 +128,7 @@ def run(study: Study, cell: Trial, stages: FakeStages, redo: bool = False) -> No
 
 def test_what_two_cells_have_in_common_is_made_once(tmp_path: Path) -> None:
     study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
-    tuned, rft = study.cells
+    tuned, rft = study.trials
     first, second = FakeStages(), FakeStages()
     run(study, tuned, first)
     run(study, rft, second)
@@ -138,7 +138,7 @@ def test_what_two_cells_have_in_common_is_made_once(tmp_path: Path) -> None:
         "imitate 1 from baseline",
         "evaluate round_01",
     ]
-    links = [study.folder / cell.name / "round_00/student" for cell in study.cells]
+    links = [study.folder / cell.name / "round_00/student" for cell in study.trials]
     assert links[0].resolve() == links[1].resolve()
     assert links[0].readlink().parts[:3] == ("..", "..", "artifacts")
     assert (links[0] / "record.json").exists()
@@ -151,9 +151,9 @@ def test_a_cell_that_was_killed_is_continued_by_the_next_that_wants_the_same(
 ) -> None:
     study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
     with pytest.raises(Killed):
-        run(study, study.cells[0], FakeStages(kill_in="tune"))
+        run(study, study.trials[0], FakeStages(kill_in="tune"))
     stages = FakeStages()
-    run(study, study.cells[1], stages)
+    run(study, study.trials[1], stages)
     assert stages.calls[0] == "tune" and "demonstrate" not in stages.calls
     assert not list(study.folder.rglob("*.partial"))
 
@@ -161,20 +161,20 @@ def test_a_cell_that_was_killed_is_continued_by_the_next_that_wants_the_same(
 def test_a_changed_cell_is_refused_and_redone_without_touching_the_others(tmp_path: Path) -> None:
     only = "only: [{student: 7b, seed: 0}]\n"
     study = load(tmp_path, only)
-    for cell in study.cells:
+    for cell in study.trials:
         run(study, cell, FakeStages())
     changed = load(tmp_path, only, "refine.learning_rate=1.0e-3")
-    survey = DryRunStore(changed.folder / changed.cells[1].name, pool=changed.pool)
-    Loop(changed.cells[1].job, FakeStages(), survey, Heard()).run()
+    survey = DryRunStore(changed.folder / changed.trials[1].name, pool=changed.pool)
+    Loop(changed.trials[1].job, FakeStages(), survey, Heard()).run()
     with pytest.raises(ArtifactError, match="learning_rate"):
         survey.raise_if_stale()
     with pytest.raises(ArtifactError, match="learning_rate"):
-        run(changed, changed.cells[1], FakeStages())
+        run(changed, changed.trials[1], FakeStages())
     redone = FakeStages()
-    run(changed, changed.cells[1], redone, redo=True)
+    run(changed, changed.trials[1], redone, redo=True)
     assert redone.calls == ["imitate 1 from baseline", "evaluate round_01"]
     back = FakeStages()
-    run(study, study.cells[1], back, redo=True)
+    run(study, study.trials[1], back, redo=True)
     assert back.calls == []
 
 
@@ -182,7 +182,9 @@ def test_a_changed_cell_is_refused_and_redone_without_touching_the_others(tmp_pa
 
 
 def test_a_plan_counts_from_the_settings(tmp_path: Path) -> None:
-    job = load(tmp_path, "", "refine.batch_size=10", "refine.validation_fraction=0.5").cells[-1].job
+    job = (
+        load(tmp_path, "", "refine.batch_size=10", "refine.validation_fraction=0.5").trials[-1].job
+    )
     assert work_of(job, "demonstrations").completions == 40
     assert work_of(job, "baseline/evaluation").completions == (7 + 7) * 2 + 5
     assert work_of(job, "round_01/samples").completions == 40 * 6
@@ -209,9 +211,9 @@ def test_a_study_lies_on_top_of_its_base_which_gives_the_order_of_the_axes(
     (tmp_path / "base.yaml").write_text(GOOD[: GOOD.index("grid:")].format(output="runs") + grid)
     text = "base: base.yaml\nstudy: own\njob: {{refine: {{num_cot: 9}}}}\n"
     found = load(tmp_path, "grid: {method: {rft: {method: rft}}, seed: [5]}\n", text=text)
-    assert [cell.name for cell in found.cells] == ["7b-rft-seed5"]
+    assert [cell.name for cell in found.trials] == ["7b-rft-seed5"]
     assert found.name == "own"
-    job = found.cells[0].job
+    job = found.trials[0].job
     assert (job.refine.num_cot, job.data.num_train, job.student.model) == (9, 40, "small")
     message = refused(tmp_path, "grid: {method: {rft: {method: magic}}}\n", text=text)
     assert f"{tmp_path / 'study.yaml'}:4: method: " in message
@@ -227,4 +229,4 @@ def test_a_study_lies_on_top_of_its_base_which_gives_the_order_of_the_axes(
 def test_every_study_of_ours_names_known_benchmarks(tmp_path: Path) -> None:
     for path in JOB_FILES:
         if studies.is_study(path):
-            assert studies.load(path, [], REGISTRY).cells
+            assert studies.load(path, [], REGISTRY).trials

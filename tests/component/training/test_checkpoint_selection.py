@@ -8,12 +8,12 @@ import pytest
 
 from sirt_ray.config.training import TuneConfig
 from sirt_ray.training.fit import better, out_of_patience, update_best
-from sirt_ray.training.workdir import State
+from sirt_ray.training.workdir import TrainingState
 
 
-def after(losses: Iterable[float]) -> State:
+def after(losses: Iterable[float]) -> TrainingState:
     """One evaluation after each step."""
-    state = State()
+    state = TrainingState()
     for loss in losses:
         state = update_best(replace(state, step=state.step + 1), {"loss": loss}, "best")
     return state
@@ -47,7 +47,7 @@ def test_by_accuracy_equal_shares_are_told_apart_by_the_loss(
 
 def test_patience_ends_after_so_many_evaluations_without_a_better_one() -> None:
     patient = TuneConfig(patience=2)
-    assert not out_of_patience(State(), patient)
+    assert not out_of_patience(TrainingState(), patient)
     assert not out_of_patience(after([3.0, 2.0, 2.5]), patient)
     assert not out_of_patience(after([3.0, 3.5, 2.0, 2.5]), patient)
     assert out_of_patience(after([3.0, 2.0, 2.5, 2.1]), patient)
@@ -56,4 +56,4 @@ def test_patience_ends_after_so_many_evaluations_without_a_better_one() -> None:
 
 def test_a_checkpoint_brings_all_of_it_back() -> None:
     state = after([3.0, 2.0, 2.5])
-    assert State(**json.loads(json.dumps(asdict(state)))) == state
+    assert TrainingState(**json.loads(json.dumps(asdict(state)))) == state

@@ -31,7 +31,7 @@ def test_length_ratio_is_of_tokens_over_all_pairs() -> None:
     ("ratio", "expected"), [(0.79, True), (0.8, False), (1.25, False), (1.3, True)]
 )
 def test_lengths_drift_outside_their_range(ratio: float, expected: bool) -> None:
-    assert metrics.drifts(ratio) == expected
+    assert metrics.length_drifts(ratio) == expected
 
 
 def falling(falls: Iterable[float], beta: float = 0.1) -> list[dict[str, Any]]:
@@ -41,17 +41,17 @@ def falling(falls: Iterable[float], beta: float = 0.1) -> list[dict[str, Any]]:
 def test_fall_is_in_nats_a_token_in_the_middle_of_the_newest_lines() -> None:
     rising = falling(range(12), beta=0.5)
     # The last ten lost 2, 3, ... 11 nats.
-    assert metrics.chosen_fall(rising, beta=0.5) == pytest.approx(6.5 / 20)
+    assert metrics.chosen_logp_drop(rising, beta=0.5) == pytest.approx(6.5 / 20)
     # Five lines lost 8 nats; before them there were five without a fall.
-    assert metrics.chosen_fall(falling([8.0] * 5), beta=0.1) == pytest.approx(4.0 / 20)
-    assert metrics.chosen_fall(falling([-8.0] * 10), beta=0.1) == pytest.approx(-8.0 / 20)
+    assert metrics.chosen_logp_drop(falling([8.0] * 5), beta=0.1) == pytest.approx(4.0 / 20)
+    assert metrics.chosen_logp_drop(falling([-8.0] * 10), beta=0.1) == pytest.approx(-8.0 / 20)
 
 
 def test_a_few_bad_steps_are_no_fall_and_a_lasting_one_is() -> None:
     settings, pairs = Refinement(RefineConfig()), [pair(4, 4)]
-    assert settings.concerns(falling([0.0] * 8 + [900.0] * 2), pairs) == ()
-    assert settings.concerns(falling([1.9] * 10), pairs) == ()
-    assert settings.concerns(falling([2.1] * 10), pairs) == ("chosen_logp_falls",)
+    assert settings.warnings(falling([0.0] * 8 + [900.0] * 2), pairs) == ()
+    assert settings.warnings(falling([1.9] * 10), pairs) == ()
+    assert settings.warnings(falling([2.1] * 10), pairs) == ("chosen_logp_falls",)
 
 
 @pytest.mark.parametrize(
@@ -68,23 +68,23 @@ def test_lengths_matter_to_losses_that_sum_over_tokens(
     changed: dict[str, Any], drifts: bool
 ) -> None:
     settings = Refinement(RefineConfig(**changed))
-    assert settings.concerns([line(1)], [pair(30, 5)]) == (("length_drift",) if drifts else ())
-    assert settings.concerns([line(1), line(2)], [pair(30, 5)]) == ()
-    assert settings.concerns([line(1)], [pair(5, 5)]) == ()
+    assert settings.warnings([line(1)], [pair(30, 5)]) == (("length_drift",) if drifts else ())
+    assert settings.warnings([line(1), line(2)], [pair(30, 5)]) == ()
+    assert settings.warnings([line(1)], [pair(5, 5)]) == ()
 
 
 def test_a_warning_keeps_the_step_that_raised_it() -> None:
     before: Line | None = None
     seen: list[dict[str, int]] = []
     for step, names in enumerate([["a"], [], ["b"], ["a", "b"]], start=1):
-        seen.append(metrics.raised(before, names, step))
+        seen.append(metrics.raised_warnings(before, names, step))
         before = {"step": step, "warnings": seen[-1]}
     assert seen == [{"a": 1}, {"a": 1}, {"a": 1, "b": 3}, {"a": 1, "b": 3}]
-    assert metrics.raised(None, [], 1) == {}
+    assert metrics.raised_warnings(None, [], 1) == {}
 
 
 def test_the_record_says_what_to_do_about_each() -> None:
-    described = metrics.described({"length_drift": 1, "chosen_logp_falls": 40})
+    described = metrics.warning_records({"length_drift": 1, "chosen_logp_falls": 40})
     assert [(one["name"], one["step"]) for one in described] == [
         ("length_drift", 1),
         ("chosen_logp_falls", 40),

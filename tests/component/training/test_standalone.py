@@ -128,8 +128,8 @@ def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     assert one.rejected is not None
     assert one.rejected.completion.completion_ids == (*ids(" 5"), tokenizer.eos_token_id)
     assert one.question_id == two.question_id
-    assert external_data.is_ours(tmp_path / "dpo.parquet", "dpo")
-    assert not external_data.is_ours(tmp_path / "dpo.parquet", "sft")
+    assert external_data.is_from_run(tmp_path / "dpo.parquet", "dpo")
+    assert not external_data.is_from_run(tmp_path / "dpo.parquet", "sft")
 
 
 def test_a_given_prompt_is_a_users_message_where_there_is_a_chat_template(tmp_path: Path) -> None:

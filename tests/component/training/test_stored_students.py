@@ -18,7 +18,7 @@ from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
-from sirt_ray.training.workdir import State, WorkDir, read_lines
+from sirt_ray.training.workdir import TrainingState, WorkDir, read_lines
 from tests.helpers.paths import JOBS
 from tests.helpers.stored_runs import Node, run_dir, write
 
@@ -40,9 +40,9 @@ class TestTraining:
                 if step == 2:
                     object_store.push(training.metrics)
                     write(training.checkpoint(2), engine__rank_0="weights")
-                    write_json(training.checkpoint(2) / "state.json", asdict(State(step=2)))
+                    write_json(training.checkpoint(2) / "state.json", asdict(TrainingState(step=2)))
                     object_store.publish(training.checkpoint(2), "state.json")
-                    training.prune(State(step=2))
+                    training.prune(TrainingState(step=2))
             object_store.push(training.metrics)
             write(training.checkpoint(3), engine__rank_0="half")
             object_store.push(training.checkpoint(3))
@@ -57,7 +57,7 @@ class TestTraining:
             assert newest == training.checkpoint(2)
             object_store.fetch(newest, "state.json")
             assert (newest / "engine" / "rank_0").read_text() == "weights"
-            assert training.state(newest) == State(step=2)
+            assert training.state(newest) == TrainingState(step=2)
             training.truncate(2)
             assert [line["step"] for line in read_lines(training.metrics)] == [1, 2]
             assert training.repeated() == {"steps": 1, "seconds": 0.0}

@@ -13,7 +13,13 @@ from sirt_ray.config.training import LoraConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training.batching import grouped, micro_batch, micro_batches
 from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
-from sirt_ray.training.metrics import Forwarded, forwarded, model_size, peak_flops, peak_memory_gib
+from sirt_ray.training.metrics import (
+    ForwardCounts,
+    count_forward,
+    model_size,
+    peak_flops,
+    peak_memory_gib,
+)
 from sirt_ray.training.model import add_lora
 from sirt_ray.training.tasks import Source
 
@@ -30,9 +36,11 @@ def pair(prompt: int, chosen: int, rejected: int) -> TrainingExample:
     return TrainingExample("q", tuple(sequences))
 
 
-def put_through(examples: list[TrainingExample], packed: bool, world_size: int = 1) -> Forwarded:
+def put_through(
+    examples: list[TrainingExample], packed: bool, world_size: int = 1
+) -> ForwardCounts:
     groups = grouped(examples, range(len(examples)), 1000)
-    return forwarded(micro_batches(groups, packed, 1000, world_size), packed)
+    return count_forward(micro_batches(groups, packed, 1000, world_size), packed)
 
 
 # A prompt of 5 with completions of 4 (chosen twice), 3 and 2 tokens, whose last is not put in.
@@ -46,7 +54,7 @@ def test_a_packed_batch_holds_what_is_shared_once() -> None:
     done = put_through(PAIRS, packed=True)
     tokens = 5 + 3 + 2 + 1
     attended = TRIANGLE[5] + (15 + TRIANGLE[3]) + (10 + TRIANGLE[2]) + (5 + TRIANGLE[1])
-    assert done == Forwarded(tokens, tokens, ALONE, predicted=4 + 3 + 2, attended=attended)
+    assert done == ForwardCounts(tokens, tokens, ALONE, predicted=4 + 3 + 2, attended=attended)
     assert done.padding_share == 0
     assert done.shared_share == pytest.approx(1 - 11 / 29)
 
@@ -54,14 +62,14 @@ def test_a_packed_batch_holds_what_is_shared_once() -> None:
 def test_a_padded_batch_repeats_the_prompt_and_fills_up() -> None:
     done = put_through(PAIRS, packed=False)
     attended = TRIANGLE[8] + TRIANGLE[7] + TRIANGLE[6]
-    assert done == Forwarded(3 * 8, 8 + 7 + 6, ALONE, predicted=9, attended=attended)
+    assert done == ForwardCounts(3 * 8, 8 + 7 + 6, ALONE, predicted=9, attended=attended)
     assert done.padding_share == pytest.approx(3 / 24)
     assert done.shared_share == pytest.approx(1 - 21 / 29)
 
 
 def test_an_idle_worker_pads() -> None:
     done = put_through(PAIRS, packed=True, world_size=3)
-    assert (done.places, done.tokens) == (11 + 2, 11)
+    assert (done.positions, done.tokens) == (11 + 2, 11)
 
 
 def llama(tied: bool) -> Any:
@@ -100,7 +108,7 @@ def test_flops_are_those_that_torch_counts(tied: bool) -> None:
     products = sum(n for operation, n in counted.items() if ATTENTION not in str(operation))
     # Every place is computed, of padding as well: the shorter row has one.
     tokens = 2 * (40 + 30)
-    done = Forwarded(tokens, tokens, tokens, predicted=61, attended=0)
+    done = ForwardCounts(tokens, tokens, tokens, predicted=61, attended=0)
     assert products == size.flops(done) - 6 * NORMS * tokens
 
 
@@ -108,7 +116,7 @@ def test_attention_is_two_products_forward_and_four_backward() -> None:
     size = model_size(llama(tied=True))
     assert size is not None
     # Each of 2 layers and 4 heads: a multiplication and an addition for each of 8 numbers.
-    assert size.flops(Forwarded(0, 0, 0, 0, attended=100)) == 2 * 4 * 6 * (2 * 8) * 100
+    assert size.flops(ForwardCounts(0, 0, 0, 0, attended=100)) == 2 * 4 * 6 * (2 * 8) * 100
 
 
 def test_frozen_parameters_take_no_gradients_of_their_own() -> None:
@@ -118,7 +126,7 @@ def test_frozen_parameters_take_no_gradients_of_their_own() -> None:
     assert size is not None and size.trained_body == adapters
     assert size.body == MATRICES + NORMS + adapters
     frozen, trained = 4 * (MATRICES + NORMS), 6 * adapters
-    assert size.flops(Forwarded(10, 10, 10, 5, 0)) == 10 * (frozen + trained) + 5 * 4 * 50 * 32
+    assert size.flops(ForwardCounts(10, 10, 10, 5, 0)) == 10 * (frozen + trained) + 5 * 4 * 50 * 32
 
 
 def test_adapters_are_of_the_models_type() -> None:

@@ -23,7 +23,7 @@ GB = 1e9
 
 def in_family(student: str = STUDENT) -> Setup:
     study = studies.load(JOBS / "paper/in_family.yaml", [], REGISTRY)
-    cells = [cell.job for cell in study.cells if cell.job.student.model == student]
+    cells = [cell.job for cell in study.trials if cell.job.student.model == student]
     return setup_of(cells)
 
 

@@ -93,7 +93,7 @@ def test_a_base_file_and_an_axis_may_have_the_earlier_name(tmp_path: Path) -> No
     assert job.tune.select_by == "best"
 
     (tmp_path / "study.yaml").write_text(STUDY)
-    (cell,) = study.load(tmp_path / "study.yaml", [], {"gsm8k"}).cells
+    (cell,) = study.load(tmp_path / "study.yaml", [], {"gsm8k"}).trials
     assert (cell.name, cell.job.tune.select_by) == ("chooselast", "last")
 
 
