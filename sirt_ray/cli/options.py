@@ -7,12 +7,12 @@ from typing import Any
 
 
 def examples(text: str) -> dict[str, Any]:
-    """How a parser shows `text`, line by line, below its options."""
+    """Return the arguments with which a parser prints `text` as it is, below its options."""
     return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 SERVE_PORT = 8000
-"""Where `sirt serve` answers unless it is told another."""
+"""The default port of `sirt serve`."""
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:

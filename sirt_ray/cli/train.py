@@ -1,4 +1,4 @@
-"""`sirt train`: training alone, in this process. What it does is in `training/standalone.py`."""
+"""`sirt train`: a training in this process, without a run: see `training/standalone.py`."""
 
 import argparse
 from functools import partial
@@ -44,7 +44,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         command.add_argument("settings", nargs="?", type=Path, metavar="SETTINGS.yaml")
         command.add_argument("--model", help="a model's folder, or a name on the hub")
         command.add_argument("--data", help="a .jsonl or .parquet file, or a run's folder of them")
-        command.add_argument("--out", help="the folder for all that is made")
+        command.add_argument("--out", help="the output folder")
         command.add_argument("--seed", type=int)
         command.add_argument(
             "--set",
@@ -61,20 +61,20 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def _train(arguments: argparse.Namespace) -> int:
     console = Console()
-    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    student = _student(arguments, say)
+    print_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    student = _student(arguments, print_line)
     for name, value in student.counts.items():
-        say(f"{name.replace('_', ' ')}: {value}")
-    say(f"The student is {student.path}")
+        print_line(f"{name.replace('_', ' ')}: {value}")
+    print_line(f"The student is {student.path}")
     return 0
 
 
-def _student(arguments: argparse.Namespace, say: "Print") -> "Artifact":
+def _student(arguments: argparse.Namespace, print_line: "Print") -> "Artifact":
     from sirt_ray.training import standalone
 
-    given = {name: getattr(arguments, name) for name in ("model", "data", "out", "seed")}
-    asked = {name: value for name, value in given.items() if value is not None}
+    names = ("model", "data", "out", "seed")
+    values = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     read = partial(load.read, path=arguments.settings, overrides=arguments.overrides)
     if arguments.kind == "sft":
-        return standalone.sft(read(standalone.Sft, arguments=asked), say, arguments.force)
-    return standalone.dpo(read(standalone.Dpo, arguments=asked), say, arguments.force)
+        return standalone.sft(read(standalone.Sft, arguments=values), print_line, arguments.force)
+    return standalone.dpo(read(standalone.Dpo, arguments=values), print_line, arguments.force)

@@ -1,4 +1,4 @@
-"""The tree of a job file. A default has its home here and nowhere else.
+"""The tree of a job file.
 
 Defaults are the paper's if the paper gives one (`docs/design/method.md` lists the departures and
 what is not known); the documentation of a field is below it. Unknown keys and contradictory

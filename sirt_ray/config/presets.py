@@ -103,7 +103,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "iterative_rpo": Method(
         source="Pang et al. 2024 (arXiv 2404.19733), Iterative RPO",
-        idea="Right samples over wrong ones by DPO with an NLL term; the student goes on.",
+        idea="Right samples over wrong ones by DPO with an NLL term; the student continues.",
         departs=(
             "the first student is tuned on demonstrations, not a chat model that is prompted",
             "one temperature for all rounds, where the paper raises it for the later ones",
@@ -132,7 +132,7 @@ METHODS: Mapping[str, Method] = {
         idea="The demonstration is preferred to the student's own sample, right or wrong.",
         departs=(
             "the preferred side is the teacher's demonstration, not a person's answer",
-            "a round's pairs are its own alone, where the paper's code adds those of the last one",
+            "a round uses its own pairs only, where the paper's code adds those of the last one",
             "one learning rate for all rounds, where the paper lowers it for the later ones",
         ),
         settings={
@@ -193,7 +193,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "self_refine": Method(
         source="Ranaldi and Freitas 2024, section 2.2 (DPO_CoT)",
-        idea="One round: own right CoT-Answers over own Answers to the plain prompt, by DPO.",
+        idea="One round: right CoT-Answers of the student over its plain Answers, by DPO.",
         departs=("demonstrations are filtered by their final answer (`demonstrations.keep`)",),
         settings={
             "refine": {
@@ -211,8 +211,8 @@ METHODS: Mapping[str, Method] = {
     "self_refine_rounds": Method(
         source="this project's",
         idea="Rounds of the paper's pairs and of right over wrong CoT-Answers, by DPO with an NLL"
-        " term; a round that makes the student worse is undone.",
-        departs=("of the paper: rounds, the second kind of pairs, the NLL term, the undoing",),
+        " term; a round that makes the student worse is rolled back.",
+        departs=("of the paper: rounds, the second kind of pairs, the NLL term, the roll-back",),
         settings={
             "refine": {
                 "rounds": 3,

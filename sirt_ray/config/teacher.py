@@ -27,7 +27,7 @@ _NOT_FOR_EXTRA_BODY = ("model", "messages", "prompt", "stream")
 
 
 class EndpointConfig(Section):
-    """A model behind an OpenAI-compatible endpoint: a provider's, or the user's own server.
+    """A model behind an OpenAI-compatible endpoint: a provider's, or a server of the user.
 
     Only `model`, `api` and `extra_body` decide the answers and are part of a result's fingerprint.
     """

@@ -79,11 +79,11 @@ class TrainingConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _current_names(cls, given: Any) -> Any:
+    def _current_names(cls, value: Any) -> Any:
         """Accept the earlier names of settings, also from Python."""
-        if not isinstance(given, Mapping):
-            return given
-        settings = cast(Mapping[str, Any], given)
+        if not isinstance(value, Mapping):
+            return value
+        settings = cast(Mapping[str, Any], value)
         if problem := both_names_problem("tune", settings):
             raise ValueError(problem)
         current = with_current_names(settings, ("tune",))

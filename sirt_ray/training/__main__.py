@@ -1,4 +1,4 @@
-"""`python -m sirt_ray.training` is an earlier name of `sirt train`."""
+"""`python -m sirt_ray.training`, an earlier name of `sirt train`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """The metrics of an optimizer step: throughput, memory, use of the device, and warnings.
 
 A warning is raised if a training goes wrong while its loss falls: once, at the first step whose
-line of `metrics.jsonl` meets the rule. That line and all later ones name it with that step. The
+line of `metrics.jsonl` matches the rule. That line and all later ones name it with that step. The
 rules look at lines and training data only, so a resumed training raises the same warnings at the
 same steps.
 """

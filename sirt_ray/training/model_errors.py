@@ -1,7 +1,7 @@
 """Why a model cannot be loaded: what can be checked before, and what the libraries' errors mean.
 
 `transformers` and `huggingface_hub` raise OSError or ValueError for everything; the cause, where
-there is one, tells which it is. No torch is imported here: the driver checks models before a run.
+there is one, identifies it. No torch is imported here: the driver checks models before a run.
 """
 
 import importlib.util
