@@ -97,7 +97,7 @@ def test_all_problems_come_at_once_with_file_line_and_cells(tmp_path: Path) -> N
         ("exclude: [{student: 70b}]\n", "student has no 70b. There are 7b, 13b"),
         ("only: []\n", "no combination is left"),
         ("  tuning: {fast: {seed: 3}}\n", "seed is set by the axis seed already"),
-        ("  tuning: {fast: {name: other}}\n", "name is the study's to give"),
+        ("  tuning: {fast: {name: other}}\n", "name is set by the study"),
         ("  tuning: {fa/st: {tune.epochs: 1}}\n", "a label names folders"),
         ("  tuning: {}\n", "has no labels"),
         ("output: s3://bucket/runs\n", "links, which object storage does not have"),
