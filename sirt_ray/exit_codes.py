@@ -1,7 +1,7 @@
-"""How a command ends: its exit code, and the one message where it could not do its work.
+"""Exit codes of commands, and the single message of a command that could not do its work.
 
-Exit codes: 0; 2 for a bad job file, bad arguments or bad input data; 1 for a failure while running;
-130 after Ctrl-C.
+0: success; 1: a failure while running; 2: a bad job file, bad arguments or bad input data; 130:
+stopped with Ctrl-C.
 """
 
 import errno
@@ -26,8 +26,10 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run_command(work: Callable[[], int], debug: bool, stopped: str) -> int:
-    """The exit code of `work`, which may end in an error or with Ctrl-C, of which the user is told
-    on standard error. `debug`: errors are raised. `stopped`: what to say after Ctrl-C."""
+    """Run `work` and return its exit code. An error or Ctrl-C is reported on standard error.
+
+    `debug`: raise errors with their stack trace. `stopped`: the message after Ctrl-C.
+    """
     console = Console(stderr=True)
     try:
         return work()
@@ -43,8 +45,8 @@ def run_command(work: Callable[[], int], debug: bool, stopped: str) -> int:
 
 
 def known_error(error: Exception) -> SirtError | None:
-    """The error as the user should see it; None where nobody has thought of it. One that Ray has
-    brought from another process holds what was raised there."""
+    """Return the error as the user should see it; None for an unexpected one. An error that Ray has
+    carried over from another process has the original error as its cause."""
     error = getattr(error, "cause", error)
     if isinstance(error, SirtError):
         return error
@@ -65,18 +67,19 @@ def known_error(error: Exception) -> SirtError | None:
 
 
 def _unknown(error: Exception) -> SirtError:
-    """What to say of an error that is no mistake of the user's."""
-    said = without_secrets((str(error).strip().splitlines() or [""])[-1])
+    """Return the report of an unexpected error, with the file of its stack trace."""
+    reason = without_secrets((str(error).strip().splitlines() or [""])[-1])
     return SirtError(
-        f"this should not happen, and is a bug of sirt-ray: {type(error).__name__}: {said}. The"
+        f"this should not happen, and is a bug of sirt-ray: {type(error).__name__}: {reason}. The"
         f" stack trace is in {_trace(error)}. Please open an issue with that file, and with what"
         " `sirt doctor --json` prints; the same command continues behind what is finished"
     )
 
 
 def _trace(error: Exception) -> str:
-    """A file with all that a person who mends it needs, and no secret of the environment."""
-    told = [
+    """Write what is needed to fix the bug to a file, without the environment's secrets; return its
+    path."""
+    lines = [
         f"command: {' '.join(sys.argv)}",
         f"versions: {versions()}",
         f"machine: {platform.platform()}",
@@ -87,7 +90,7 @@ def _trace(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="sirt-error-", suffix=".log", delete=False
         ) as file:
-            file.write(masked(without_secrets("\n".join(told))))
+            file.write(masked(without_secrets("\n".join(lines))))
         return str(Path(file.name))
     except OSError as full:
         return f"no file ({full.strerror}); run the command with --debug to see it"

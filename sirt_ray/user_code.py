@@ -1,9 +1,9 @@
-"""Code that a job names: `path.py:function`, a function of a local Python file.
+"""User code that a job names: `path.py:function`, a function of a local Python file.
 
-It is executed as the user who runs the job, so nothing is executed unless that user has said so:
-`--allow-code`, or SIRT_ALLOW_CODE=1. Planning only reads the file. A function travels by its
-source, so a node of a cluster needs no copy of the file; what the file imports must be installed
-there, and a neighbouring file is not.
+It is executed with the rights of the user who runs the job, so nothing is executed unless the user
+has allowed it, with `--allow-code` or SIRT_ALLOW_CODE=1. Planning only reads the file. A function
+is sent to other processes as source text, so the nodes of a cluster need no copy of the file; what
+the file imports must be installed there, and it cannot import a neighbouring file.
 """
 
 import ast
@@ -24,8 +24,9 @@ from sirt_ray.errors import ConfigError, StageError
 from sirt_ray.storage import object_store
 
 ALLOW = "SIRT_ALLOW_CODE"
+"""Environment variable: `1` allows the execution of user code."""
 KEPT = "code"
-"""Folder of a run with the files that it has executed."""
+"""Folder of a run with copies of the files that it has executed."""
 
 _REFERENCE = re.compile(r"(?P<file>[^:]+\.py):(?P<function>[A-Za-z_]\w*)")
 _DIGEST_CHARACTERS = 16
@@ -34,11 +35,12 @@ _modules: dict[str, ModuleType] = {}
 
 
 def is_reference(text: str) -> bool:
+    """Return whether the text has the form `path.py:function`."""
     return _REFERENCE.fullmatch(text) is not None
 
 
 def checked(text: str) -> str:
-    """A reference as it is. ValueError where it is none: a URL is never one."""
+    """Return the reference unchanged. Raises ValueError if it is none; a URL is never one."""
     if not is_reference(text):
         raise ValueError(
             f"{text!r} names no function of a local Python file. Write path.py:function, with the"
@@ -48,7 +50,7 @@ def checked(text: str) -> str:
 
 
 def resolve_in_run(reference: str, folder: Path) -> str:
-    """A reference of a file in `folder`, as seen from the working directory."""
+    """Return a reference that is relative to `folder`, relative to the working directory."""
     file, _, function = reference.rpartition(":")
     return f"{folder / Path(file).expanduser()}:{function}"
 
@@ -58,7 +60,7 @@ def file_of(reference: str) -> Path:
 
 
 def allow() -> None:
-    """Let this process, and those it starts, execute what jobs name."""
+    """Allow this process, and those that it starts, to execute the user code of jobs."""
     os.environ[ALLOW] = "1"
 
 
@@ -68,7 +70,7 @@ def allowed() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UserFunction:
-    """A function by its source.
+    """A function of user code, with the source of its file.
 
     Example::
 
@@ -79,15 +81,15 @@ class UserFunction:
     function: str
     source: str
     allowed: bool
-    """By the user, where the file was read."""
+    """Whether the user had allowed its execution where the file was read."""
 
     @property
     def reference(self) -> str:
         return f"{self.file}:{self.function}"
 
     def load(self) -> Callable[..., Any]:
-        """The function; its file is executed the first time. Raises ConfigError where the user has
-        not allowed it, StageError where the file fails."""
+        """Return the function; the first call executes its file. Raises ConfigError if the user has
+        not allowed it, StageError if the file fails."""
         if not self.allowed:
             raise ConfigError(_not_allowed([self.reference]))
         with _lock:
@@ -97,44 +99,47 @@ class UserFunction:
         return getattr(module, self.function)
 
     def call(self, *arguments: Any, about: str, listed: bool = False) -> Any:
-        """What the function returns; `listed`: as a list, whatever iterable it is. Raises
-        StageError with file, line, function and what it was called `about`, where it fails."""
+        """Call the function and return its result; `listed`: the items of an iterable result as a
+        list. Raises StageError with file, line, function and what the call is `about` if it
+        fails."""
         function = self.load()
         try:
             returned = function(*arguments)
             return list(returned) if listed else returned
-        except Exception as error:  # whatever the user's code does, the message is about it
+        except Exception as error:  # user code may raise anything
             raise self.failed(error, about) from error
 
     def failed(self, error: Exception, about: str) -> StageError:
+        """Return the error for a call that failed, with the line of the user's file."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == self._shown_as]
         where = f"{self.file}:{lines[-1]}" if lines else self.file
         return StageError(
-            f"{where}: {self.function} failed for {about}: {type(error).__name__}: {error}. Mend"
+            f"{where}: {self.function} failed for {about}: {type(error).__name__}: {error}. Fix"
             " the function; what is finished is kept unless it depends on this file"
         )
 
     def wrong(self, returned: object, about: str, wanted: str) -> StageError:
-        """The error for a value that is not what was agreed on."""
+        """Return the error for a result that is not what the function has to return."""
         text = repr(returned)
         shown = text if len(text) <= 80 else f"{text[:77]}..."
         return StageError(
-            f"{self.file}: {self.function} returned {shown} for {about}, and not {wanted}. Mend the"
+            f"{self.file}: {self.function} returned {shown} for {about}, and not {wanted}. Fix the"
             " function"
         )
 
     @property
     def _shown_as(self) -> str:
-        """The file's name in stack traces: no file of that name is there to be taken for it."""
+        """The file's name in stack traces; no real file has such a name and could be shown
+        instead."""
         return f"<{self.file}>"
 
     def _executed(self) -> ModuleType:
-        module = ModuleType(f"sirt_own_{_digest(self.source)}")
+        module = ModuleType(f"sirt_user_code_{_digest(self.source)}")
         module.__file__ = self.file
         name = self._shown_as
         linecache.cache[name] = (len(self.source), None, self.source.splitlines(True), name)
-        # Dataclasses look their module up.
+        # Dataclasses look up their module in sys.modules.
         sys.modules[module.__name__] = module
         try:
             exec(compile(self.source, name, "exec"), module.__dict__)
@@ -148,8 +153,8 @@ class UserFunction:
 
 
 def read(reference: str) -> UserFunction:
-    """The function that a job names; nothing is executed. Raises ConfigError where there is no such
-    file, or no such function in it."""
+    """Read the function that a job names, without executing anything. Raises ConfigError if there
+    is no such file, or no such function in it."""
     file, _, function = reference.rpartition(":")
     try:
         source = Path(file).read_text(encoding="utf-8")
@@ -161,7 +166,7 @@ def read(reference: str) -> UserFunction:
         ) from error
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise ConfigError(f"{file}{line} is no valid Python: {error}. Mend it there") from error
+        raise ConfigError(f"{file}{line} is no valid Python: {error}. Fix it there") from error
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in found:
         raise ConfigError(
@@ -172,8 +177,8 @@ def read(reference: str) -> UserFunction:
 
 
 def identity(reference: str) -> str:
-    """The content of the whole file and which of its functions it is, wherever it lies, and also if
-    it is not there any more."""
+    """Return the function's name and a digest of the whole file, independent of the file's path. It
+    is defined for a missing file, too."""
     file, _, function = reference.rpartition(":")
     try:
         return f"{function}@{_digest(Path(file).read_text(encoding='utf-8'))}"
@@ -182,7 +187,7 @@ def identity(reference: str) -> str:
 
 
 def check(references: Iterable[str]) -> None:
-    """Look for all functions. Raises ConfigError with every problem."""
+    """Check that all functions exist. Raises ConfigError with every problem."""
     problems: list[str] = []
     sources: dict[str, tuple[str, str]] = {}
     for reference in dict.fromkeys(references):
@@ -203,20 +208,20 @@ def check(references: Iterable[str]) -> None:
 
 
 def refuse_unallowed(references: Iterable[str]) -> None:
-    """Raise ConfigError where a job names code and the user has not allowed it."""
+    """Raise ConfigError if a job names user code and the user has not allowed it."""
     named = list(dict.fromkeys(references))
     if named and not allowed():
         raise ConfigError(_not_allowed(named))
 
 
 def described(references: Iterable[str]) -> list[str]:
-    """One line for each file that a run executes."""
+    """Return one line for each file that a run executes."""
     functions: dict[str, list[str]] = {}
     for reference in dict.fromkeys(references):
         file, _, function = reference.rpartition(":")
         functions.setdefault(file, []).append(function)
     return [
-        f"Own code, executed by the run: {file} ({', '.join(names)}), sha256"
+        f"User code, executed by the run: {file} ({', '.join(names)}), sha256"
         f" {identity(f'{file}:{names[0]}').rpartition('@')[2]}"
         for file, names in functions.items()
     ]
@@ -226,15 +231,15 @@ def copy_into_run(references: Iterable[str], run_dir: Path) -> None:
     """Copy the files into the run folder."""
     for reference in references:
         source = file_of(reference)
-        copied_reference = run_dir / KEPT / source.name
-        if source.resolve() != copied_reference.resolve():
-            copied_reference.parent.mkdir(parents=True, exist_ok=True)
-            copied_reference.write_bytes(source.read_bytes())
-            object_store.push(copied_reference)
+        copy = run_dir / KEPT / source.name
+        if source.resolve() != copy.resolve():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes())
+            object_store.push(copy)
 
 
 def copied_reference(reference: str) -> str:
-    """A reference as seen from the run folder that keeps the file."""
+    """Return the reference relative to the run folder, which has a copy of the file."""
     return f"{KEPT}/{file_of(reference).name}:{reference.rpartition(':')[2]}"
 
 

@@ -1,4 +1,4 @@
-"""`sirt completion`: what a shell needs to complete our commands, options, settings and files."""
+"""`sirt completion`: shell completion of commands, options, settings and files."""
 
 import argparse
 import os
@@ -19,8 +19,8 @@ examples:
   sirt completion zsh >> ~/.zshrc                    # below the line with compinit
   sirt completion fish > ~/.config/fish/completions/sirt.fish
 """
-_ASKED = "_ARGCOMPLETE"
-"""Set by the shell when it wants to know what may come next."""
+_COMPLETION_REQUEST = "_ARGCOMPLETE"
+"""Environment variable that the shell sets when it requests completions."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,8 +35,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Tell the shell what may come next, and end, where it is the shell that asks."""
-    if _ASKED not in os.environ:
+    """Print the completions and exit, if the shell has requested them."""
+    if _COMPLETION_REQUEST not in os.environ:
         return
     import argcomplete
 
@@ -48,10 +48,10 @@ def answer(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(model: type[BaseModel] = JobConfig, at: str = "") -> Iterator[str]:
-    """The names of all settings of a job, dotted."""
+    """Yield the dotted names of all settings of a job."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        # Of a list or a dict of sections the names between are the user's.
+        # In a list or a dict of sections the names in between are the user's.
         kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
         sections = [
             kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -15,7 +15,7 @@ Grade responses against a benchmark's gold answers, with the verifier that runs 
 Each line of FILE.jsonl is a record
   "response"   what a model wrote
   "reference"  the gold answer as the benchmark gives it: a number, an expression, or an option's
-               label (its letter is understood as well)
+               label (its letter is accepted as well)
   "choices"    the options' texts in order, where the benchmark has options
 
 One JSON object is printed: {"right": n, "wrong": n, "unparseable": n, "accuracy": x}. Wrong and
@@ -59,8 +59,8 @@ def _run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(json.dumps({**shown, "accuracy": counts["right"] / graded}) + "\n")
     if counts["guessed"]:
         sys.stderr.write(
-            f"note: {counts['guessed']:,} of {graded:,} responses do not say what their final"
-            " answer is; the last number, formula or option that they mention was taken for it\n"
+            f"note: {counts['guessed']:,} of {graded:,} responses do not state their final"
+            " answer; the last number, formula or option that they mention was taken for it\n"
         )
     if counts["undecided"]:
         sys.stderr.write(

@@ -12,7 +12,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.config.teacher import TeacherConfig
 from sirt_ray.core.encoding import check_prompts
 from sirt_ray.endpoint.request import api_key
-from sirt_ray.errors import ConfigError, InputError, ModelError, UnseenError
+from sirt_ray.errors import ConfigError, InputError, ModelError, UncheckedError
 from sirt_ray.on_ray.data.read import check_rows_available
 from sirt_ray.on_ray.engine.weights import located, names
 from sirt_ray.quickstart import assets
@@ -54,7 +54,7 @@ def check_inputs(
             continue
         try:
             check()
-        except UnseenError as error:
+        except UncheckedError as error:
             if unchecked is None:
                 problems.append(error)
             else:
@@ -137,7 +137,7 @@ def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
         try:
             api_key(teacher.endpoint)
         except ConfigError as error:
-            raise UnseenError(str(error)) from error
+            raise UncheckedError(str(error)) from error
     elif teacher.demonstrations is not None:
         answer_file.check(teacher.demonstrations)
     else:
@@ -152,7 +152,7 @@ def check_model(
     ask_hub: bool = True,
 ) -> None:
     """Raise ModelError where the model, a folder, an address in storage or a name, cannot be used,
-    UnseenError where only the hub could tell and is not to be asked, or storage, from elsewhere.
+    UncheckedError where only the hub could tell and is not to be asked, or storage, from elsewhere.
 
     `asked_by` is where the user named it: a setting, an argument.
     """
@@ -161,7 +161,7 @@ def check_model(
     try:
         model = located(Source(str(assets.resolve(name)), revision), weights=False).location
     except ModelError as error:
-        kind = ModelError if ask_hub else UnseenError
+        kind = ModelError if ask_hub else UncheckedError
         raise kind(f"{asked_by}: {error}") from error
     path = Path(model)
     if _looks_local(model) and not path.is_dir():
@@ -176,7 +176,7 @@ def check_model(
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
     except (OSError, ValueError) as error:
         if not (ask_hub or path.is_dir()):
-            raise UnseenError(
+            raise UncheckedError(
                 f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
         raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error

@@ -51,7 +51,7 @@ def said_at(clock: Clock, wait: Wait, seconds: int) -> list[int]:
     with attached_handler(ears):
         for second in range(seconds):
             clock.now = began + second
-            wait.say_if_due()
+            wait.log_if_due()
             if ears.records:
                 told.append(second)
                 ears.records.clear()
