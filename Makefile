@@ -95,10 +95,10 @@ test-component: setup ## one part at a time: models in torch, S3 and HTTP server
 	$(BIN)/python -m pytest tests/component -n 2
 
 test-integration: setup ## the real stack: Ray, vLLM, DeepSpeed
-	$(BIN)/python -m pytest tests/integration --timeout 600
+	$(BIN)/python -m pytest tests/integration -n 2 --dist loadgroup --timeout 600
 
-test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times
-	$(BIN)/python -m pytest tests/integration/on_ray/sampling/test_faults.py -m slow
+test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times, and a run in each of its stages
+	$(BIN)/python -m pytest tests/integration/on_ray/sampling tests/integration/driver -m slow
 
 test-cluster: setup ## runs on several Ray nodes of this machine, some of which are lost, and in object storage (half an hour or more)
 	$(BIN)/python -m pytest tests/integration/cluster -m slow -s

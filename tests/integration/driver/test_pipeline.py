@@ -52,8 +52,8 @@ def stamps(run_dir: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def test_every_stage_is_scored_and_the_run_folder_is_as_promised(undisturbed: Path) -> None:
-    scores = json.loads((undisturbed / "scores.json").read_text())
+def test_every_stage_is_scored_and_the_run_folder_is_as_promised(finished_run: Path) -> None:
+    scores = json.loads((finished_run / "scores.json").read_text())
     assert list(scores) == ["teacher", "baseline", "round_00", "round_01"]
     for stage in scores.values():
         assert set(stage) == {"word_problems", "letter_choices"}
@@ -63,20 +63,20 @@ def test_every_stage_is_scored_and_the_run_folder_is_as_promised(undisturbed: Pa
                 assert set(score) == {"accuracy", "stderr", "n"}
                 assert score["n"] == 24 and 0 <= score["accuracy"] <= 1
     for name in ("config.yaml", "events.jsonl", "demonstrations", "round_00/student"):
-        assert (undisturbed / name).exists()
+        assert (finished_run / name).exists()
     for name in ("samples", "pairs", "student"):
-        assert (undisturbed / "round_01" / name).is_dir()
-    assert not list(undisturbed.rglob("*.partial"))
+        assert (finished_run / "round_01" / name).is_dir()
+    assert not list(finished_run.rglob("*.partial"))
 
 
-def test_nothing_is_dropped_without_a_reason(undisturbed: Path) -> None:
-    counts = json.loads((undisturbed / "demonstrations/record.json").read_text())["counts"]
+def test_nothing_is_dropped_without_a_reason(finished_run: Path) -> None:
+    counts = json.loads((finished_run / "demonstrations/record.json").read_text())["counts"]
     fates = [n for fate, n in counts.items() if fate == "kept" or fate.startswith("dropped_")]
     assert sum(fates) == counts["questions"] == 80
-    samples = json.loads((undisturbed / "round_01/samples/record.json").read_text())["counts"]
+    samples = json.loads((finished_run / "round_01/samples/record.json").read_text())["counts"]
     rows = [
         row
-        for f in (undisturbed / "round_01/samples").glob("*.parquet")
+        for f in (finished_run / "round_01/samples").glob("*.parquet")
         for row in pq.read_table(f).to_pylist()
     ]
     assert samples["completions"] == len(rows) == samples["questions"] * 7
@@ -86,14 +86,14 @@ def test_nothing_is_dropped_without_a_reason(undisturbed: Path) -> None:
     assert {row["model_version"] for row in rows} == {"round_00"}
 
 
-def test_pairs_carry_the_samplers_own_tokens(undisturbed: Path) -> None:
+def test_pairs_carry_the_samplers_own_tokens(finished_run: Path) -> None:
     sampled = {
         (row["question_id"], row["prompt_kind"], row["sample_index"]): row
-        for file in (undisturbed / "round_01/samples").glob("*.parquet")
+        for file in (finished_run / "round_01/samples").glob("*.parquet")
         for row in pq.read_table(file).to_pylist()
     }
-    tokenizer = AutoTokenizer.from_pretrained(undisturbed / "round_00/student")
-    pairs = pq.read_table(undisturbed / "round_01/pairs/pairs.parquet").to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(finished_run / "round_00/student")
+    pairs = pq.read_table(finished_run / "round_01/pairs/pairs.parquet").to_pylist()
     assert pairs
     for pair in pairs:
         assert pair["chosen_verdict"] == "right" and pair["chosen_stop_reason"] == "stop"
@@ -107,19 +107,19 @@ def test_pairs_carry_the_samplers_own_tokens(undisturbed: Path) -> None:
             assert tokenizer.decode(ids) == pair[side]
 
 
-def test_the_ecosystem_reads_what_was_written(undisturbed: Path) -> None:
+def test_the_ecosystem_reads_what_was_written(finished_run: Path) -> None:
     pairs = datasets.load_dataset(
-        "parquet", data_files=str(undisturbed / "round_01/pairs/*.parquet"), split="train"
+        "parquet", data_files=str(finished_run / "round_01/pairs/*.parquet"), split="train"
     )
     assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
     demonstrations = datasets.load_dataset(
         "parquet",
-        data_files=str(undisturbed / "demonstrations/demonstrations.parquet"),
+        data_files=str(finished_run / "demonstrations/demonstrations.parquet"),
         split="train",
     )
     assert {"prompt", "completion"} <= set(demonstrations.column_names)
     for version in ("round_00", "round_01"):
-        AutoModelForCausalLM.from_pretrained(undisturbed / version / "student")
+        AutoModelForCausalLM.from_pretrained(finished_run / version / "student")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_the_ecosystem_reads_what_was_written(undisturbed: Path) -> None:
     ],
 )
 def test_trl_trains_on_the_files_as_they_are(
-    undisturbed: Path, tmp_path: Path, trainer: Any, config: Any, files: str
+    finished_run: Path, tmp_path: Path, trainer: Any, config: Any, files: str
 ) -> None:
-    data = datasets.load_dataset("parquet", data_files=str(undisturbed / files), split="train")
+    data = datasets.load_dataset("parquet", data_files=str(finished_run / files), split="train")
     settings = config(
         str(tmp_path),
         max_steps=2,
@@ -142,7 +142,7 @@ def test_trl_trains_on_the_files_as_they_are(
         report_to=[],
         use_cpu=True,
     )
-    student = str(undisturbed / "round_00/student")
+    student = str(finished_run / "round_00/student")
     trained = trainer(model=student, args=settings, train_dataset=data)
     # What it makes of our texts are the sampler's own tokens.
     made, ours = trained.train_dataset[0], data[0]
@@ -157,16 +157,16 @@ def test_trl_trains_on_the_files_as_they_are(
 
 
 def test_the_exported_model_writes_what_the_evaluation_has(
-    undisturbed: Path, tmp_path: Path
+    finished_run: Path, tmp_path: Path
 ) -> None:
     """vLLM wrote it there; here `transformers` does, from the exported folder."""
-    export_student(find_student(undisturbed), tmp_path / "out", False, False, UNLICENSED)
+    export_student(find_student(finished_run), tmp_path / "out", False, False, UNLICENSED)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    version = find_student(undisturbed).version
+    version = find_student(finished_run).version
     rows = [
         row
-        for file in sorted((undisturbed / version / "evaluation").glob("*.parquet"))
+        for file in sorted((finished_run / version / "evaluation").glob("*.parquet"))
         for row in pq.read_table(file).to_pylist()
     ]
     for row in rows[::8]:
@@ -182,31 +182,31 @@ def test_the_exported_model_writes_what_the_evaluation_has(
         assert (row["question_id"], said) == (row["question_id"], row["completion"])
 
 
-def test_tensorboard_has_every_step_of_the_trainings(undisturbed: Path) -> None:
+def test_tensorboard_has_every_step_of_the_trainings(finished_run: Path) -> None:
     for name in ("round_00/student", "round_01/student"):
-        lines = read_lines(undisturbed / name / "metrics.jsonl")
-        loss = curves(undisturbed / "tensorboard" / name)["loss"]
+        lines = read_lines(finished_run / name / "metrics.jsonl")
+        loss = curves(finished_run / "tensorboard" / name)["loss"]
         assert loss == {line["step"]: pytest.approx(line["loss"]) for line in lines}
 
 
-def test_the_first_dpo_loss_is_ln_2_and_the_margin_0(undisturbed: Path) -> None:
-    lines = (undisturbed / "round_01/student/metrics.jsonl").read_text().splitlines()
+def test_the_first_dpo_loss_is_ln_2_and_the_margin_0(finished_run: Path) -> None:
+    lines = (finished_run / "round_01/student/metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert first["margin"] == pytest.approx(0.0, abs=1e-4)
 
 
-def test_the_same_command_again_touches_nothing(undisturbed: Path) -> None:
-    before, told = stamps(undisturbed), len(events(undisturbed))
-    run(undisturbed.parent, **SMALL)
-    assert stamps(undisturbed) == before
-    said = {event["event"] for event in events(undisturbed)[told:]}
+def test_the_same_command_again_touches_nothing(finished_run: Path) -> None:
+    before, told = stamps(finished_run), len(events(finished_run))
+    run(finished_run.parent, **SMALL)
+    assert stamps(finished_run) == before
+    said = {event["event"] for event in events(finished_run)[told:]}
     assert said - set(metrics.WORDS) == {"reused", "finished"}
 
 
-def test_a_changed_setting_is_refused(undisturbed: Path) -> None:
-    before = stamps(undisturbed)
+def test_a_changed_setting_is_refused(finished_run: Path) -> None:
+    before = stamps(finished_run)
     done = subprocess.run(
-        command(undisturbed.parent, **SMALL | {"refine.beta": 0.5}),
+        command(finished_run.parent, **SMALL | {"refine.beta": 0.5}),
         capture_output=True,
         text=True,
         timeout=120,
@@ -214,35 +214,35 @@ def test_a_changed_setting_is_refused(undisturbed: Path) -> None:
     )
     assert done.returncode == 2
     assert "refine.beta: 0.1 -> 0.5" in done.stderr
-    assert stamps(undisturbed) == before
+    assert stamps(finished_run) == before
 
 
 def test_a_run_killed_while_it_samples_ends_as_an_undisturbed_one(
-    undisturbed: Path, tmp_path: Path
+    finished_run: Path, tmp_path: Path
 ) -> None:
-    """From the undisturbed run's folder without what comes after; `test_training.py` kills in
+    """From the finished run's folder without what comes after; `test_trainer.py` kills in
     training."""
-    run_dir = shutil.copytree(undisturbed, tmp_path / "quickstart")
+    run_dir = shutil.copytree(finished_run, tmp_path / "quickstart")
     for later in STAGES[STAGES.index(SAMPLING) :]:
         shutil.rmtree(run_dir / later)
-    kill_and_continue(undisturbed, run_dir, (SAMPLING,))
+    kill_and_continue(finished_run, run_dir, (SAMPLING,))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_killed_in_every_stage_ends_as_an_undisturbed_one(
-    undisturbed: Path, tmp_path: Path
+    finished_run: Path, tmp_path: Path
 ) -> None:
-    kill_and_continue(undisturbed, tmp_path / "quickstart", STAGES)
+    kill_and_continue(finished_run, tmp_path / "quickstart", STAGES)
 
 
-def kill_and_continue(undisturbed: Path, run_dir: Path, stages: Sequence[str]) -> None:
+def kill_and_continue(finished_run: Path, run_dir: Path, stages: Sequence[str]) -> None:
     moment = random.Random(0)
     for stage in stages:
         if (run_dir / stage / "record.json").exists():
             continue  # The kill before came late, and this stage was a short one.
         before = stamps(run_dir)
-        took = json.loads((undisturbed / stage / "record.json").read_text())["seconds"]
+        took = json.loads((finished_run / stage / "record.json").read_text())["seconds"]
         kill_in(stage, run_dir, moment.uniform(0.0, took))
         after = stamps(run_dir)
         assert {file: after[file] for file in before} == before
@@ -250,7 +250,7 @@ def kill_and_continue(undisturbed: Path, run_dir: Path, stages: Sequence[str]) -
     run(run_dir.parent, **SMALL)
     after = stamps(run_dir)
     assert {file: after[file] for file in before} == before
-    assert content(run_dir) == content(undisturbed)
+    assert content(run_dir) == content(finished_run)
 
 
 def kill_in(stage: str, run_dir: Path, seconds: float) -> None:

@@ -84,8 +84,8 @@ class Opened:
 
 
 @pytest.fixture
-def opened(browser: Any, undisturbed: Path) -> Iterator[Opened]:
-    file = undisturbed / "report.html"
+def opened(browser: Any, finished_run: Path) -> Iterator[Opened]:
+    file = finished_run / "report.html"
     assert file.stat().st_size < MOST_BYTES
     found = Opened(browser, file)
     yield found
@@ -128,12 +128,12 @@ def test_the_browser_of_examples_filters_and_searches(opened: Opened) -> None:
     assert opened.shown() == [] and page.locator("#none").is_visible()
 
 
-def test_it_is_all_there_without_scripts(browser: Any, undisturbed: Path) -> None:
+def test_it_is_all_there_without_scripts(browser: Any, finished_run: Path) -> None:
     page = browser.new_page()
     page.route("**/*", lambda route: route.continue_())
-    html = (undisturbed / "report.html").read_text()
+    html = (finished_run / "report.html").read_text()
     assert html.count("<script>") == 1
-    without = undisturbed.parent / "without_script.html"
+    without = finished_run.parent / "without_script.html"
     without.write_text(html.partition("<script>")[0])
     page.goto(without.as_uri())
     assert page.locator("#example-list > details").count() == 80
@@ -172,8 +172,8 @@ def test_a_keyboard_reaches_the_report_first(opened: Opened) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_what_models_write_stays_text(browser: Any, undisturbed: Path, tmp_path: Path) -> None:
-    run_dir = shutil.copytree(undisturbed, tmp_path / "hostile")
+def test_what_models_write_stays_text(browser: Any, finished_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "hostile")
     for file in parquet.files(run_dir / "round_01/evaluation"):
         rows = parquet.read(file)
         for place, row in enumerate(rows):

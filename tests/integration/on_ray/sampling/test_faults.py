@@ -85,6 +85,7 @@ def replicas(server: ModelServer) -> list[int]:
 def test_a_killed_replica_costs_nothing_but_time(
     asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
+    wait_until(lambda: len(replicas(asleep.server)) == 2, 60, "the start of both replicas")
     victim = replicas(asleep.server)[0]
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: os.kill(victim, signal.SIGKILL))
     assert parquet.read(tmp_path / "out") == undisturbed

@@ -215,6 +215,17 @@ class TestRefusals:
             server.handle.sample.remote((request,)).result(timeout_s=60)
 
 
+def wait_for_another_engine(server: ModelServer, engine: int) -> None:
+    """Wait until a process other than `engine`, which was killed, is the server's engine."""
+
+    def replaced() -> bool:
+        with contextlib.suppress(RayError, StopIteration, psutil.Error):
+            return engine_process(server) != engine
+        return False
+
+    wait_until(replaced, 120, "a new engine")
+
+
 def test_an_engine_that_is_killed_costs_nothing_but_time(
     server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -233,13 +244,7 @@ def test_an_engine_that_is_killed_costs_nothing_but_time(
     sampled(server, out, checkpoints["one"], questions, block_size=1)
     striking.join()
     assert parquet.read(out) == parquet.read(tmp_path / "undisturbed")
-
-    def replaced() -> bool:
-        with contextlib.suppress(RayError, StopIteration, psutil.Error):
-            return engine_process(server) != engine
-        return False
-
-    wait_until(replaced, 120, "a new engine")
+    wait_for_another_engine(server, engine)
 
 
 def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
@@ -282,3 +287,4 @@ def test_an_engine_ends_with_its_replica_also_where_the_node_does_not_see_to_it(
         wait_until(lambda: not engine.is_running(), 30, "the end of the engine")
     finally:
         raylet.resume()
+    wait_for_another_engine(server, engine.pid)
