@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -277,13 +278,18 @@ def partial_of(final: Path) -> Path:
 
 def versions() -> Json:
     """Of what decides a result, as far as it is installed."""
+    installed = {package: _installed_version(package) for package in _PACKAGES}
     found: Json = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {package: version for package, version in installed.items() if version}
+
+
+@cache
+def _installed_version(package: str) -> str | None:
+    """Return None if it is not installed. The package's metadata is parsed once in a process."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def refusal(final: Path, changed: Sequence[str]) -> ArtifactError:
