@@ -146,12 +146,12 @@ def _turns(setup: Setup, placed: Placement) -> str:
     if "teacher" in placed.parts:
         told.append(
             "the student's engine starts beside the teacher's"
-            if placed.early
+            if placed.prestarts
             else "the teacher answers alone"
         )
         told.append("the teacher stops before the student is asked")
     if "trainer" in placed.parts:
-        if placed.stays:
+        if placed.colocates:
             told.append("the student's engine stays beside the trainer")
         elif setup.resources.student.min_replicas == 0:
             told.append("the student's engine goes before every training (min_replicas 0)")

@@ -22,7 +22,7 @@ from sirt_ray.errors import ResourceError
 from sirt_ray.planning import models, remedies, speed
 from sirt_ray.planning import resources as needs
 from sirt_ray.planning.clusters import Cluster
-from sirt_ray.planning.placement import Placement, Role, Setup, place_engines, problem
+from sirt_ray.planning.placement import Placement, Role, Setup, plan_placement, problem
 from sirt_ray.planning.speed import SamplingLoad, TimeEstimate
 from sirt_ray.quickstart import assets
 
@@ -240,7 +240,7 @@ def show_placement(
     if cluster.described:
         jobs = [_anywhere(job) for job in jobs]
         artifacts = [(_anywhere(job), state) for job, state in artifacts]
-    placed = {key: (setup, place_engines(setup, cluster)) for key, setup in setups(jobs).items()}
+    placed = {key: (setup, plan_placement(setup, cluster)) for key, setup in setups(jobs).items()}
     problems: dict[str, None] = {}
     for setup, placement in placed.values():
         placement_table.show(console, setup, placement)

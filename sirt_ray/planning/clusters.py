@@ -1,4 +1,4 @@
-"""A cluster as its nodes, described by hand or read from a live one."""
+"""A cluster as a list of nodes, from a description (`--cluster 8x80GB`) or from a live cluster."""
 
 import math
 import re
@@ -13,20 +13,22 @@ GRAMMAR = (
     "[NODESx]GPUSxMEMORY or [NODESx]GPUSxKIND, as in 4x48GB, 8x80GB, 2x8x80GB (2 nodes of 8),"
     " 8xH100; [NODESx]NCPU without GPUs, as in 16CPU"
 )
-_DESCRIBED = re.compile(r"(?:(?P<first>\d+)x)?(?:(?P<second>\d+)x)?(?P<what>[0-9A-Za-z. _-]+)")
+_DESCRIBED = re.compile(r"(?:(?P<first>\d+)x)?(?:(?P<second>\d+)x)?(?P<kind>[0-9A-Za-z. _-]+)")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?GB?", re.IGNORECASE)
 _CPUS = re.compile(r"(\d+) ?CPUS?", re.IGNORECASE)
-_ENOUGH = math.inf
-"""CPUs of a node that is described by its GPUs alone."""
+_UNLIMITED = math.inf
+"""CPUs of a node that is described by its GPUs only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """One node of a cluster."""
+
     resources: Mapping[str, float]
-    """As Ray has them: CPU, GPU, custom ones."""
+    """Ray's resources: CPU, GPU, custom resources."""
     labels: Mapping[str, str] = field(default_factory=dict)
     gpu: Gpu | None = None
-    """Of each of its GPUs; None: there is none, or it is not known."""
+    """The kind of its GPUs; None if it has none or the kind is not known."""
 
     @property
     def gpus(self) -> int:
@@ -35,13 +37,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
+    """The nodes that a job is planned on."""
+
     name: str
-    """What it was described by."""
+    """The description, or the address of a live cluster."""
     nodes: Sequence[Node]
     assumed: Sequence[str] = ()
-    """What the description leaves open, and what is taken for it."""
+    """Assumptions about what the description leaves open."""
     described: bool = True
-    """By hand: its nodes have the custom resources and labels that a job asks for."""
+    """Whether it comes from a description: its nodes then have the custom resources and labels that
+    the job requires."""
 
     @property
     def gpus(self) -> int:
@@ -49,13 +54,13 @@ class Cluster:
 
     @property
     def gpu(self) -> Gpu | None:
-        """The smallest kind that it has: what any worker may come to sit on."""
+        """The smallest kind of GPU in the cluster, since any worker may be placed on it."""
         kinds = [node.gpu for node in self.nodes if node.gpus and node.gpu is not None]
         return min(kinds, key=lambda gpu: (gpu.memory_gb, gpu.bandwidth), default=None)
 
     @property
     def resources(self) -> dict[str, float]:
-        """Of all nodes together."""
+        """Sum of all nodes' resources."""
         total: dict[str, float] = {}
         for node in self.nodes:
             for name, amount in node.resources.items():
@@ -64,59 +69,61 @@ class Cluster:
 
 
 def described(text: str) -> Cluster:
-    """The cluster of a description by hand, see `GRAMMAR`. Raises ConfigError."""
+    """Parse a description of a cluster, see `GRAMMAR`. Raises ConfigError if it is not one."""
     found = _DESCRIBED.fullmatch(text.strip())
     if found is None:
-        raise _unclear(text)
+        raise _invalid(text)
     counts = [int(n) for n in found.group("first", "second") if n is not None]
-    what = found["what"]
+    kind = found["kind"]
     if 0 in counts:
-        raise _unclear(text)
-    if (cpus := _CPUS.fullmatch(what)) is not None and len(counts) < 2:
+        raise _invalid(text)
+    if (cpus := _CPUS.fullmatch(kind)) is not None and len(counts) < 2:
         number = counts[0] if counts else 1
         return Cluster(text, [Node({"CPU": float(cpus[1])})] * number)
     if not counts:
-        raise _unclear(text)
+        raise _invalid(text)
     number, each = counts if len(counts) == 2 else (1, counts[0])
-    gpu, assumed = _kind(text, what)
-    node = Node({"CPU": _ENOUGH, "GPU": float(each)}, gpu=gpu)
+    gpu, assumed = _gpu(text, kind)
+    node = Node({"CPU": _UNLIMITED, "GPU": float(each)}, gpu=gpu)
     assumed += [
-        "the nodes have as many CPUs, as much memory of their own, and the custom resources and"
-        " labels that are asked for"
+        "the nodes have as many CPUs, as much host memory, and the custom resources and labels that"
+        " the job requires"
     ]
     return Cluster(text, [node] * number, assumed)
 
 
 def of_size(gpu: Gpu, nodes: int, each: int) -> Cluster:
-    """Some nodes with `each` GPUs of a kind."""
+    """Return a cluster of `nodes` nodes with `each` GPUs of a kind."""
     name = f"{nodes}x{each}x{gpu.memory_gb:g}GB" if nodes > 1 else f"{each}x{gpu.memory_gb:g}GB"
-    return Cluster(name, [Node({"CPU": _ENOUGH, "GPU": float(each)}, gpu=gpu)] * nodes)
+    return Cluster(name, [Node({"CPU": _UNLIMITED, "GPU": float(each)}, gpu=gpu)] * nodes)
 
 
-def _kind(text: str, what: str) -> tuple[Gpu, list[str]]:
-    memory = _MEMORY.fullmatch(what)
+def _gpu(text: str, kind: str) -> tuple[Gpu, list[str]]:
+    """Return the GPU of a description, by its kind or its memory, and what is assumed of it."""
+    memory = _MEMORY.fullmatch(kind)
     if memory is None:
-        gpu = gpus.by_name(what)
+        gpu = gpus.by_name(kind)
         if gpu is None:
-            known = ", ".join(kind.name for kind in gpus.GPUS)
+            known = ", ".join(gpu.name for gpu in gpus.GPUS)
             raise ConfigError(
-                f"--cluster {text}: {what!r} is no kind of GPU that is known. There are {known};"
-                f" give the memory in its place, as in 8x80GB"
+                f"--cluster {text}: {kind!r} is not a known kind of GPU. Known are {known};"
+                " or give the GPU's memory instead, as in 8x80GB"
             )
         return gpu, []
     size = float(memory[1])
-    like = gpus.slowest_of(size)
+    similar = gpus.slowest_of(size)
     if size <= 0:
-        raise _unclear(text)
-    if like is None:
+        raise _invalid(text)
+    if similar is None:
         return Gpu(f"{size:g}GB", size, 0.0, 0.0), [
-            f"no GPU of {size:g} GB is known, so that nothing is said about time: name its kind"
+            f"no GPU of {size:g} GB is known, so times cannot be estimated: give its kind"
         ]
-    return replace(like, name=f"{size:g}GB"), [
-        f"GPUs of {size:g} GB are as fast as the slowest of that size that is known, {like.name}"
-        f" ({like.peak_flops / 1e12:g} TFLOP/s in bfloat16, {like.bandwidth / gpus.GB:g} GB/s)"
+    return replace(similar, name=f"{size:g}GB"), [
+        f"GPUs of {size:g} GB are as fast as the slowest known one of that size, {similar.name}"
+        f" ({similar.peak_flops / 1e12:g} TFLOP/s in bfloat16,"
+        f" {similar.bandwidth / gpus.GB:g} GB/s)"
     ]
 
 
-def _unclear(text: str) -> ConfigError:
-    return ConfigError(f"--cluster {text}: is no description of a cluster. Give {GRAMMAR}")
+def _invalid(text: str) -> ConfigError:
+    return ConfigError(f"--cluster {text}: this is not a description of a cluster. Give {GRAMMAR}")

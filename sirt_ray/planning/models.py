@@ -1,7 +1,7 @@
-"""What a model's size is, from its config.json or, for a few, from what is published of it.
+"""Shapes and sizes of models, from their config.json or, for a few, as published.
 
-Parameters are counted from the shapes, so that a count can be checked by hand; of a folder with
-weights, from the weights' headers.
+Parameters are counted from the shapes, so that a count can be checked by hand; for a folder with
+weights, from the headers of the weights.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 _FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
-"""Of `model_type`: those whose layers are counted here, with gated feed-forward parts."""
+"""Values of `model_type` whose layers can be counted: those with gated feed-forward parts."""
 _QK_NORM = ("qwen3", "qwen3_moe")
 
 
@@ -29,7 +29,7 @@ class ModelShape:
     layers: int
     hidden: int
     intermediate: int
-    """Of one expert, where there are several."""
+    """Width of the feed-forward part; of one expert in a mixture of experts."""
     heads: int
     kv_heads: int
     head_dim: int
@@ -41,11 +41,11 @@ class ModelShape:
     qk_norm: bool = False
     max_length: int = 4096
     source: str = ""
-    """Where it was read."""
+    """Where the shape was read from."""
     counted: int | None = None
-    """Parameters by the weights' headers."""
+    """Number of parameters in the headers of the weights."""
     quantized_bytes: int | None = None
-    """Of the weights, where the checkpoint itself is quantised."""
+    """Bytes of the weights, if the checkpoint itself is quantised."""
 
     @property
     def queries(self) -> int:
@@ -59,7 +59,7 @@ class ModelShape:
 
     @property
     def head(self) -> int:
-        """Parameters of the head, and of the embedding."""
+        """Parameters of the head; the embedding has as many."""
         return self.vocabulary * self.hidden
 
     @property
@@ -74,7 +74,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All of them. Biases, which some models have, are left out: a millionth."""
+        """All parameters. The biases of some models are left out: a millionth."""
         if self.counted is not None:
             return self.counted
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
@@ -83,19 +83,19 @@ class ModelShape:
 
     @property
     def active(self) -> int:
-        """Parameters of the layers that a token goes through."""
+        """Parameters of the layers that are active for a token."""
         return self.layers * (self._attention + self.experts_per_token * self._expert)
 
     def lora(self, rank: int) -> int:
-        """Parameters of adapters to all matrices of the layers (Hu et al. 2021): rank x (in + out)
-        each."""
+        """Return the parameters of LoRA adapters to all matrices of the layers (Hu et al. 2021):
+        rank x (in + out) each."""
         h, q, k, f = self.hidden, self.queries, self.keys, self.intermediate
         attention = (h + q) + 2 * (h + k) + (q + h)
         return rank * self.layers * (attention + self.experts * 3 * (h + f))
 
     def kv_bytes(self, shards: int = 1, value_bytes: int = 2) -> int:
-        """Bytes of the KV cache for one token on one of `shards` GPUs: 2 (key and value) x layers x
-        KV heads there, at least one, x size of a head x bytes of a value."""
+        """Return the bytes of the KV cache for one token on one of `shards` GPUs: 2 (key and value)
+        x layers x KV heads per GPU (at least 1) x head size x bytes of a value."""
         heads = max(1, math.ceil(self.kv_heads / shards))
         return 2 * self.layers * heads * self.head_dim * value_bytes
 
@@ -144,13 +144,13 @@ _PUBLISHED = {
         ),
     )
 }  # fmt: skip
-"""The models of `jobs/`, by their config.json on the hub; the sums agree with the numbers of
+"""The models of `jobs/`, from their config.json on the hub; the sums agree with the numbers of
 parameters on their model cards."""
 
 
 def shape_of(name: str, revision: str | None = None) -> ModelShape | None:
-    """The model's shape: from its folder, else from the local cache of the hub, else as published.
-    None where neither is known; the hub is not asked."""
+    """Return the model's shape: from its folder, else from the local cache of the hub, else as
+    published. None if it is not known; no request is sent to the hub."""
     folder = Path(name)
     if folder.is_dir():
         return _from_folder(name, folder)
@@ -188,10 +188,8 @@ def _from_folder(name: str, folder: Path) -> ModelShape | None:
 
 
 def configured_shape(name: str, config: Mapping[str, Any], source: str) -> ModelShape | None:
-    """Of the settings of a config.json; None where its family is not known or a number missing.
-
-    Raises TypeError or ValueError where they are no numbers.
-    """
+    """Return the shape from the content of a config.json; None if the model's family is not known
+    or a number is missing. Raises TypeError or ValueError if a value is not a number."""
     if config.get("model_type") not in _FAMILIES:
         return None
     keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
@@ -219,8 +217,8 @@ def configured_shape(name: str, config: Mapping[str, Any], source: str) -> Model
 
 
 def _weights(folder: Path) -> tuple[int | None, int]:
-    """Numbers in the tensors of `*.safetensors`, by their headers, and the bytes of the files. None
-    where there are none, or not all: a cache may hold a part."""
+    """Return the numbers in the tensors of `*.safetensors`, from their headers, and the bytes of
+    the files. None if there are no files, or not all of them: a cache may be partial."""
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():

@@ -1,15 +1,15 @@
-"""Who sits where on a cluster, beside whom, and with how much memory: the plan that a run follows.
+"""Placement of engines and trainer on the nodes of a cluster, and the memory that each needs.
 
 A run has three parts that take turns:
 
-    teacher    answers first, on GPUs of its own; it is stopped before the student is asked
-    student    begins to start beside the teacher where there is room (`needs.starts_early`);
-               answers before and after every training
-    trainer    the teacher is gone by then; the student's engine goes, too, unless the trainer fits
-               beside it (`needs.stays_beside`)
+    teacher    samples first, on its own GPUs; it is stopped before the student samples
+    student    prestarts while the teacher samples if resources are free (`can_prestart`); samples
+               before and after every training
+    trainer    runs after the teacher was stopped; the student's engine is stopped, too, unless the
+               free resources suffice for both (`can_colocate`)
 
-So parts sit together on the same GPUs one after the other, never at the same time: an engine has
-its GPUs for itself. Labels and custom resources put them apart.
+So parts use the same GPUs one after the other, never at the same time: an engine has its GPUs
+exclusively. Labels and custom resources separate the parts.
 """
 
 from collections import Counter
@@ -19,8 +19,7 @@ from typing import Literal
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.config.training import TrainingConfig
-from sirt_ray.planning import memory
-from sirt_ray.planning import resources as needs
+from sirt_ray.planning import memory, resources
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.gpus import GB
 from sirt_ray.planning.memory import Memory
@@ -32,18 +31,18 @@ Role = Literal["teacher", "student", "trainer"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is placed: of one job, or of all cells of a study with these models and resources."""
+    """What is placed: one job, or all trials of a study with the same models and resources."""
 
     teacher: str | None
-    """The model that is served; None: it is an endpoint or a file, or nobody."""
+    """The teacher's model; None if the teacher is an endpoint or a file, or there is none."""
     student: str
     shapes: Mapping[str, ModelShape | None]
-    """By these names; None: not known."""
+    """Shapes by model name; None if not known."""
     resources: ResourcesConfig
     trainings: tuple[TrainingConfig, ...]
     """Every kind of training of the student."""
     longest_completion: int
-    """Tokens that are asked of an engine at most."""
+    """The largest `max_tokens` of all sampling."""
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -60,25 +59,25 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One role, placed."""
+    """The placement of one role."""
 
     role: Role
     count: int
-    """Replicas, or workers, that have a place at the same time."""
+    """Replicas, or workers, that are placed at the same time."""
     wanted: int
-    """That the job allows."""
+    """Replicas, or workers, that the job allows."""
     gpus: float
-    """Of each of them."""
+    """GPUs of each replica or worker."""
     per_node: Mapping[int, int]
-    """Node's number -> its GPUs that are taken; where there are none, bundles."""
+    """Node number -> GPUs in use there, or bundles on a cluster without GPUs."""
     spread: bool
-    """Whether shards of one replica sit on several nodes."""
+    """Whether shards of one replica are on several nodes."""
     memory: Memory | None
-    """On one GPU; None: the model's size is not known, or the settings cannot be."""
+    """Memory on one GPU; None if the model's size is not known."""
     kv_tokens: float | None
-    """Of an engine."""
+    """Tokens that the KV cache of an engine holds; None for a trainer."""
     capacity: float | None
-    """Bytes of one GPU."""
+    """Bytes of one GPU; None on the CPU, or if not known."""
 
     @property
     def total_gpus(self) -> float:
@@ -87,60 +86,63 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
+    """All parts of a setup on a cluster."""
+
     cluster: Cluster
     parts: Mapping[Role, Part]
-    early: bool
-    """Whether the student's engine starts while the teacher answers."""
-    stays: bool
-    """Whether the student's engine stays while the trainer works."""
+    """Without the roles that cannot be placed."""
+    prestarts: bool
+    """Whether the student's engine starts while the teacher samples."""
+    colocates: bool
+    """Whether the student's engine keeps running while the trainer works."""
 
 
-def place_engines(setup: Setup, cluster: Cluster) -> Placement:
-    """Everything that finds a place; `problem` says why something does not."""
+def plan_placement(setup: Setup, cluster: Cluster) -> Placement:
+    """Place all roles that can be placed; `problem` returns why another cannot."""
     parts: dict[Role, Part] = {}
     for role in setup.roles:
         if (part := _part(setup, cluster, role)) is not None:
             parts[role] = part
     free = cluster.resources
-    student, gpu = setup.resources.student, needs.on_gpu(setup.resources.student, cluster.gpus)
-    early = False
+    student = setup.resources.student
+    prestarts = False
     if "teacher" in parts:
-        teacher = needs.of_engine("teacher", setup.resources.teacher, cluster.gpus)
-        early = needs.can_prestart(student, gpu, needs.subtract(free, teacher))
-    stays = False
+        teacher = resources.of_engine("teacher", setup.resources.teacher, cluster.gpus)
+        gpu = resources.on_gpu(student, cluster.gpus)
+        prestarts = resources.can_prestart(student, gpu, resources.subtract(free, teacher))
+    colocates = False
     if "student" in parts and "trainer" in parts:
-        one = needs.of_engine("student", student, cluster.gpus, 1)
-        left = needs.subtract(free, one, parts["student"].count)
-        trainer = needs.of_trainer(setup.resources.trainer, cluster.gpus)
-        stays = needs.can_colocate(student, trainer, left)
-    return Placement(cluster, parts, early, stays)
+        one = resources.of_engine("student", student, cluster.gpus, 1)
+        left = resources.subtract(free, one, parts["student"].count)
+        trainer = resources.of_trainer(setup.resources.trainer, cluster.gpus)
+        colocates = resources.can_colocate(student, trainer, left)
+    return Placement(cluster, parts, prestarts, colocates)
 
 
 def problem(setup: Setup, cluster: Cluster, role: Role) -> str | None:
-    """Why the role cannot work on the cluster with these settings; None where it can."""
-    need = _need(setup, cluster, role)
-    told = needs.infeasible_reason(need, cluster.nodes)
-    if told is not None:
-        return told
-    found = needs.assign_nodes(need, cluster.nodes)
-    if found is None:
+    """Return why the role cannot run on the cluster with these settings; None if it can."""
+    request = _request(setup, cluster, role)
+    reason = resources.infeasible_reason(request, cluster.nodes)
+    if reason is not None:
+        return reason
+    if resources.assign_nodes(request, cluster.nodes) is None:
         return (
-            f"{need.who} finds no place: its parts do not fit the nodes one beside the other. Lower"
-            f" {need.setting} or add a node"
+            f"{request.name} cannot be placed: its bundles do not fit on the nodes together. Lower"
+            f" {request.setting} or add a node"
         )
-    if role == "trainer":
-        return _too_large(setup, cluster, role)
-    shape, engine = setup.shape(role), setup.engine(role)
-    shards = engine.tensor_parallel_size
-    if shape is not None and needs.on_gpu(engine, cluster.gpus) and shape.heads % shards:
-        return (
-            f"{need.who} cannot be cut in {shards}: the model has {shape.heads} attention heads,"
-            f" which {need.setting}.tensor_parallel_size must divide"
-        )
+    if role != "trainer":
+        shape, engine = setup.shape(role), setup.engine(role)
+        shards = engine.tensor_parallel_size
+        if shape is not None and resources.on_gpu(engine, cluster.gpus) and shape.heads % shards:
+            return (
+                f"{request.name} cannot be cut in {shards}: the model has {shape.heads} attention"
+                f" heads, which {request.setting}.tensor_parallel_size must divide"
+            )
     return _too_large(setup, cluster, role)
 
 
 def _too_large(setup: Setup, cluster: Cluster, role: Role) -> str | None:
+    """Return why the role does not fit into a GPU's memory; None if it does, or is not known."""
     part = _part(setup, cluster, role)
     if part is None or part.memory is None or part.capacity is None:
         return None
@@ -149,23 +151,23 @@ def _too_large(setup: Setup, cluster: Cluster, role: Role) -> str | None:
         if held.total <= capacity:
             return None
         shared = memory.sharing(part.gpus)
-        who = "a worker" if shared == 1 else f"{shared} workers on one GPU"
+        workers = "a worker" if shared == 1 else f"{shared} workers on one GPU"
         return (
-            f"the trainer does not fit a GPU of {capacity / GB:g} GB: {who} of {part.count} needs"
-            f" {held.total / GB:.1f} GB ({_listed(held)})"
+            f"the trainer does not fit a GPU of {capacity / GB:g} GB: {workers} of {part.count}"
+            f" needs {held.total / GB:.1f} GB ({_listed(held)})"
         )
     shape, engine = setup.shape(role), setup.engine(role)
     assert shape is not None
     longest = memory.longest_sequence(shape, engine)
     needed = longest * shape.kv_bytes(engine.tensor_parallel_size)
-    beside = held.total - held.kv_cache
-    # A cache of a size of its own is taken from all of the GPU.
-    room = capacity * (memory.VLLM_SHARE if engine.kv_cache_gib is None else 1)
-    if held.kv_cache >= needed and held.total <= room * (1 + 1e-9):
+    other = held.total - held.kv_cache
+    # With kv_cache_gib, vLLM does not limit itself to its share.
+    usable = capacity * (memory.VLLM_SHARE if engine.kv_cache_gib is None else 1)
+    if held.kv_cache >= needed and held.total <= usable * (1 + 1e-9):
         return None
     return (
         f"the {role} engine does not fit {engine.tensor_parallel_size} GPU of {capacity / GB:g} GB"
-        f" for each replica: of the {room / GB:.1f} GB that vLLM uses, {beside / GB:.1f} go to"
+        f" for each replica: of the {usable / GB:.1f} GB that vLLM uses, {other / GB:.1f} go to"
         f" {_listed(held, without='KV cache')}, and one sequence of {longest:,} tokens needs"
         f" {needed / GB:.1f} GB of KV cache"
     )
@@ -184,26 +186,26 @@ def _listed(held: Memory, without: str = "") -> str:
     return ", ".join(shown)
 
 
-def _need(setup: Setup, cluster: Cluster, role: Role) -> ResourceRequest:
+def _request(setup: Setup, cluster: Cluster, role: Role) -> ResourceRequest:
     if role == "trainer":
-        return needs.of_trainer(setup.resources.trainer, cluster.gpus)
-    return needs.of_engine(role, setup.engine(role), cluster.gpus)
+        return resources.of_trainer(setup.resources.trainer, cluster.gpus)
+    return resources.of_engine(role, setup.engine(role), cluster.gpus)
 
 
 def _part(setup: Setup, cluster: Cluster, role: Role) -> Part | None:
-    """None where not even the least finds a place."""
+    """Place as many replicas or workers as possible; None if not even the minimum fits."""
     if role == "trainer":
         return _trainer(setup, cluster)
     engine, shape = setup.engine(role), setup.shape(role)
-    gpu = needs.on_gpu(engine, cluster.gpus)
+    gpu = resources.on_gpu(engine, cluster.gpus)
     capacity = _capacity(cluster) if gpu else None
     count, found = 0, None
     for replicas in range(max(1, engine.min_replicas), engine.max_replicas + 1):
-        need = needs.of_engine(role, engine, cluster.gpus, replicas)
-        seated = needs.assign_nodes(need, cluster.nodes)
-        if seated is None:
+        request = resources.of_engine(role, engine, cluster.gpus, replicas)
+        assigned = resources.assign_nodes(request, cluster.nodes)
+        if assigned is None:
             break
-        count, found = replicas, seated
+        count, found = replicas, assigned
     if found is None:
         return None
     held = None if shape is None else memory.of_engine(shape, engine, gpu, capacity)
@@ -223,10 +225,10 @@ def _part(setup: Setup, cluster: Cluster, role: Role) -> Part | None:
 
 def _trainer(setup: Setup, cluster: Cluster) -> Part | None:
     trainer, shape = setup.resources.trainer, setup.shape("trainer")
-    found = needs.assign_nodes(needs.of_trainer(trainer, cluster.gpus), cluster.nodes)
+    found = resources.assign_nodes(resources.of_trainer(trainer, cluster.gpus), cluster.nodes)
     if found is None:
         return None
-    gpus = needs.gpus_per_worker(trainer, cluster.gpus)
+    gpus = resources.gpus_per_worker(trainer, cluster.gpus)
     held = None
     if shape is not None:
         each = [memory.of_trainer(shape, c, trainer, gpus > 0) for c in setup.trainings]
@@ -241,5 +243,5 @@ def _capacity(cluster: Cluster) -> float | None:
 
 
 def unknown(setup: Setup) -> Sequence[str]:
-    """Models of the setup whose size is not known."""
+    """Return the models of the setup whose size is not known."""
     return [name for name, shape in setup.shapes.items() if shape is None]

@@ -1,8 +1,8 @@
-"""How long sampling and training take, from operations and bytes. Estimates, none measured.
+"""Duration of sampling and training, from operations and bytes. Estimates; none has been measured.
 
-Sampling a token moves the weights and the cache through the GPU once and costs 2 operations for
-each parameter; training one costs 6 (Kaplan et al. 2020, section 2.1). How near a machine comes to
-its peak is assumed, see `ASSUMED`.
+Sampling a token reads the weights and the KV cache from the GPU's memory once and costs 2
+operations per parameter; training on a token costs 6 (Kaplan et al. 2020, section 2.1). How close a
+machine comes to its peak is assumed, see `ASSUMED`.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from sirt_ray.planning.memory import Memory
 from sirt_ray.planning.models import ModelShape
 
 TRAINING_MFU = 0.35
-"""Of a GPU's peak that training uses."""
+"""Share of a GPU's peak operations that training uses."""
 PREFILL_MFU = 0.5
-"""Likewise of computing prompts and of a full batch's decoding."""
+"""Share of the peak that prefill and the decoding of a full batch use."""
 BANDWIDTH_SHARE = 0.6
-"""Of a GPU's memory bandwidth that decoding uses."""
+"""Share of a GPU's memory bandwidth that decoding uses."""
 PROMPT_TOKENS = 150
+"""Mean length of a prompt."""
 COMPLETION_SHARE = 0.5
-"""Of `max_tokens` that a completion has in the mean."""
+"""Mean length of a completion, as a share of `max_tokens`."""
 ASSUMED = (
     f"training runs at {TRAINING_MFU:.0%} of the GPUs' peak, prompts at {PREFILL_MFU:.0%}, decoding"
     f" at {BANDWIDTH_SHARE:.0%} of the memory's bandwidth",
@@ -32,37 +33,38 @@ ASSUMED = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingLoad:
-    """Completions of one kind that a model is asked for."""
+    """The completions that are sampled from one model for one artifact."""
 
     completions: int
     per_prompt: float
-    """Completions that share the computing of one prompt."""
+    """Completions that share one prefill of their prompt."""
     max_tokens: int
 
     @property
     def tokens(self) -> float:
-        """Of all completions."""
+        """Tokens of all completions."""
         return self.completions * self.completion_tokens
 
     @property
     def completion_tokens(self) -> float:
+        """Mean tokens of a completion."""
         return self.max_tokens * COMPLETION_SHARE
 
 
 @dataclass(frozen=True, slots=True)
 class TimeEstimate:
-    """What artifacts of one kind take."""
+    """Estimated duration of the artifacts of one kind."""
 
     kind: str
     artifacts: int = 0
     tokens: float = 0.0
-    """Sampled, or trained on."""
+    """Tokens that are sampled, or trained on."""
     seconds: float | None = 0.0
-    """One after the other; None: not known of one of them at least."""
+    """Sum over the artifacts; None if it is not known for one of them."""
     gpu_seconds: float | None = 0.0
-    """Of the GPUs that work on them."""
+    """Seconds times the GPUs in use; None likewise."""
     measured: int = 0
-    """Of the artifacts: those whose time is taken from finished ones of their kind."""
+    """Number of artifacts whose time is taken from finished ones of their kind."""
 
     def plus(self, other: "TimeEstimate") -> "TimeEstimate":
         return TimeEstimate(
@@ -80,35 +82,35 @@ def _sum(one: float | None, other: float | None) -> float | None:
 
 
 def sampling_seconds(
-    asking: SamplingLoad,
+    load: SamplingLoad,
     shape: ModelShape,
     engine: EngineConfig,
     held: Memory,
     gpu: Gpu,
     replicas: int,
 ) -> float:
-    """Seconds on `replicas` engines, each on tensor_parallel_size GPUs.
+    """Return the seconds on `replicas` engines, each on tensor_parallel_size GPUs.
 
-    sequences  together: max_num_seqs, what the KV cache holds, what there is to do; the least
-    decoding   of one token of each: the longer of
-                   (weights + sequences x mean length x KV bytes) / (bandwidth x share), on one GPU
-                   2 x active parameters x sequences / (shards x peak x share)
-    prompts    2 x active parameters x tokens / (shards x peak x share), once for all completions
+    batch      the least of max_num_seqs, the sequences that fit the KV cache, and those to sample
+    decoding   of one token per sequence, the longer of
+                   (weights + batch x mean length x KV bytes) / (bandwidth x share), on one GPU
+                   2 x active parameters x batch / (shards x peak x share)
+    prefill    2 x active parameters x tokens / (shards x peak x share), once per prompt
     """
-    shards, length = engine.tensor_parallel_size, asking.completion_tokens
-    together = min(
+    shards, length = engine.tensor_parallel_size, load.completion_tokens
+    batch = min(
         float(engine.max_num_seqs),
         memory.kv_tokens(shape, engine, held, gpu=True) / (PROMPT_TOKENS + length),
-        asking.completions / replicas,
+        load.completions / replicas,
     )
-    together = max(1.0, together)
-    weights = held.weights * _touched(shape, together)
-    cache = together * (PROMPT_TOKENS + length / 2) * shape.kv_bytes(shards)
+    batch = max(1.0, batch)
+    weights = held.weights * _touched(shape, batch)
+    cache = batch * (PROMPT_TOKENS + length / 2) * shape.kv_bytes(shards)
     moved = (weights + cache) / (gpu.bandwidth * BANDWIDTH_SHARE)
     operations = shards * gpu.peak_flops * PREFILL_MFU
-    computed = 2 * (shape.active + shape.head) * together / operations
-    decoding = asking.tokens * max(moved, computed) / together
-    prompts = asking.completions / asking.per_prompt
+    computed = 2 * (shape.active + shape.head) * batch / operations
+    decoding = load.tokens * max(moved, computed) / batch
+    prompts = load.completions / load.per_prompt
     prefill = prompts * PROMPT_TOKENS * 2 * shape.active / operations
     return (decoding + prefill) / replicas
 
@@ -121,11 +123,13 @@ def training_seconds(
     gpu: Gpu,
     forward_only: bool = False,
 ) -> float:
-    """Seconds for so many tokens on all workers: tokens x operations / (workers x peak x share).
+    """Return the seconds for `tokens` on all workers: tokens x operations / (workers x peak x
+    share).
 
-    Operations of a token, for each parameter: 2 forward, 2 for the activations' gradients, 2 for
-    those of parameters that are trained (none of a frozen base), 2 more with gradient
-    checkpointing; 2 alone for the reference. Attention over so short texts is left out.
+    Operations per token and parameter: 2 for the forward pass, 2 for the gradients of activations,
+    2 for the gradients of trained parameters (0 for a frozen base), and 2 more with gradient
+    checkpointing; only the first 2 for the reference (`forward_only`). Attention is left out, since
+    the texts are short.
     """
     passed = shape.active + shape.head
     if forward_only:
@@ -139,18 +143,18 @@ def training_seconds(
 
 
 def example_tokens(config: TrainingConfig, max_tokens: int) -> float:
-    """Of a training example in the mean: a prompt and a completion; of a pair two, behind the
-    prompt that they share."""
+    """Return the mean tokens of a training example: a prompt with a completion or, for a pair, with
+    the two completions that share it."""
     of_pairs = isinstance(config, RefineConfig) and config.loss not in ("rft", "kto")
     tokens = PROMPT_TOKENS + (2 if of_pairs else 1) * max_tokens * COMPLETION_SHARE
     return min(tokens, float(memory.longest_example(config)))
 
 
-def _touched(shape: ModelShape, together: float) -> float:
-    """Share of the weights that a step of so many sequences reads: of experts, those that at least
-    one of them is sent to, if they are sent anywhere alike."""
+def _touched(shape: ModelShape, batch: float) -> float:
+    """Return the share of the weights that a decoding step of `batch` sequences reads. Of a mixture
+    of experts these are the experts that at least one token is routed to, with uniform routing."""
     if shape.experts == 1:
         return 1.0
-    missed = (1 - shape.experts_per_token / shape.experts) ** together
+    missed = (1 - shape.experts_per_token / shape.experts) ** batch
     dense = shape.parameters - shape.linear
     return (dense + shape.linear * (1 - missed)) / shape.parameters

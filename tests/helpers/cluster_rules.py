@@ -131,7 +131,7 @@ def misfits(job: JobConfig, node_types: Mapping[str, Document]) -> list[str]:
         group = needs.bundles(engine, needs.on_gpu(engine, 0)) * engine.max_replicas
         parts.append(needs.ResourceRequest(role, f"resources.{role}", group, engine.labels))
     return [
-        f"{part.who} has no place"
+        f"{part.name} has no place"
         for part in parts
         if not any(_holds(one, part.bundles, part.labels) for one in node_types.values())
     ]

@@ -12,7 +12,7 @@ from sirt_ray.cli.main import main
 from sirt_ray.driver import plan as cluster_plan
 from sirt_ray.driver import plan as hours
 from sirt_ray.planning.clusters import described
-from sirt_ray.planning.placement import place_engines
+from sirt_ray.planning.placement import plan_placement
 from tests.helpers.fakes import job
 from tests.helpers.paths import JOB_FILES, JOBS
 
@@ -114,7 +114,7 @@ def test_an_endpoint_takes_as_long_as_its_pace(tmp_path: Path) -> None:
 
 def estimates(config: Any, states: list[ArtifactStatus]) -> list[Any]:
     setup = cluster_plan.setup_of([config])
-    placed = (setup, place_engines(setup, described("2x80GB")))
+    placed = (setup, plan_placement(setup, described("2x80GB")))
     return hours.estimates([(config, state) for state in states], [placed] * len(states))
 
 

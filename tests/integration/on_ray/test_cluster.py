@@ -5,7 +5,7 @@ import ray
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.on_ray import cluster as live_cluster
 from sirt_ray.on_ray import cluster as needs
-from sirt_ray.planning.placement import Setup, place_engines, problem
+from sirt_ray.planning.placement import Setup, plan_placement, problem
 
 
 def test_the_nodes_that_are_there_are_planned_on(ray_cluster: None) -> None:
@@ -13,7 +13,7 @@ def test_the_nodes_that_are_there_are_planned_on(ray_cluster: None) -> None:
     assert [node.resources["CPU"] for node in cluster.nodes] == [4.0]
     assert cluster.gpus == 0 and cluster.assumed == []
     large = ResourcesConfig(student=EngineConfig(num_cpus=2, max_replicas=9))
-    placed = place_engines(Setup(None, "none", {"none": None}, large, (), 1), cluster)
+    placed = plan_placement(Setup(None, "none", {"none": None}, large, (), 1), cluster)
     assert placed.parts["student"].count == 2
     assert problem(Setup(None, "none", {"none": None}, large, (), 1), cluster, "student") is None
 

@@ -13,7 +13,7 @@ from sirt_ray.driver.plan import setup_of
 from sirt_ray.planning import memory, remedies
 from sirt_ray.planning.clusters import described
 from sirt_ray.planning.models import shape_of
-from sirt_ray.planning.placement import Setup, place_engines, problem
+from sirt_ray.planning.placement import Setup, plan_placement, problem
 from tests.helpers.paths import JOBS
 
 TEACHER, STUDENT = "meta-llama/Llama-2-70b-chat-hf", "meta-llama/Llama-2-7b-chat-hf"
@@ -39,9 +39,9 @@ def changed(setup: Setup, role: str, **settings: Any) -> Setup:
 def test_the_papers_study_by_hand(cluster: str, gpu_bytes: float, early: bool) -> None:
     """Llama-2-70B teaches Llama-2-7B: every number from the models' published shapes."""
     setup = in_family()
-    placed = place_engines(setup, described(cluster))
+    placed = plan_placement(setup, described(cluster))
     assert [problem(setup, described(cluster), role) for role in setup.roles] == [None] * 3
-    assert (placed.early, placed.stays) == (early, False)
+    assert (placed.prestarts, placed.colocates) == (early, False)
 
     teacher = placed.parts["teacher"]
     assert (teacher.count, teacher.gpus, teacher.per_node) == (1, 4, {0: 4})
@@ -87,7 +87,7 @@ def test_the_papers_study_by_hand(cluster: str, gpu_bytes: float, early: bool) -
 @pytest.mark.parametrize("student", [STUDENT, LARGER, "mistralai/Mistral-7B-Instruct-v0.1"])
 def test_every_pair_of_the_papers_study_fits(cluster: str, student: str) -> None:
     setup, there = in_family(student), described(cluster)
-    placed = place_engines(setup, there)
+    placed = plan_placement(setup, there)
     for role in setup.roles:
         part = placed.parts[role]
         assert problem(setup, there, role) is None
