@@ -17,12 +17,12 @@ from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.data import read
-from sirt_ray.on_ray.engine.pool import Engines, Role
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.sampling import pairs as pairing
 from sirt_ray.on_ray.sampling.evaluate import Requests, evaluate
+from sirt_ray.on_ray.sampling.pool import Engines, Role
 from sirt_ray.on_ray.sampling.prompts import Prompter, TextPrompter, TokenPrompter
-from sirt_ray.on_ray.sampling.run import SamplingPlan, sample
+from sirt_ray.on_ray.sampling.sampler import SamplingPlan, sample
 from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
 from sirt_ray.storage import object_store

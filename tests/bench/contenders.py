@@ -143,7 +143,7 @@ class Ours:
 
     def run(self, work: Work) -> Rate:
         from sirt_ray.benchmarks.registry import grade
-        from sirt_ray.on_ray.sampling.run import sample
+        from sirt_ray.on_ray.sampling.sampler import sample
 
         self._runs += 1
         began = time.perf_counter()

@@ -30,7 +30,7 @@ from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.core.interfaces import Policy, Progress
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
-from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.sampler import sample
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.report.progress import LogProgress
 from tests.helpers import sleeping

@@ -15,7 +15,7 @@ from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import Prompter, TokenPrompter
-from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.sampler import sample
 from sirt_ray.on_ray.sampling.worker import Grade, SamplingPlan
 from sirt_ray.types import Judgement, Question
 from tests.helpers.bars import Bars

@@ -19,7 +19,7 @@ from sirt_ray.on_ray.data import read
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.run import SamplingPlan, sample
+from sirt_ray.on_ray.sampling.sampler import SamplingPlan, sample
 from sirt_ray.on_ray.serve.resolve import ServedModel
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source

@@ -8,8 +8,8 @@ import pytest
 
 from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.engine import pool
-from sirt_ray.on_ray.engine.pool import Engines
+from sirt_ray.on_ray.sampling import pool
+from sirt_ray.on_ray.sampling.pool import Engines
 from tests.helpers.fakes import job
 
 

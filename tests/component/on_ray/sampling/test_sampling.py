@@ -15,7 +15,7 @@ from sirt_ray.on_ray.engine.options import (
 )
 from sirt_ray.on_ray.engine.vllm import failure_reason
 from sirt_ray.on_ray.sampling.prompts import completion_texts
-from sirt_ray.on_ray.sampling.run import uncovered
+from sirt_ray.on_ray.sampling.sampler import uncovered
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed, stop_reason
 from sirt_ray.planning.resources import bundles
 from sirt_ray.types import Question

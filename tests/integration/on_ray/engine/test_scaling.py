@@ -22,7 +22,7 @@ from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import METRICS, StageMetrics
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.sampler import sample
 from tests.helpers.asked import (
     PLAN,
     QUESTIONS,

@@ -23,7 +23,7 @@ from sirt_ray.errors import ArtifactError, StageError
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.run import sample
+from sirt_ray.on_ray.sampling.sampler import sample
 from sirt_ray.types import Question
 from tests.helpers.asked import (
     MAX_TOKENS,
