@@ -22,7 +22,7 @@ from sirt_ray.on_ray.sampling import pairs as pairing
 from sirt_ray.on_ray.sampling.evaluate import Requests, evaluate
 from sirt_ray.on_ray.sampling.pool import Engines, Role
 from sirt_ray.on_ray.sampling.prompts import Prompter, TextPrompter, TokenPrompter
-from sirt_ray.on_ray.sampling.sampler import SamplingPlan, sample
+from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.on_ray.training import trainer
 from sirt_ray.quickstart import assets
 from sirt_ray.storage import object_store
@@ -256,16 +256,15 @@ class RayStages:
         name: str,
         cot_only: frozenset[str] = frozenset(),
     ) -> Counts:
-        return sample(
+        return self._engines.serve(role, policy).sample(
             questions,
             SamplingPlan(requests, sampling, self._job.seed, cot_only),
-            self._engines.serve(role, policy),
             self._prompter(role, policy),
+            grade_of(self._job.data),
             out=out,
-            resources=self._job.resources,
-            progress=self._progress,
+            block_size=self._job.resources.block_size,
             name=name,
-            grade=grade_of(self._job.data),
+            progress=self._progress,
         )
 
     def _prompter(self, role: Role, policy: Policy) -> Prompter:

@@ -18,6 +18,7 @@ from sirt_ray.on_ray.engine.options import engine_kwargs, environment
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed
 from sirt_ray.quickstart import assets, tasks
 from sirt_ray.types import Question
+from tests.helpers.asked import start_sampler
 from tests.helpers.bars import Bars
 
 MODEL = "quickstart:student"
@@ -125,14 +126,13 @@ class Ours:
     """The whole path of a run's stage: questions in, graded and written completions out."""
 
     def __init__(self, n: int, tokenizer: Any) -> None:
-        from sirt_ray.on_ray.engine.server import ModelServer
         from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 
         self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
         self._prompter = TokenPrompter(tokenizer)
         self._runs = 0
         policy = Policy("bench", str(assets.resolve(MODEL)))
-        self.server = ModelServer.start(
+        self._sampler = start_sampler(
             "student",
             policy,
             ENGINE,
@@ -140,25 +140,24 @@ class Ours:
             pointers=self._folder,
             samples_per_question=n,
         )
+        self.server = self._sampler.server
 
     def run(self, work: Work) -> Rate:
         from sirt_ray.benchmarks.registry import grade
-        from sirt_ray.on_ray.sampling.sampler import sample
 
         self._runs += 1
         began = time.perf_counter()
-        counts = sample(
+        counts = self._sampler.sample(
             work.questions,
             SamplingPlan((("cot", work.n),), SAMPLING, SEED),
-            self.server,
             self._prompter,
-            self._folder / f"run_{self._runs}",
-            ResourcesConfig(),
-            Bars(),
-            "samples",
             grade,
+            out=self._folder / f"run_{self._runs}",
+            block_size=ResourcesConfig().block_size,
+            name="samples",
+            progress=Bars(),
         )
         return Rate(counts["completion_tokens"], time.perf_counter() - began)
 
     def stop(self) -> None:
-        self.server.stop()
+        self._sampler.stop()

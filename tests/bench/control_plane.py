@@ -3,7 +3,7 @@
     python -m tests.bench.control_plane [--rate 20000] [--busy 3000] [--memory 10000 1000000]
 
 The engine only sleeps: a stand-in for a remote one, so that nothing but the control plane is
-measured. Three figures, each from a run of `sirt_ray.on_ray.sampling.run.sample`:
+measured. Three figures, each from a run of `sirt_ray.on_ray.sampling.sampler.Sampler.sample`:
 
     rate    questions per second through one driver and one replica that answers at once
     busy    share of the time that the places of 16 replicas, with delays as those of a large model,
@@ -28,12 +28,11 @@ from sirt_ray.benchmarks.registry import grade
 from sirt_ray.config.job import SamplingConfig
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.core.interfaces import Policy, Progress
-from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
-from sirt_ray.on_ray.sampling.sampler import sample
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.report.progress import LogProgress
 from tests.helpers import sleeping
+from tests.helpers.asked import start_sampler
 from tests.helpers.bars import Bars
 
 ray.cloudpickle.register_pickle_by_value(sleeping)
@@ -44,7 +43,7 @@ class Plane:
 
     def __init__(self, engine: sleeping.SleepingEngine, replicas: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
-        self.server = ModelServer.start(
+        self._sampler = start_sampler(
             "student",
             Policy("bench", "nowhere"),
             EngineConfig(
@@ -58,21 +57,21 @@ class Plane:
             pointers=self._folder,
             serving=engine,
         )
+        self.server = self._sampler.server
 
     def sample(self, count: int, progress: Progress | None = None) -> float:
         """Seconds that it took."""
         out = self._folder / "out"
         began = time.perf_counter()
-        counts = sample(
+        counts = self._sampler.sample(
             sleeping.apple_questions(count),
             SamplingPlan((("cot", 1),), SamplingConfig(temperature=1.0), 0),
-            self.server,
             TextPrompter("chat"),
-            out,
-            ResourcesConfig(),
-            progress or LogProgress(Console()),
-            "samples",
             grade,
+            out=out,
+            block_size=ResourcesConfig().block_size,
+            name="samples",
+            progress=progress or LogProgress(Console()),
         )
         seconds = time.perf_counter() - began
         if (counts["completions"], counts["dropped"]) != (count, {}):
@@ -81,7 +80,7 @@ class Plane:
         return seconds
 
     def close(self) -> None:
-        self.server.stop()
+        self._sampler.stop()
         shutil.rmtree(self._folder)
 
 

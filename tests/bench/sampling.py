@@ -6,7 +6,7 @@ All sample the same questions with the quickstart's student, the same prompts, s
 settings, one engine each, one after the other in every repeat:
 
     offline      vLLM's `LLM.generate` in a process of its own: the limit
-    ours         `sirt_ray.on_ray.sampling.run.sample`: actors and Serve
+    ours         `sirt_ray.on_ray.sampling.sampler.Sampler.sample`: actors and Serve
     n1_requests  a call of a Serve handle for each completion, as many at once as the replica takes
     http         the official client in threads against `sirt serve`, a request of n a question
 
@@ -41,7 +41,7 @@ _WARM_UP = 64
 _PROCESSES = {
     "VLLM::EngineCore": "engine",
     "ray::ServeReplica": "replica",
-    "ray::_SamplingActor": "sampling actor",
+    "ray::SamplingActor": "sampling actor",
     "tests.bench.sampling": "driver",
 }
 

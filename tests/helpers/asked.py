@@ -4,6 +4,7 @@ compared with. The models have random weights."""
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -11,11 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
-from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import Prompter, TokenPrompter
-from sirt_ray.on_ray.sampling.sampler import sample
+from sirt_ray.on_ray.sampling.sampler import Sampler
 from sirt_ray.on_ray.sampling.worker import Grade, SamplingPlan
 from sirt_ray.types import Judgement, Question
 from tests.helpers.bars import Bars
@@ -48,6 +48,20 @@ def grader() -> Grade:
     return grade
 
 
+def start_server(*args: Any, **kwargs: Any) -> ModelServer:
+    """Deploy a server and wait until its engines are ready."""
+    server = ModelServer.deploy(*args, **kwargs)
+    server.wait_until_ready()
+    return server
+
+
+def start_sampler(*args: Any, **kwargs: Any) -> Sampler:
+    """Deploy a sampler and wait until its engines are ready."""
+    sampler = Sampler.deploy(*args, **kwargs)
+    sampler.server.wait_until_ready()
+    return sampler
+
+
 def engine_process(server: ModelServer) -> int:
     """vLLM's own process, below the replica's."""
     processes = server.handle.facts.remote().result(timeout_s=120).process_ids
@@ -61,37 +75,37 @@ def greedy_reference(checkpoint: Path, prompt: tuple[int, ...]) -> tuple[int, ..
 
 
 class Sampling:
-    """A server and what is asked of it."""
+    """A sampler and what it samples."""
 
     def __init__(
         self,
-        server: ModelServer,
+        sampler: Sampler,
         plan: SamplingPlan,
         prompter: Prompter,
         questions: list[Question],
         grade: Grade,
     ) -> None:
-        self.server, self.plan, self.prompter = server, plan, prompter
+        self.sampler, self.server = sampler, sampler.server
+        self.plan, self.prompter = plan, prompter
         self.questions, self.grade = questions, grade
 
     @classmethod
-    def of(cls, server: ModelServer, model: Path) -> "Sampling":
+    def of(cls, sampler: Sampler, model: Path) -> "Sampling":
         """Enough for a real engine to need some seconds."""
         plan = SamplingPlan((("cot", 4),), SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
         prompter = TokenPrompter(AutoTokenizer.from_pretrained(model))
-        return cls(server, plan, prompter, [question(row) for row in range(48)], grader())
+        return cls(sampler, plan, prompter, [question(row) for row in range(48)], grader())
 
     def into(self, out: Path, questions: list[Question] | None = None) -> Counts:
-        return sample(
+        return self.sampler.sample(
             questions or self.questions,
             self.plan,
-            self.server,
             self.prompter,
-            out,
-            ResourcesConfig(block_size=BLOCK),
-            Bars(),
-            "samples",
             self.grade,
+            out=out,
+            block_size=BLOCK,
+            name="samples",
+            progress=Bars(),
         )
 
     def disturbed(self, out: Path, after: float, fault: Callable[[], None]) -> Counts:

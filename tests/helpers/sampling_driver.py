@@ -9,16 +9,16 @@ from pathlib import Path
 import ray
 
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.on_ray.engine.server import ModelServer
+from tests.helpers.asked import start_sampler
 from tests.integration.on_ray.sampling.test_faults import ENGINE, Sampling
 
 
 def main(model: Path, out: Path) -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     policy = Policy("one", str(model))
-    server = ModelServer.start("teacher", policy, ENGINE, run="driver", pointers=out.parent)
-    Sampling.of(server, model).into(out)
-    server.stop()
+    sampler = start_sampler("teacher", policy, ENGINE, run="driver", pointers=out.parent)
+    Sampling.of(sampler, model).into(out)
+    sampler.stop()
     ray.shutdown()
 
 

@@ -30,7 +30,6 @@ from sirt_ray.on_ray.engine.options import engine_kwargs, environment, most_call
 from sirt_ray.on_ray.engine.protocol import Engine, ReplicaFacts, ReplicaLoad
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED, Replica, write_pointer
 from sirt_ray.on_ray.engine.vllm import VllmEngine
-from sirt_ray.on_ray.sampling.actors import Samplers
 from sirt_ray.on_ray.serve_apps import app_name
 from sirt_ray.planning.resources import bundles
 from sirt_ray.storage import object_store
@@ -127,7 +126,6 @@ class ModelServer:
         self.app = app
         self.handle = handle
         self.policy = policy
-        self.samplers = Samplers(engine)
         self._pointer = pointer
         self._facts: ReplicaFacts | None = None
 
@@ -162,16 +160,7 @@ class ModelServer:
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-        server = cls(role, policy, engine, app, pointer, handle)
-        server.samplers.start()
-        return server
-
-    @classmethod
-    def start(cls, *args: Any, **kwargs: Any) -> "ModelServer":
-        """`deploy`, then `wait_until_ready`."""
-        server = cls.deploy(*args, **kwargs)
-        server.wait_until_ready()
-        return server
+        return cls(role, policy, engine, app, pointer, handle)
 
     def wait_until_ready(self) -> None:
         """Wait until an engine answers. Raises what keeps it from starting, and ResourceError after
@@ -236,7 +225,6 @@ class ModelServer:
         return sum(n for each in states for state, n in each.items() if state not in _GOING)
 
     def stop(self) -> None:
-        self.samplers.stop()
         if self.app in serve.status().applications:
             with waiting(f"the end of the {self.role} engine"):
                 serve.delete(self.app)

@@ -16,10 +16,10 @@ from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.core.scoring import read_evaluation, scores_to_json, tally
 from sirt_ray.on_ray import serve_apps
 from sirt_ray.on_ray.data import read
-from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.sampler import SamplingPlan, sample
+from sirt_ray.on_ray.sampling.sampler import Sampler
+from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.on_ray.serve.resolve import ServedModel
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
@@ -101,7 +101,7 @@ class ModelScoring:
 
         config, model = self.config, self.model
         prompter = TokenPrompter(load_tokenizer(located(Source(model.path), weights=False)))
-        server = ModelServer.deploy(
+        sampler = Sampler.deploy(
             "student",
             Policy(model.name, model.path),
             config.engine,
@@ -111,21 +111,20 @@ class ModelScoring:
         )
 
         def ask(asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]) -> Counts:
-            return sample(
+            return sampler.sample(
                 asked,
                 SamplingPlan(requests, config.sampling, config.seed, cot_only),
-                server,
                 prompter,
+                grade_of(config.data),
                 out=out,
-                resources=ResourcesConfig(student=config.engine),
-                progress=self.progress,
+                block_size=ResourcesConfig().block_size,
                 name="evaluation",
-                grade=grade_of(config.data),
+                progress=self.progress,
             )
 
         try:
-            server.wait_until_ready()
+            sampler.server.wait_until_ready()
             asked = read.read_questions(questions.fetched(), config.benchmarks, "test")
             return evaluate(out, {"test": asked}, config.prompts, ask)
         finally:
-            server.stop()
+            sampler.stop()

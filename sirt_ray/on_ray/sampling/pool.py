@@ -13,7 +13,7 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray import cluster, serve_apps
 from sirt_ray.on_ray.cluster import on_gpu
 from sirt_ray.on_ray.engine.api import endpoint_engine, endpoint_resources
-from sirt_ray.on_ray.engine.server import ModelServer
+from sirt_ray.on_ray.sampling.sampler import Sampler
 from sirt_ray.planning.resources import ResourceRequest, can_colocate, can_prestart, fits, subtract
 from sirt_ray.quickstart import assets
 from sirt_ray.training.model_errors import check_quantization
@@ -27,7 +27,7 @@ class Engines:
     def __init__(self, job: JobConfig, run_dir: Path) -> None:
         self._job = job
         self._run_dir = run_dir
-        self._up: dict[Role, ModelServer] = {}
+        self._up: dict[Role, Sampler] = {}
 
     def check_cluster(self) -> None:
         """Raise one ResourceError for everything that the cluster can never give."""
@@ -52,7 +52,7 @@ class Engines:
         if "student" not in self._up and can_prestart(engine, on_gpu(engine), free):
             self._up["student"] = self._deploy("student", student)
 
-    def serve(self, role: Role, policy: Policy) -> ModelServer:
+    def serve(self, role: Role, policy: Policy) -> Sampler:
         """The role's engine with the weights of `policy`, ready to answer.
 
         The first call for the student ends the teacher, which has no stage after it.
@@ -64,11 +64,11 @@ class Engines:
             if role == "teacher":
                 self._make_room_for_teacher()
             self._up[role] = self._deploy(role, policy)
-        server = self._up[role]
-        server.wait_until_ready()
-        if server.policy != policy:
-            server.load(policy)
-        return server
+        sampler = self._up[role]
+        sampler.server.wait_until_ready()
+        if sampler.server.policy != policy:
+            sampler.server.load(policy)
+        return sampler
 
     def free_resources_for_training(self) -> None:
         """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
@@ -112,17 +112,17 @@ class Engines:
         return following
 
     def stop(self, role: Role) -> None:
-        server = self._up.pop(role, None)
-        if server is not None:
-            server.stop()
+        sampler = self._up.pop(role, None)
+        if sampler is not None:
+            sampler.stop()
 
     def close(self) -> None:
         for role in list(self._up):
             self.stop(role)
 
-    def _deploy(self, role: Role, policy: Policy) -> ModelServer:
+    def _deploy(self, role: Role, policy: Policy) -> Sampler:
         endpoint = endpoint_engine(self._job, self._run_dir) if role == "teacher" else None
-        return ModelServer.deploy(
+        return Sampler.deploy(
             role,
             replace(policy, path=str(assets.resolve(policy.path))),
             self._resources(role),

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
-from sirt_ray.errors import StageError
+from sirt_ray.errors import SirtError, StageError
 from sirt_ray.logs import LogContext, bind_context
 from sirt_ray.on_ray.engine.protocol import SampleReply, SampleRequest
 from sirt_ray.on_ray.metrics import Emitter, count_part
@@ -81,7 +83,6 @@ class BlockJob:
     prompter: Prompter
     out: str
     """The folder, as every node knows it."""
-    name: str
     version: str
     max_model_len: int
     chunk: int
@@ -90,7 +91,7 @@ class BlockJob:
     """Calls that one actor has under way: as many as fill the replicas that it feeds."""
     timeout_s: float
     """For the engine's answer to one call."""
-    place: LogContext
+    context: LogContext
 
 
 def request_seed(seed: int, question_id: str, kind: PromptKind) -> int:
@@ -123,12 +124,12 @@ class BlockSampler:
         self._out = object_store.to_local_path(job.out)
         self._questions = QuestionFile(self._out)
         self._asker = RetryingClient(job.handle, job.calls_in_flight, job.timeout_s)
-        self._emitter = Emitter(job.place)
+        self._emitter = Emitter(job.context)
 
     async def sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
         """Sample the questions, write the part, and return its counts. `lost`: how often that was
         begun before."""
-        with bind_context(self._job.place):
+        with bind_context(self._job.context):
             return await self._sample(first, count, lost)
 
     async def _sample(self, first: int, count: int, lost: int) -> dict[str, Any]:
@@ -279,3 +280,36 @@ class BlockSampler:
                 Graded(completion, found.verdict, found.extracted, question.reference)
             )
         return graded
+
+
+class SamplingActor:
+    """The actor that samples blocks, in a process of its own."""
+
+    def __init__(self) -> None:
+        import transformers.tokenization_utils_tokenizers  # noqa: F401  Tokenizers come with jobs.
+        from ray.serve import handle  # noqa: F401  So do handles.
+
+        self._job = ""
+        self._sampler: BlockSampler | None = None
+
+    @ray.method(max_task_retries=-1)
+    async def ping(self) -> None:
+        """Return once the actor is alive. Ray retries until then: calls of a lost node's actors
+        fail at once while the loss is not yet noticed."""
+
+    async def sample(
+        self, job: tuple[str, list[Any]], first: int, count: int, deaths: int
+    ) -> dict[str, Any]:
+        """Sample a block. `job`: its name and its reference, fetched once for all blocks of the
+        job. `deaths`: how often an actor has died with this block."""
+        name, (reference,) = job
+        if name != self._job:
+            fetched = await reference
+            if name != self._job:
+                self._job, self._sampler = name, BlockSampler(fetched)
+        assert self._sampler is not None
+        try:
+            return await self._sampler.sample(first, count, deaths)
+        except SirtError as error:
+            # The cause of an error that a replica raised would be lost on a second way home.
+            raise StageError(str(getattr(error, "cause", error))) from None

@@ -17,6 +17,7 @@ from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
 from sirt_ray.training.tasks import Source
+from tests.helpers.asked import start_server
 from tests.helpers.bars import Bars
 from tests.helpers.sleeping import SleepingEngine
 
@@ -28,7 +29,7 @@ def engine(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """It has 2 of the cluster's 4 CPUs; something else has a third."""
     other = placement_group([{"CPU": 1}])
     ray.get(other.ready(), timeout=60)
-    server = ModelServer.start(
+    server = start_server(
         "student",
         Policy("v", "x"),
         EngineConfig(num_cpus=2),

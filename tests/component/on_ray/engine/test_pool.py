@@ -14,10 +14,10 @@ from tests.helpers.fakes import job
 
 
 class Server:
-    """A model server without an engine."""
+    """A sampler and its server, without engines and actors."""
 
     def __init__(self, role: str, policy: Policy) -> None:
-        self.policy = policy
+        self.server, self.policy = self, policy
         self.told = [f"start {role} {policy.path}"]
 
     def wait_until_ready(self) -> None: ...
@@ -38,7 +38,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
         started.append(Server(role, policy))
         return started[-1]
 
-    monkeypatch.setattr(pool.ModelServer, "deploy", deploy)
+    monkeypatch.setattr(pool.Sampler, "deploy", deploy)
     return started
 
 

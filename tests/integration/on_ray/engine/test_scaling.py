@@ -13,7 +13,7 @@ import pytest
 import ray
 from transformers import AutoTokenizer
 
-from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
+from sirt_ray.config.resources import EngineConfig, TrainerResources
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import LogContext, bind_context
@@ -22,12 +22,13 @@ from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import METRICS, StageMetrics
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.sampler import sample
+from sirt_ray.on_ray.sampling.sampler import Sampler
 from tests.helpers.asked import (
     PLAN,
     QUESTIONS,
     grader,
     greedy_reference,
+    start_sampler,
 )
 from tests.helpers.bars import Bars
 from tests.helpers.sleeping import wait_until
@@ -53,14 +54,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(
+def sampler(
     ray_cluster: None, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ModelServer]:
+) -> Iterator[Sampler]:
     pointers = tmp_path_factory.mktemp("pointers")
     policy = Policy("old", str(checkpoints["old"]))
-    server = ModelServer.start("student", policy, ENGINE, run="scaling", pointers=pointers)
-    yield server
-    server.stop()
+    sampler = start_sampler("student", policy, ENGINE, run="scaling", pointers=pointers)
+    yield sampler
+    sampler.stop()
+
+
+@pytest.fixture(scope="module")
+def server(sampler: Sampler) -> ModelServer:
+    return sampler.server
 
 
 @contextmanager
@@ -144,21 +150,20 @@ def metrics(place: LogContext) -> dict[str, float]:
 
 
 def test_what_is_sampled_is_counted_for_prometheus(
-    server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+    sampler: Sampler, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     prompter = TokenPrompter(AutoTokenizer.from_pretrained(checkpoints["new"]))
     place = LogContext("scaling", "round_01", "samples")
     with bind_context(place):
-        counts = sample(
+        counts = sampler.sample(
             QUESTIONS,
             PLAN,
-            server,
             prompter,
-            tmp_path / "samples",
-            ResourcesConfig(block_size=4),
-            Bars(),
-            "round_01/samples",
             grader(),
+            out=tmp_path / "samples",
+            block_size=4,
+            name="round_01/samples",
+            progress=Bars(),
         )
         tell = StageMetrics(place.run).artifact
         tell("finished", "round_01/samples", counts=counts, seconds=12.5)

@@ -17,6 +17,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.publish.adapters import combine
+from tests.helpers.asked import start_server
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -91,7 +92,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
 def server(
     ray_cluster: None, room: Room, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    server = ModelServer.start(
+    server = start_server(
         "student",
         room.policy("first"),
         EngineConfig(num_cpus=0.5),

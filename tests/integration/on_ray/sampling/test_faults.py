@@ -29,7 +29,7 @@ from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.types import Question
 from tests.helpers import sleeping
-from tests.helpers.asked import BLOCK, Sampling, engine_process
+from tests.helpers.asked import BLOCK, Sampling, engine_process, start_sampler
 from tests.helpers.sleeping import SleepingEngine, apple_questions, wait_until
 from tests.helpers.tiny import save_talker
 
@@ -50,7 +50,7 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def asleep(ray_cluster: None, hangs: Path) -> Iterator[Sampling]:
     """Two replicas that need about six seconds for all questions."""
-    server = ModelServer.start(
+    sampler = start_sampler(
         "student",
         Policy("v", "nowhere"),
         EngineConfig(
@@ -62,8 +62,8 @@ def asleep(ray_cluster: None, hangs: Path) -> Iterator[Sampling]:
         serving=SleepingEngine(4, 0.3, 0.7, hangs=str(hangs)),
     )
     plan = SamplingPlan((("cot", 2),), SamplingConfig(temperature=1.0), 3)
-    yield Sampling(server, plan, TextPrompter("chat"), list(apple_questions(96)), grade)
-    server.stop()
+    yield Sampling(sampler, plan, TextPrompter("chat"), list(apple_questions(96)), grade)
+    sampler.stop()
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_killed_replica_costs_nothing_but_time(
 def test_a_killed_sampling_actor_costs_nothing_but_time(
     asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
-    (actor,) = asleep.server.samplers.actors
+    (actor,) = asleep.sampler.actors
     counts = asleep.disturbed(tmp_path / "out", 0.3, lambda: ray.kill(actor, no_restart=False))
     assert parquet.read(tmp_path / "out") == undisturbed
     assert counts["retries"] > 0
@@ -107,15 +107,15 @@ def test_a_sampling_actor_is_waited_for_while_its_node_is_silent(
     asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
     """A node that is lost is missed only after a while, in which calls of its actors fail."""
-    (sampler,) = asleep.server.samplers.actors
-    actor = psutil.Process(ray.get(sampler.__ray_call__.remote(lambda _: os.getpid())))
-    raylet = actor.parent()
+    (actor,) = asleep.sampler.actors
+    process = psutil.Process(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+    raylet = process.parent()
     assert raylet and raylet.name() == "raylet"
 
     def silence() -> None:
         raylet.suspend()
         try:
-            actor.kill()
+            process.kill()
             time.sleep(SILENT_SECONDS)
         finally:
             raylet.resume()
@@ -204,7 +204,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def awake(
     ray_cluster: None, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sampling]:
-    server = ModelServer.start(
+    sampler = start_sampler(
         "teacher",
         Policy("one", str(model)),
         ENGINE,
@@ -212,8 +212,8 @@ def awake(
         pointers=model.parent,
         samples_per_question=4,
     )
-    yield Sampling.of(server, model)
-    server.stop()
+    yield Sampling.of(sampler, model)
+    sampler.stop()
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.config.resources import EngineConfig, ResourcesConfig
+from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core.encoding import encode_prompt
 from sirt_ray.core.interfaces import Counts, Policy
 from sirt_ray.errors import ArtifactError, StageError
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
-from sirt_ray.on_ray.sampling.sampler import sample
+from sirt_ray.on_ray.sampling.sampler import Sampler
 from sirt_ray.types import Question
 from tests.helpers.asked import (
     MAX_TOKENS,
@@ -33,6 +33,7 @@ from tests.helpers.asked import (
     grader,
     greedy_reference,
     question,
+    start_sampler,
 )
 from tests.helpers.bars import Bars
 from tests.helpers.sleeping import wait_until
@@ -52,36 +53,40 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(
+def sampler(
     ray_cluster: None, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ModelServer]:
+) -> Iterator[Sampler]:
     policy = Policy("one", str(checkpoints["one"]))
     pointers = tmp_path_factory.mktemp("pointers")
-    server = ModelServer.start(
+    sampler = start_sampler(
         "student", policy, EngineConfig(), run="test", pointers=pointers, samples_per_question=8
     )
-    yield server
-    server.stop()
+    yield sampler
+    sampler.stop()
+
+
+@pytest.fixture(scope="module")
+def server(sampler: Sampler) -> ModelServer:
+    return sampler.server
 
 
 def sampled(
-    server: ModelServer,
+    sampler: Sampler,
     out: Path,
     checkpoint: Path,
     questions: Sequence[Question] = QUESTIONS,
     bars: Bars | None = None,
     block_size: int = 4,
 ) -> Counts:
-    return sample(
+    return sampler.sample(
         questions,
         PLAN,
-        server,
         TokenPrompter(AutoTokenizer.from_pretrained(checkpoint)),
-        out,
-        ResourcesConfig(block_size=block_size),
-        bars or Bars(),
-        "samples",
         grader(),
+        out=out,
+        block_size=block_size,
+        name="samples",
+        progress=bars or Bars(),
     )
 
 
@@ -91,10 +96,10 @@ def without_usage(counts: Counts) -> Counts:
 
 @pytest.fixture(scope="module")
 def whole(
-    server: ModelServer, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    sampler: Sampler, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Counts, Bars]:
     out, bars = tmp_path_factory.mktemp("whole") / "samples", Bars()
-    return out, sampled(server, out, checkpoints["one"], bars=bars), bars
+    return out, sampled(sampler, out, checkpoints["one"], bars=bars), bars
 
 
 class TestRows:
@@ -153,7 +158,7 @@ class TestRows:
 class TestResume:
     def test_finished_parts_stay_and_the_rest_is_sampled_the_same(
         self,
-        server: ModelServer,
+        sampler: Sampler,
         whole: tuple[Path, Counts, Bars],
         checkpoints: dict[str, Path],
         tmp_path: Path,
@@ -169,7 +174,7 @@ class TestResume:
         (out / ".part-0000008.parquet.partial").write_bytes(b"half a part")
         before = (kept.read_bytes(), kept.stat().st_mtime_ns)
 
-        counts = sampled(server, out, checkpoints["one"], block_size=1)
+        counts = sampled(sampler, out, checkpoints["one"], block_size=1)
 
         assert (kept.read_bytes(), kept.stat().st_mtime_ns) == before
         assert len(list(out.glob("*.parquet"))) == 7
@@ -177,36 +182,36 @@ class TestResume:
         assert without_usage(counts) == without_usage(whole[1])
 
     def test_nothing_is_left_to_do(
-        self, server: ModelServer, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+        self, sampler: Sampler, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
     ) -> None:
         out, counts, _ = whole
         before = {part: part.stat().st_mtime_ns for part in out.glob("*.parquet")}
-        again = sampled(server, out, checkpoints["one"])
+        again = sampled(sampler, out, checkpoints["one"])
         assert without_usage(again) == without_usage(counts)
         assert {part: part.stat().st_mtime_ns for part in out.glob("*.parquet")} == before
 
     def test_parts_of_other_questions_are_refused(
-        self, server: ModelServer, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+        self, sampler: Sampler, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
     ) -> None:
         with pytest.raises(ArtifactError, match="other questions"):
-            sampled(server, whole[0], checkpoints["one"], QUESTIONS[::-1])
+            sampled(sampler, whole[0], checkpoints["one"], QUESTIONS[::-1])
 
 
 class TestRefusals:
     def test_a_prompt_that_is_too_long_is_counted_and_left_out(
-        self, server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+        self, sampler: Sampler, checkpoints: dict[str, Path], tmp_path: Path
     ) -> None:
         questions = [question(0), question(1, length=600)]
-        counts = sampled(server, tmp_path / "samples", checkpoints["one"], questions)
+        counts = sampled(sampler, tmp_path / "samples", checkpoints["one"], questions)
         assert counts["dropped"] == {"prompt_too_long": 1}
         assert (counts["questions"], counts["completions"]) == (2, 9)
 
     def test_nothing_but_refusals_is_an_error_and_leaves_nothing(
-        self, server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+        self, sampler: Sampler, checkpoints: dict[str, Path], tmp_path: Path
     ) -> None:
         out = tmp_path / "samples"
         with pytest.raises(StageError, match=r"none of the 2 questions.*max_tokens"):
-            sampled(server, out, checkpoints["one"], [question(0, 600), question(1, 600)])
+            sampled(sampler, out, checkpoints["one"], [question(0, 600), question(1, 600)])
         assert list(out.glob("*.parquet")) == []
 
     def test_a_version_that_nobody_serves_is_an_error(self, server: ModelServer) -> None:
@@ -227,11 +232,11 @@ def wait_for_another_engine(server: ModelServer, engine: int) -> None:
 
 
 def test_an_engine_that_is_killed_costs_nothing_but_time(
-    server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
+    sampler: Sampler, server: ModelServer, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """More questions than decode together, so that many are under way when the first is done."""
     questions = [question(row) for row in range(100)]
-    sampled(server, tmp_path / "undisturbed", checkpoints["one"], questions, block_size=50)
+    sampled(sampler, tmp_path / "undisturbed", checkpoints["one"], questions, block_size=50)
     engine = engine_process(server)
     out = tmp_path / "samples"
 
@@ -241,7 +246,7 @@ def test_an_engine_that_is_killed_costs_nothing_but_time(
 
     striking = threading.Thread(target=strike)
     striking.start()
-    sampled(server, out, checkpoints["one"], questions, block_size=1)
+    sampled(sampler, out, checkpoints["one"], questions, block_size=1)
     striking.join()
     assert parquet.read(out) == parquet.read(tmp_path / "undisturbed")
     wait_for_another_engine(server, engine)
