@@ -1,7 +1,6 @@
 """The Ray that a run uses: the cluster at an address, or one of its own on this machine."""
 
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -16,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.accelerators import NvidiaGPUAcceleratorManager
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray._private.state import state as cluster_state
-from ray.autoscaler._private.util import format_readonly_node_type
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 from ray.exceptions import RayError
-from ray.experimental import internal_kv
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig, TrainerResources
 from sirt_ray.errors import ResourceError
 from sirt_ray.logs import as_json
+from sirt_ray.on_ray import _compat
 from sirt_ray.planning import gpus, resources
 from sirt_ray.planning.clusters import Cluster, Node
 from sirt_ray.planning.gpus import Device, Gpu
@@ -126,29 +120,11 @@ def nodes() -> list[Node]:
     return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
-def may_grow() -> bool:
-    """Whether an autoscaler is there that may add nodes.
-
-    The second version of Ray's is there only where a cluster has one. The first reports on every
-    cluster, and calls nodes `node_<id>` where it only watches them."""
-    if is_autoscaler_v2(fetch_from_server=True):
-        return True
-    told = internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS)
-    report = (json.loads(told) if told else {}).get("autoscaler_report") or {}
-    kinds = (report.get("node_type_mapping") or {}).items()
-    return any(kind != format_readonly_node_type(node) for node, kind in kinds)
-
-
-def most() -> Resources | None:
-    """What an autoscaler that says so may bring the cluster to."""
-    return cluster_state.get_max_resources_from_cluster_config()
-
-
 def check_resources(*wanted: ResourceRequest) -> None:
     """Raise one ResourceError for all needs that the cluster can never meet, each for itself: parts
     that are not needed at the same time may use the same resources."""
-    limit = most()
-    if limit is None and may_grow():
+    limit = _compat.max_cluster_resources()
+    if limit is None and _compat.has_autoscaler():
         return
     there = nodes()
     problems = [
@@ -173,7 +149,7 @@ def read(address: str) -> Cluster:
     alive = [node for node in ray.nodes() if node["Alive"]]
     found = [devices_of(node) for node in alive]
     cluster = from_nodes(address, alive, found)
-    if most() is None and not may_grow():
+    if _compat.max_cluster_resources() is None and not _compat.has_autoscaler():
         return cluster
     text = "nodes that the autoscaler may add are not looked at"
     return replace(cluster, assumed=[*cluster.assumed, text])
@@ -401,11 +377,11 @@ def runs_that_fit(address: str | None, resources: ResourcesConfig, logs: Path) -
     """Runs of such resources that find room at the same time for all that each of them starts, so
     that none waits for what another holds; 1 at least."""
     if address is None:
-        gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+        gpus = _compat.count_local_gpus()
         there = {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
         return runs_at_once(resources, there)
     with connected(address, resources, logs):
-        return runs_at_once(resources, most() or ray.cluster_resources())
+        return runs_at_once(resources, _compat.max_cluster_resources() or ray.cluster_resources())
 
 
 def _local_cpus(resources: ResourcesConfig, at_once: int) -> int:

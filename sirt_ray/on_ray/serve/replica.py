@@ -6,15 +6,10 @@ from typing import Any
 
 from sirt_ray.core.encoding import missing_chat_template
 from sirt_ray.errors import StageError
+from sirt_ray.on_ray import _compat
 from sirt_ray.on_ray.engine.protocol import ReplicaFacts
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED
-from sirt_ray.on_ray.engine.vllm import (
-    LogMark,
-    engine_client,
-    failure_reason,
-    llm_config,
-    start_llm_server,
-)
+from sirt_ray.on_ray.engine.vllm import LogMark, failure_reason, llm_config
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.serve.auth import App, KeyCheck, RequireKey
 from sirt_ray.training.tasks import Source
@@ -50,7 +45,7 @@ class OpenAIReplica:
         template = missing_chat_template(tokenizer)
         if template is not None:
             config.engine_kwargs["chat_template"] = template
-        self._server: Any = await start_llm_server(config)
+        self._server: Any = await _compat.start_llm_server(config)
 
     async def __serve_build_asgi_app__(self) -> App:
         """Return the ASGI application. Serve calls this once the engine runs."""
@@ -60,5 +55,5 @@ class OpenAIReplica:
         await self._server.check_health()
 
     async def facts(self) -> ReplicaFacts:
-        model = engine_client(self._server).model_config
+        model = _compat.engine_client(self._server).model_config
         return ReplicaFacts("", model.max_model_len, ())

@@ -20,8 +20,6 @@ from urllib.parse import urlsplit
 
 import ray
 import yaml
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from ray.dashboard.utils import get_address_for_submission_client
 from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_placement_groups
 
@@ -29,7 +27,7 @@ import sirt_ray
 from sirt_ray.config import load
 from sirt_ray.config.resources import DriverResources
 from sirt_ray.errors import ConfigError, ResourceError, StageError
-from sirt_ray.on_ray import serve_apps
+from sirt_ray.on_ray import _compat, serve_apps
 from sirt_ray.on_ray.submit.logs import RateLimited, Report
 from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, explained, submission_id
 
@@ -82,13 +80,12 @@ class Cluster:
         cluster on this machine is used. Raises ResourceError if the cluster does not answer,
         rejects the token, or runs another version of Ray."""
         with explained(address):
-            url = get_address_for_submission_client(address)
+            url = _compat.dashboard_url(address)
         with explained(url):
             _check_reachable(url)
             # The client resolves the address itself, with the same precedence.
             client = JobSubmissionClient(address)
-        # The client has queried the version, but has no public attribute for it.
-        theirs = client._server_ray_version  # pyright: ignore[reportPrivateUsage]
+        theirs = _compat.cluster_ray_version(client)
         if theirs != ray.__version__:
             raise ResourceError(
                 f"the cluster at {url} runs Ray {theirs}, and this sirt-ray needs Ray"
@@ -200,7 +197,7 @@ class Cluster:
         placement group there."""
         wanted = serve_apps.app_names(run.runs)
         with explained(self.address):
-            details = ServeSubmissionClient(self.address).get_serve_details()
+            details = _compat.serve_details(self.address)
             # Ray does not declare the type of the elements.
             groups: list[Any] = list_placement_groups(self.address, limit=_MAX_GROUPS)
         held = [group.name for group in groups if group.state != "REMOVED"]

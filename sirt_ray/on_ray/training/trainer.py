@@ -19,6 +19,7 @@ from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
 from sirt_ray.logs import LogContext, bind_context, current_context, log_event
+from sirt_ray.on_ray import _compat
 from sirt_ray.on_ray.training.monitor import watched
 from sirt_ray.on_ray.training.task_paths import fetch_inputs, localize, to_uris
 from sirt_ray.storage import object_store
@@ -130,9 +131,14 @@ def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
 def _fit(task: Task, work: WorkDir, attempt: str, name: str) -> None:
     """One Ray Train run. Raises the SirtError that a worker met, StageError where workers died."""
     import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import (
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from sirt_ray.on_ray.cluster import gpus_per_worker
 
@@ -254,9 +260,7 @@ def _start_attempts(resources: TrainerResources) -> int:
 
 
 def _failed(error: Exception, resources: TrainerResources) -> SirtError:
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-
-    if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+    if _compat.is_startup_timeout(error):
         return ResourceError(
             f"the {resources.num_workers} training workers found no room in"
             f" {resources.start_timeout_s:g} s. Free what they need or add nodes, or raise"
