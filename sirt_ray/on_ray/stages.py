@@ -11,7 +11,7 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact
 from sirt_ray.benchmarks import answer_file
 from sirt_ray.benchmarks.registry import grade_of
-from sirt_ray.config.job import JobConfig, SamplingConfig
+from sirt_ray.config.job import JobConfig
 from sirt_ray.config.teacher import DemonstrationFileConfig
 from sirt_ray.core import demonstrations as demonstrating
 from sirt_ray.core.interfaces import Counts, Policy, Progress
@@ -19,7 +19,7 @@ from sirt_ray.errors import StageError
 from sirt_ray.on_ray.data import read
 from sirt_ray.on_ray.engine.weights import located
 from sirt_ray.on_ray.sampling import pairs as pairing
-from sirt_ray.on_ray.sampling.evaluate import Requests, evaluate
+from sirt_ray.on_ray.sampling.evaluate import evaluate
 from sirt_ray.on_ray.sampling.pool import Engines, Role
 from sirt_ray.on_ray.sampling.prompts import Prompter, TextPrompter, TokenPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
@@ -28,7 +28,7 @@ from sirt_ray.quickstart import assets
 from sirt_ray.storage import object_store
 from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
-from sirt_ray.types import Demonstration, Graded, Question, Split
+from sirt_ray.types import Demonstration, Graded, PromptKind, Question, Split
 
 
 class RayStages:
@@ -88,8 +88,9 @@ class RayStages:
             "teacher",
             teacher,
             asked,
-            (("cot", config.samples_per_question),),
-            self._job.teacher.sampling,
+            SamplingPlan(
+                {"cot": config.samples_per_question}, self._job.teacher.sampling, self._job.seed
+            ),
             "demonstrations",
         )
         graded = parquet.records(Graded, out / "completions")
@@ -165,14 +166,15 @@ class RayStages:
             parquet.records(Demonstration, demonstrations.fetched()),
             job,
         )
-        requests: Requests = (("cot", refine.num_cot), ("plain", refine.num_plain))
+        completions: dict[PromptKind, int] = {"cot": refine.num_cot, "plain": refine.num_plain}
         sampled = self._sample(
             out,
             "student",
             student,
             asked,
-            tuple(request for request in requests if request[1]),
-            refine.sampling,
+            SamplingPlan(
+                {kind: n for kind, n in completions.items() if n}, refine.sampling, job.seed
+            ),
             f"round_{round:02d}/samples",
         )
         return {**fates, **sampled}
@@ -224,19 +226,13 @@ class RayStages:
         if role == "student":
             splits["validation"] = self._questions(questions, "validation")
 
-        def ask(asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]) -> Counts:
-            return self._sample(
-                out,
-                role,
-                policy,
-                asked,
-                requests,
-                self._job.evaluation.sampling,
-                f"{policy.version}/evaluation",
-                cot_only,
-            )
+        def sample(questions: Sequence[Question], plan: SamplingPlan) -> Counts:
+            return self._sample(out, role, policy, questions, plan, f"{policy.version}/evaluation")
 
-        return evaluate(out, splits, self._job.evaluation.prompts, ask)
+        evaluation = self._job.evaluation
+        return evaluate(
+            out, splits, evaluation.prompts, evaluation.sampling, self._job.seed, sample
+        )
 
     # What the steps share
 
@@ -251,14 +247,12 @@ class RayStages:
         role: Role,
         policy: Policy,
         questions: Sequence[Question],
-        requests: Requests,
-        sampling: SamplingConfig,
+        plan: SamplingPlan,
         name: str,
-        cot_only: frozenset[str] = frozenset(),
     ) -> Counts:
         return self._engines.serve(role, policy).sample(
             questions,
-            SamplingPlan(requests, sampling, self._job.seed, cot_only),
+            plan,
             self._prompter(role, policy),
             grade_of(self._job.data),
             out=out,

@@ -149,7 +149,7 @@ class Ours:
         began = time.perf_counter()
         counts = self._sampler.sample(
             work.questions,
-            SamplingPlan((("cot", work.n),), SAMPLING, SEED),
+            SamplingPlan({"cot": work.n}, SAMPLING, SEED),
             self._prompter,
             grade,
             out=self._folder / f"run_{self._runs}",

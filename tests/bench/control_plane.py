@@ -65,7 +65,7 @@ class Plane:
         began = time.perf_counter()
         counts = self._sampler.sample(
             sleeping.apple_questions(count),
-            SamplingPlan((("cot", 1),), SamplingConfig(temperature=1.0), 0),
+            SamplingPlan({"cot": 1}, SamplingConfig(temperature=1.0), 0),
             TextPrompter("chat"),
             grade,
             out=out,

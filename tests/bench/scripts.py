@@ -67,11 +67,11 @@ class N1Requests(_Script):
 
             async def one(asked: tuple[Question, SampleRequest]) -> int:
                 question, request = asked
-                (reply,) = await self._server.handle.sample.remote((request,))
-                ids = [choice.completion_ids for choice in reply.answered.choices]
+                (result,) = await self._server.handle.sample.remote((request,))
+                ids = [choice.completion_ids for choice in result.choices]
                 for text in completion_texts(self._tokenizer, request.prompt_ids, ids):
                     self.keep(file, question, text)
-                return reply.answered.completion_tokens
+                return result.completion_tokens
 
             return asyncio.run(_rate(one, requests, 2 * ENGINE.max_num_seqs))
 

@@ -25,7 +25,7 @@ MAX_TOKENS = 24
 BLOCK = 8
 """Questions of one, where `Sampling` asks them."""
 PLAN = SamplingPlan(
-    (("cot", 8), ("plain", 1)), SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
+    {"cot": 8, "plain": 1}, SamplingConfig(temperature=0.9, max_tokens=MAX_TOKENS), seed=5
 )
 
 
@@ -92,7 +92,7 @@ class Sampling:
     @classmethod
     def of(cls, sampler: Sampler, model: Path) -> "Sampling":
         """Enough for a real engine to need some seconds."""
-        plan = SamplingPlan((("cot", 4),), SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
+        plan = SamplingPlan({"cot": 4}, SamplingConfig(temperature=0.9, max_tokens=160), seed=5)
         prompter = TokenPrompter(AutoTokenizer.from_pretrained(model))
         return cls(sampler, plan, prompter, [question(row) for row in range(48)], grader())
 

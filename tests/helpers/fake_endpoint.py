@@ -17,7 +17,7 @@ from aiohttp import web
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.engine.api import EndpointEngine
-from sirt_ray.on_ray.engine.protocol import Answered, SampleRequest
+from sirt_ray.on_ray.engine.protocol import SampleRequest, SampleResult
 
 Json = dict[str, Any]
 
@@ -134,17 +134,26 @@ def with_engine(
 
 def ask(
     folder: Path, endpoint: FakeEndpoint, request: SampleRequest = ASKED, **settings: Any
-) -> Answered:
+) -> SampleResult:
     return with_engine(folder, endpoint, lambda engine: engine.complete(request), **settings)
 
 
-def ask_many(folder: Path, endpoint: FakeEndpoint, number: int, **settings: Any) -> list[Answered]:
-    async def use(engine: EndpointEngine) -> list[Answered]:
+def ask_many(
+    folder: Path, endpoint: FakeEndpoint, number: int, **settings: Any
+) -> list[SampleResult]:
+    async def use(engine: EndpointEngine) -> list[SampleResult]:
         requests = [replace(ASKED, seed=seed) for seed in range(number)]
         return await asyncio.gather(*map(engine.complete, requests))
 
     return with_engine(folder, endpoint, use, **settings)
 
 
-def texts(answered: Answered) -> list[str | None]:
+def refusal(result: SampleResult) -> str:
+    """Why the endpoint will never complete the request."""
+    assert result.choices == () and result.failure is not None
+    assert result.failure.reason == "refused_by_engine"
+    return result.failure.message
+
+
+def texts(answered: SampleResult) -> list[str | None]:
     return [choice.text for choice in answered.choices]

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.on_ray.engine.protocol import (
-    Answered,
     EngineDeadError,
-    RefusedError,
     ReplicaLoad,
     SampledChoice,
     SampleRequest,
+    SampleResult,
 )
 from sirt_ray.types import Question
 
@@ -48,11 +47,11 @@ class SleepingEngine:
     def load_now(self) -> ReplicaLoad:
         return ReplicaLoad(self._running, self._waiting, self._tokens)
 
-    async def complete(self, request: SampleRequest) -> Answered:
+    async def complete(self, request: SampleRequest) -> SampleResult:
         if "poison" in request.prompt:
             raise EngineDeadError("it swallowed poison")
         if "forbidden" in request.prompt:
-            raise RefusedError("such words are not answered")
+            return SampleResult.refused("such words are not answered")
         if self._hanging:
             await asyncio.Event().wait()
         self._waiting += 1
@@ -67,7 +66,7 @@ class SleepingEngine:
         texts = (
             f" Seed {request.seed + i} gave 3 more. The answer is 7." for i in range(request.n)
         )
-        return Answered(
+        return SampleResult(
             tuple(SampledChoice((), "stop", text) for text in texts), 100, 20 * request.n
         )
 

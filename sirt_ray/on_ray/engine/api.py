@@ -1,5 +1,5 @@
 """A model behind an OpenAI-compatible endpoint as the engine of a replica: without a GPU, without
-token ids, and with weights that are not ours.
+token ids, and with weights that cannot be replaced.
 
     SampleRequest --as many calls as it takes--> n choices
 """
@@ -14,11 +14,10 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.endpoint.request import EndpointRequest, RefusedByEndpointError, api_key
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.protocol import (
-    Answered,
-    RefusedError,
     ReplicaLoad,
     SampledChoice,
     SampleRequest,
+    SampleResult,
 )
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _ANY_LENGTH = 2**31 - 1
-"""How long a prompt may be only the endpoint knows; it refuses what is longer."""
+"""Only the endpoint knows how long a prompt may be; it refuses a longer one."""
 
 
 def endpoint_engine(job: JobConfig, run_dir: Path) -> "EndpointEngine | None":
-    """The engine for the job's teacher; None where the teacher is behind no endpoint. `run_dir`
-    must be seen under this path where the replica runs."""
+    """Return the engine for the job's teacher; None where the teacher is behind no endpoint. The
+    node of the replica must have `run_dir` under the same path."""
     config = job.teacher.endpoint
     if config is None:
         return None
@@ -40,8 +39,8 @@ def endpoint_engine(job: JobConfig, run_dir: Path) -> "EndpointEngine | None":
 
 
 def endpoint_resources(endpoint: EndpointConfig, samples_per_question: int) -> EngineConfig:
-    """Of the one replica that asks the endpoint. Its requests may wait there for the pace, and then
-    for every attempt and pause that the settings allow."""
+    """Return the resources of the one replica that calls the endpoint. Its requests may wait there
+    for the rate limit, and then for every attempt and pause that the settings allow."""
     pace = endpoint.requests_per_minute
     queued_s = 0.0 if pace is None else 2 * endpoint.max_in_flight * 60 / pace
     attempts = endpoint.max_retries + 1
@@ -54,13 +53,14 @@ def endpoint_resources(endpoint: EndpointConfig, samples_per_question: int) -> E
 
 
 class EndpointEngine:
-    """`requests.Engine` on an endpoint. Before `start` it is a description that can be pickled.
+    """`protocol.Engine` on an endpoint. Before `start` it is a description that can be pickled.
 
     Consumes requests with a text. Produces all their choices, with texts and without ids. Waits
-    for: the endpoint's pace, free places, budget in use. On failure: what may pass is tried again
-    inside; a request that the endpoint will not have is a RefusedError; a SirtError ends the stage.
+    for: the rate limit, free calls, budget that calls in flight reserve. On failure: errors that
+    may pass are retried here; a request that the endpoint refuses is a failed result; a SirtError
+    ends the stage.
 
-    One replica has one budget and one pace: run no second one beside it.
+    One replica has one budget and one rate limit: run no second one at the same time.
     """
 
     def __init__(self, config: EndpointConfig, folder: Path, first_pause: float = 1.0) -> None:
@@ -70,7 +70,8 @@ class EndpointEngine:
         self._started: EndpointClient | None = None
 
     async def start(self, policy: Policy) -> None:
-        """Asks the endpoint nothing: a run whose answers are all paid for needs no network."""
+        """Make the client, without a call: a run whose replies are all in the cache needs no
+        network."""
         # Only here, and not in the driver: the HTTP client takes a second to import.
         from sirt_ray.endpoint.client import EndpointClient
 
@@ -84,25 +85,29 @@ class EndpointEngine:
             " only a teacher may be behind an endpoint"
         )
 
-    async def complete(self, request: SampleRequest) -> Answered:
-        """All choices of a request. An endpoint that gives fewer than `n` at once is asked again
-        for the rest, under the seeds that those would have had.
+    async def complete(self, request: SampleRequest) -> SampleResult:
+        """Return all choices of a request. An endpoint that gives fewer than `n` at once is called
+        again for the rest, under the seeds that those would have had.
 
-        A choice that was ended by a content filter or a tool call is an empty answer: it is counted
+        A choice that was ended by a content filter or a tool call is an empty text: it is counted
         as unparseable and never learned from. Where every choice is one, the request is refused.
         """
         answers: list[Answer] = []
         texts: list[SampledChoice] = []
         ended_by: list[str] = []
         while len(texts) < request.n:
-            answer = await self._answer(request, first=len(texts))
+            try:
+                answer = await self._client.answer(_endpoint_request(request, first=len(texts)))
+            except RefusedByEndpointError as refused:
+                return SampleResult.refused(str(refused))
             answers.append(answer)
             for written in answer.reply.choices:
                 texts.append(SampledChoice((), written.stop_reason or "stop", written.text))
                 ended_by += [written.ended_by] if written.stop_reason is None else []
         if len(ended_by) == len(texts):
-            raise RefusedError(f"all choices were ended by: {', '.join(sorted(set(ended_by)))}")
-        return Answered(
+            reasons = ", ".join(sorted(set(ended_by)))
+            return SampleResult.refused(f"all choices were ended by: {reasons}")
+        return SampleResult(
             tuple(texts),
             prompt_tokens=answers[0].reply.use.prompt_tokens,
             completion_tokens=sum(answer.reply.use.completion_tokens for answer in answers),
@@ -111,23 +116,8 @@ class EndpointEngine:
             cost=sum(answer.cost for answer in answers),
         )
 
-    async def _answer(self, request: SampleRequest, first: int) -> "Answer":
-        ask = EndpointRequest(
-            prompt=request.prompt,
-            n=request.n - first,
-            first=first,
-            seed=request.seed,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_tokens,
-        )
-        try:
-            return await self._client.answer(ask)
-        except RefusedByEndpointError as refused:
-            raise RefusedError(str(refused)) from None
-
     async def check_health(self) -> None:
-        """Nothing of ours can die; what the endpoint lacks shows in the requests."""
+        """Nothing here can die; an endpoint that is down shows in the requests."""
 
     def load_now(self) -> ReplicaLoad:
         client = self._client
@@ -142,3 +132,16 @@ class EndpointEngine:
     def _client(self) -> "EndpointClient":
         assert self._started is not None, "start comes first"
         return self._started
+
+
+def _endpoint_request(request: SampleRequest, first: int) -> EndpointRequest:
+    """Return the request for the choices from number `first` on."""
+    return EndpointRequest(
+        prompt=request.prompt,
+        n=request.n - first,
+        first=first,
+        seed=request.seed,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+    )

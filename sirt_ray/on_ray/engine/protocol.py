@@ -1,71 +1,90 @@
 """What callers exchange with a replica: small records, so that neither the driver nor the sampling
 actors have to import vLLM (7 s, 0.6 GB).
 
-    SampleRequests of some questions --Replica.sample--> SampleReplies
+    SampleRequests of some questions --Replica.sample--> SampleResults
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from sirt_ray.core.interfaces import Policy
+from sirt_ray.types import PromptKind
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """`n` completions of one prompt. `version`: the weights that must write them."""
+    """A request for `n` completions of one prompt."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
-    """Empty where the engine tokenises by itself: one behind an endpoint takes the text."""
+    """Empty for an engine that tokenises by itself: one behind an endpoint takes the text."""
     n: int
     seed: int
+    """Of the first completion; completion number i is drawn with this seed plus i."""
     temperature: float
     top_p: float
     max_tokens: int
     version: str
+    """The weights that must write the completions."""
+    question_id: str = ""
+    """The question of the prompt. All requests of a question are made and dropped together."""
+    prompt_kind: PromptKind = "cot"
 
 
 @dataclass(frozen=True, slots=True)
 class SampledChoice:
+    """One completion."""
+
     completion_ids: tuple[int, ...]
-    """With the end-of-sequence token, where the model wrote one. Empty where the engine says only
-    what the text is."""
+    """With the end-of-sequence token, where the model wrote one. Empty for an engine that returns
+    text only."""
     finish_reason: str
     text: str | None = None
     """None: to be decoded from the ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An engine's answer to one request, and what it took."""
+class SampleFailure:
+    """Why a request has no completions."""
 
-    choices: tuple[SampledChoice, ...]
-    """In the order of the samples."""
-    prompt_tokens: int
-    """Once for the request, whatever its `n`."""
-    completion_tokens: int
-    retries: int = 0
-    """By the engine itself, inside."""
-    cached: bool = False
-    """Nothing was computed: the same request had been answered before."""
-    cost: float = 0.0
-    """In the currency of the job's prices."""
+    reason: str
+    """A name to count failures by."""
+    message: str
+    """The reason in words, for the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class SampleReply:
-    version: str
-    answered: Answered | None
-    refused: str | None = None
-    """Why the engine will never answer this request; there is no answer then."""
+class SampleResult:
+    """The completions of one request and their cost, or why there are none."""
+
+    choices: tuple[SampledChoice, ...] = ()
+    """In the order of the samples."""
+    prompt_tokens: int = 0
+    """Once for the request, whatever its `n`."""
+    completion_tokens: int = 0
+    retries: int = 0
+    """Retries of the engine itself."""
+    cached: bool = False
+    """Nothing was computed: the same request had been completed before."""
+    cost: float = 0.0
+    """In the currency of the job's prices."""
+    failure: SampleFailure | None = None
+    """Set where the request can never be completed; there are no choices then."""
+
+    @classmethod
+    def refused(cls, message: str) -> "SampleResult":
+        """Return the result of a request that the engine will never complete."""
+        return cls(failure=SampleFailure("refused_by_engine", message))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaFacts:
+    """What a replica runs."""
+
     version: str
     max_model_len: int
     process_ids: tuple[int, ...]
-    """The replica's own, then those of the engine's processes below it."""
+    """The replica's process, then those of the engine below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +94,13 @@ class ReplicaLoad:
     running: int = 0
     """Sequences that decode now."""
     waiting: int = 0
-    """Sequences that wait for a place in the engine."""
+    """Sequences that are queued in the engine."""
     generated_tokens: int = 0
     prefix_queried_tokens: int = 0
     """Prompt tokens that were looked up in the prefix cache."""
     prefix_hit_tokens: int = 0
     held_s: float = 0.0
-    """Seconds in which it will begin no request, because an endpoint has asked for a pause."""
-
-
-class RefusedError(Exception):
-    """The engine will never answer this request; the message says why."""
+    """Seconds in which no request is started, because an endpoint has requested a pause."""
 
 
 class EngineDeadError(Exception):
@@ -101,12 +116,14 @@ class Engine(Protocol):
     async def start(self, policy: Policy) -> None: ...
 
     async def load(self, policy: Policy) -> None:
-        """Other weights, while no request is under way."""
+        """Load other weights, while no request is in flight."""
         ...
 
-    async def complete(self, request: SampleRequest) -> Answered:
-        """Raises RefusedError, EngineDeadError, a SirtError that ends the stage, or whatever else
-        goes wrong and may pass."""
+    async def complete(self, request: SampleRequest) -> SampleResult:
+        """Return the completions, or a failure where the engine will never complete the request.
+
+        Raises EngineDeadError, a SirtError that ends the stage, or any other error that may pass.
+        """
         ...
 
     async def check_health(self) -> None: ...

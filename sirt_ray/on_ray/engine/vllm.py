@@ -18,12 +18,11 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray import _compat
 from sirt_ray.on_ray.engine.lora import Adapter, adapter_of, check_adapter, lora_kwargs
 from sirt_ray.on_ray.engine.protocol import (
-    Answered,
     EngineDeadError,
-    RefusedError,
     ReplicaLoad,
     SampledChoice,
     SampleRequest,
+    SampleResult,
 )
 from sirt_ray.on_ray.engine.weights import local_folder, on_hub
 
@@ -86,7 +85,7 @@ class VllmEngine:
 
         engine = VllmEngine("student", {"engine_kwargs": {...}, "accelerator_config": {...}})
         await engine.start(Policy("round_00", "runs/demo/round_00/student"))
-        answered = await engine.complete(SampleRequest("", (1, 17, 9), n=8, ...))
+        result = await engine.complete(SampleRequest("", (1, 17, 9), n=8, ...))
     """
 
     def __init__(self, role: str, settings: dict[str, Any]) -> None:
@@ -186,7 +185,7 @@ class VllmEngine:
     def load_now(self) -> ReplicaLoad:
         return self._load.now
 
-    async def complete(self, request: SampleRequest) -> Answered:
+    async def complete(self, request: SampleRequest) -> SampleResult:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -210,12 +209,14 @@ class VllmEngine:
         except ValueError as error:
             # vLLM raises it in this process, before it starts, for a request that it cannot take:
             # too long, or with a token that the model does not know.
-            raise RefusedError(str(error)) from None
+            return SampleResult.refused(str(error))
         outputs = sorted(output.outputs, key=lambda one: one.index)
         choices = tuple(SampledChoice(tuple(one.token_ids), one.finish_reason) for one in outputs)
         generated = sum(len(choice.completion_ids) for choice in choices)
         self._load.add_generated(generated)
-        return Answered(choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated)
+        return SampleResult(
+            choices, prompt_tokens=len(request.prompt_ids), completion_tokens=generated
+        )
 
 
 class _LoadLogger(_compat.StepLogger):

@@ -1,4 +1,5 @@
-"""Questions -> one graded answer to each prompt -> scores: in a run, and of a model by itself."""
+"""Evaluations: questions -> one graded completion of each prompt -> scores, of a run's policies and
+of a model outside of any run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.benchmarks.registry import grade_of
-from sirt_ray.config.job import ScoringConfig
+from sirt_ray.config.job import SamplingConfig, ScoringConfig
 from sirt_ray.config.resources import ResourcesConfig
 from sirt_ray.core import fingerprints
 from sirt_ray.core.interfaces import Counts, Policy, Progress
@@ -25,30 +26,37 @@ from sirt_ray.storage.hashing import model_key
 from sirt_ray.training.tasks import Source
 from sirt_ray.types import PromptKind, Question, Scores, Split
 
-Requests = tuple[tuple[PromptKind, int], ...]
-"""(prompt kind, completions) of each request that is made for a question."""
 
+class SampleInto(Protocol):
+    """Fills the folder of the evaluation with graded completions."""
 
-class Ask(Protocol):
-    """Fills the folder of the evaluation with graded answers."""
-
-    def __call__(
-        self, asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]
-    ) -> Counts: ...
+    def __call__(self, questions: Sequence[Question], plan: SamplingPlan) -> Counts: ...
 
 
 def evaluate(
-    out: Path, splits: Mapping[Split, Sequence[Question]], shown: Sequence[PromptKind], ask: Ask
+    out: Path,
+    splits: Mapping[Split, Sequence[Question]],
+    prompts: Sequence[PromptKind],
+    sampling: SamplingConfig,
+    seed: int,
+    sample: SampleInto,
 ) -> Counts:
-    """Scores of each split, from the answers that `ask` writes to `out`: the prompts in `shown`,
-    of validation questions the one with the trigger. All splits are asked in one pass, since each
-    pass costs the samplers' start."""
-    shown = list(dict.fromkeys(shown))
-    kinds: list[PromptKind] = ["cot", *shown] if splits.get("validation") else shown
-    sampled = ask(
+    """Return the scores of each split, from the completions that `sample` writes to `out`: for the
+    prompts in `prompts`, of validation questions for the one with the trigger.
+
+    All splits are sampled in one pass, because each pass has its own start and end.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    validation = splits.get("validation", ())
+    kinds: list[PromptKind] = ["cot", *prompts] if validation else prompts
+    sampled = sample(
         [question for of_split in splits.values() for question in of_split],
-        tuple((kind, 1) for kind in dict.fromkeys(kinds)),
-        frozenset(question.id for question in splits.get("validation", ())),
+        SamplingPlan(
+            dict.fromkeys(kinds, 1),
+            sampling,
+            seed,
+            frozenset(question.id for question in validation),
+        ),
     )
     right = {
         (row["question_id"], row["prompt_kind"])
@@ -57,22 +65,22 @@ def evaluate(
     }
     counts: dict[str, object] = {"sampling": sampled}
     for split, of_split in splits.items():
-        of_interest: Sequence[PromptKind] = ["cot"] if split == "validation" else shown
-        asked = product(of_split, of_interest)
-        scores = tally((q.benchmark, kind, (q.id, kind) in right) for q, kind in asked)
+        of_interest: Sequence[PromptKind] = ["cot"] if split == "validation" else prompts
+        scores = tally(
+            (question.benchmark, kind, (question.id, kind) in right)
+            for question, kind in product(of_split, of_interest)
+        )
         counts[split] = scores_to_json(scores)
     return counts
 
 
-# FOLDED on_ray.model_scores: The scores of one model, outside of a run: questions -> engine -> graded answers -> scores.
-#
-# out/questions/    the test questions
-#     evaluation/   the graded answers, and the scores in its record
-
-
 @dataclass(frozen=True, slots=True)
 class ModelScoring:
-    """`run` is the only entry."""
+    """The scoring of one model, outside of a run. `run` is the only entry.
+
+    out/questions/    the test questions
+        evaluation/   the graded completions, and the scores in its record
+    """
 
     model: ServedModel
     config: ScoringConfig
@@ -80,8 +88,8 @@ class ModelScoring:
     progress: Progress
 
     def run(self, store: Store) -> Scores:
-        """The scores, or what is left to be asked for them. Ray must be running where `store` has
-        something to build."""
+        """Return the scores; sample only what `store` does not have. Ray must be running where
+        `store` has something to build."""
         config = self.config
         questions = store.once(
             "questions",
@@ -96,7 +104,7 @@ class ModelScoring:
         return read_evaluation(evaluation.counts, in_domain=()).test
 
     def _evaluate(self, out: Path, questions: Artifact) -> Counts:
-        # Brings torch with it, which looking at finished scores does not need.
+        # Imports torch, which reading finished scores does not need.
         from sirt_ray.training.model import load_tokenizer
 
         config, model = self.config, self.model
@@ -110,10 +118,10 @@ class ModelScoring:
             samples_per_question=len(config.prompts),
         )
 
-        def ask(asked: Sequence[Question], requests: Requests, cot_only: frozenset[str]) -> Counts:
+        def sample(questions: Sequence[Question], plan: SamplingPlan) -> Counts:
             return sampler.sample(
-                asked,
-                SamplingPlan(requests, config.sampling, config.seed, cot_only),
+                questions,
+                plan,
                 prompter,
                 grade_of(config.data),
                 out=out,
@@ -124,7 +132,9 @@ class ModelScoring:
 
         try:
             sampler.server.wait_until_ready()
-            asked = read.read_questions(questions.fetched(), config.benchmarks, "test")
-            return evaluate(out, {"test": asked}, config.prompts, ask)
+            test = read.read_questions(questions.fetched(), config.benchmarks, "test")
+            return evaluate(
+                out, {"test": test}, config.prompts, config.sampling, config.seed, sample
+            )
         finally:
             sampler.stop()

@@ -34,7 +34,7 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.monitor import Usage, watched
 from sirt_ray.on_ray.sampling.prompts import Prompter
 from sirt_ray.on_ray.sampling.questions import QuestionFile
-from sirt_ray.on_ray.sampling.worker import SUMMED, BlockJob, Grade, SamplingActor, SamplingPlan
+from sirt_ray.on_ray.sampling.worker import SUMMED, Grade, SamplingActor, SamplingJob, SamplingPlan
 from sirt_ray.storage import object_store
 from sirt_ray.types import Question
 
@@ -148,14 +148,14 @@ class Sampler:
         object_store.discard(out / ".asked")
         return {**counts, "usage": Usage.of(out).summary(counts["completion_tokens"])}
 
-    def _job(self, plan: SamplingPlan, prompter: Prompter, grade: Grade, out: Path) -> BlockJob:
+    def _job(self, plan: SamplingPlan, prompter: Prompter, grade: Grade, out: Path) -> SamplingJob:
         server, samples = self.server, plan.samples_per_question
-        return BlockJob(
-            handle=server.handle,
+        return SamplingJob(
             plan=plan,
-            grade=grade,
             prompter=prompter,
+            grade=grade,
             out=object_store.to_uri(out.absolute()),
+            handle=server.handle,
             version=server.policy.version,
             max_model_len=server.max_model_len,
             chunk=questions_per_call(server.engine, samples),
@@ -164,7 +164,7 @@ class Sampler:
             context=current_context(),
         )
 
-    def _run(self, blocks: Sequence[range], job: BlockJob) -> Iterator[dict[str, Any]]:
+    def _run(self, blocks: Sequence[range], job: SamplingJob) -> Iterator[dict[str, Any]]:
         """Have the actors sample the blocks; yield each block's counts once its part is written.
 
         Raises an actor's error; the blocks in flight are cancelled then.
@@ -211,7 +211,7 @@ def uncovered(num_questions: int, covered: Sequence[tuple[int, int]], size: int)
     return blocks
 
 
-def _blocks_per_actor(blocks: Sequence[range], job: BlockJob) -> int:
+def _blocks_per_actor(blocks: Sequence[range], job: SamplingJob) -> int:
     """Return enough blocks to fill an actor's calls although old blocks wait for their last
     completions. More would only be lost with the driver."""
     filled = job.calls_in_flight * job.chunk / max(map(len, blocks))

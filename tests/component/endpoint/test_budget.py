@@ -11,7 +11,7 @@ import pytest
 from sirt_ray.endpoint.rate_limit import RateLimiter
 from sirt_ray.errors import BudgetSpentError
 from sirt_ray.on_ray.engine.api import EndpointEngine
-from sirt_ray.on_ray.engine.protocol import Answered, RefusedError
+from sirt_ray.on_ray.engine.protocol import SampleResult
 from tests.helpers.fake_endpoint import (
     ASKED,
     MOST_TOKENS,
@@ -19,6 +19,7 @@ from tests.helpers.fake_endpoint import (
     ask,
     ask_many,
     choice,
+    refusal,
     reply,
     texts,
     with_engine,
@@ -74,7 +75,7 @@ class TestCache:
     def test_the_same_request_twice_at_once_is_paid_once(self, tmp_path: Path) -> None:
         endpoint = FakeEndpoint(delay_seconds=0.02)
 
-        async def use(engine: EndpointEngine) -> list[Answered]:
+        async def use(engine: EndpointEngine) -> list[SampleResult]:
             return await asyncio.gather(engine.complete(ASKED), engine.complete(ASKED))
 
         first, second = with_engine(tmp_path, endpoint, use)
@@ -125,8 +126,7 @@ class TestBudget:
             ask(tmp_path, endpoint, replace(ASKED, seed=9), max_tokens_total=100)
 
     def test_what_is_refused_costs_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(RefusedError):
-            ask(tmp_path, FakeEndpoint([400]), max_tokens_total=MOST_TOKENS)
+        refusal(ask(tmp_path, FakeEndpoint([400]), max_tokens_total=MOST_TOKENS))
         assert texts(ask(tmp_path, FakeEndpoint(), max_tokens_total=MOST_TOKENS)) == ["7"]
 
 

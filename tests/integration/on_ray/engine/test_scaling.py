@@ -127,7 +127,7 @@ def test_a_replica_is_added_under_load_with_the_new_weights_and_goes_afterwards(
         answers = server.handle.broadcast("sample", requests).results(timeout_s=120)
     assert len(answers) == 2
     for replies in answers:
-        chosen = [reply.answered.choices[0].completion_ids for reply in replies]
+        chosen = [reply.choices[0].completion_ids for reply in replies]
         assert chosen == expected["new"]
     wait_until(lambda: replicas(server) == 1, 60, "the end of the second replica")
 

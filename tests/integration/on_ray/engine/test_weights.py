@@ -108,7 +108,7 @@ def said(server: ModelServer) -> list[Tokens]:
         SampleRequest("", prompt, 1, 0, 0.0, 1.0, MAX_TOKENS, server.version) for prompt in PROMPTS
     )
     replies = server.handle.sample.remote(requests).result(timeout_s=60)
-    return [reply.answered.choices[0].completion_ids for reply in replies]
+    return [reply.choices[0].completion_ids for reply in replies]
 
 
 def processes(server: ModelServer) -> tuple[int, ...]:

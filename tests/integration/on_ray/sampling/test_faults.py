@@ -61,7 +61,7 @@ def asleep(ray_cluster: None, hangs: Path) -> Iterator[Sampling]:
         samples_per_question=2,
         serving=SleepingEngine(4, 0.3, 0.7, hangs=str(hangs)),
     )
-    plan = SamplingPlan((("cot", 2),), SamplingConfig(temperature=1.0), 3)
+    plan = SamplingPlan({"cot": 2}, SamplingConfig(temperature=1.0), 3)
     yield Sampling(sampler, plan, TextPrompter("chat"), list(apple_questions(96)), grade)
     sampler.stop()
 

@@ -108,7 +108,7 @@ class TestRows:
     ) -> None:
         rows = parquet.read(whole[0])
         keys = [(row["question_id"], row["prompt_kind"], row["sample_index"]) for row in rows]
-        asked = [(kind, index) for kind, n in PLAN.requests for index in range(n)]
+        asked = [(kind, index) for kind, n in PLAN.completions.items() for index in range(n)]
         assert keys == [(q.id, kind, index) for q in QUESTIONS for kind, index in asked]
         assert {row["model_version"] for row in rows} == {"one"}
 
@@ -255,7 +255,7 @@ def test_an_engine_that_is_killed_costs_nothing_but_time(
 def greedy(server: ModelServer, prompt: tuple[int, ...]) -> tuple[int, ...]:
     request = SampleRequest("", prompt, 1, 0, 0.0, 1.0, MAX_TOKENS, server.version)
     (reply,) = server.handle.sample.remote((request,)).result(timeout_s=60)
-    (choice,) = reply.answered.choices
+    (choice,) = reply.choices
     return choice.completion_ids
 
 
