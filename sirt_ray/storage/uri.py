@@ -1,4 +1,4 @@
-"""Addresses in object storage: what may stand in one, and what is said when one cannot be used."""
+"""URIs in object storage: which are valid, and the errors of those that cannot be used."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from sirt_ray.errors import ConfigError, SirtError
+from sirt_ray.errors import ConfigError, SirtError, StorageError
 
 SCHEMES = ("s3", "gs")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -22,15 +22,15 @@ _ADVICE = {
     r"NETWORK_CONNECTION|curlCode|[Cc]ould not connect": "the storage cannot be reached. Check the"
     " network and, for a storage that is not Amazon's, AWS_ENDPOINT_URL on every node",
 }
-"""What is found in an error -> what it means and what to do."""
+"""Pattern in an error's text -> what it means and what to do."""
 
 
-def is_uri(place: str) -> bool:
-    return "://" in place
+def is_uri(text: str) -> bool:
+    return "://" in text
 
 
 def checked(uri: str) -> str:
-    """The address, where it can name a folder of ours. Raises ConfigError; its message does not
+    """Return the URI if it can name a folder of a run. Raises ConfigError; the message does not
     repeat what may be a key."""
     parts = urlsplit(uri)
     if "@" in parts.netloc or parts.query or parts.fragment:
@@ -42,7 +42,8 @@ def checked(uri: str) -> str:
     if parts.scheme not in SCHEMES:
         known = " or ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ConfigError(
-            f"{uri} is no address in storage that runs can lie in: it does not begin with {known}."
+            f"{uri} is no address in storage where runs can be kept: it does not start with"
+            f" {known}."
             " Folders on disks that all nodes share are given as paths"
         )
     names = parts.path.strip("/").split("/")
@@ -55,19 +56,19 @@ def checked(uri: str) -> str:
 
 
 def checked_model(name: str) -> str:
-    """A model's name; where it is an address, one without credentials. Raises ConfigError."""
+    """Return a model's name. Raises ConfigError for a URI with credentials in it."""
     if is_uri(name) and urlsplit(name).scheme in SCHEMES:
         checked(name)
     return name
 
 
 def checked_output(output: str) -> str:
-    """A folder, or an address where runs can lie. Raises ConfigError."""
+    """Return a folder, or a URI where runs can be kept. Raises ConfigError for any other URI."""
     return checked(output) if is_uri(output) else output
 
 
 def masked(text: str) -> str:
-    """The text without what an address or the environment holds of secrets."""
+    """Return the text without the secrets of a URI in it or of the environment."""
     text = _OPTIONS.sub(r"\1***", _IN_ADDRESS.sub(r"\1***@", text))
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")
@@ -75,17 +76,22 @@ def masked(text: str) -> str:
 
 
 @contextmanager
-def explained(what: str, kind: type[SirtError]) -> Generator[None]:
-    """`kind` for whatever goes wrong with a storage: a network, a store and a disk have no common
-    list of what they may raise."""
+def wrap_errors(what: str, kind: type[SirtError], advice: str | None = None) -> Generator[None]:
+    """Raise `kind` for whatever goes wrong with a storage: a network, a store and a disk have no
+    common list of what they may raise. `advice` replaces that of known errors."""
     try:
         yield
+    except StorageError as error:
+        raise (error if issubclass(kind, StorageError) else kind(str(error))) from None
     except SirtError:
         raise
     except (OSError, ValueError) as error:
-        told = str(error)
-        for pattern, advice in _ADVICE.items():
-            if re.search(pattern, told):
-                raise kind(masked(f"{what}: {advice}")) from None
-        reason = (told.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise kind(masked(f"{what}: {reason}. What is finished is kept")) from None
+        text = str(error)
+        for pattern, known in _ADVICE.items():
+            if advice is None and re.search(pattern, text):
+                raise kind(masked(f"{what}: {known}")) from None
+        if isinstance(error, FileNotFoundError) and is_uri(what):
+            reason = "there is nothing there"
+        else:
+            reason = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise kind(masked(f"{what}: {reason}. {advice or 'What is finished is kept'}")) from None

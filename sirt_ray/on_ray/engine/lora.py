@@ -10,7 +10,7 @@ from typing import Any
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
-from sirt_ray.on_ray.engine.weights import explained, local_folder, on_hub
+from sirt_ray.on_ray.engine.weights import local_folder, on_hub, wrap_model_errors
 from sirt_ray.storage.hashing import content_key
 
 _CONFIG = "adapter_config.json"
@@ -34,7 +34,7 @@ def adapter_of(policy: Policy) -> Adapter | None:
         # Whether it is one is known by a small file: a whole model is left for the engine to fetch.
         from transformers.utils.peft_utils import find_adapter_config_file
 
-        with explained(policy.path):
+        with wrap_model_errors(policy.path):
             if find_adapter_config_file(policy.path, revision=policy.revision) is None:
                 return None
     folder = local_folder(policy)

@@ -1,4 +1,4 @@
-"""What vLLM is told, and how much an engine is given to do, as plain values."""
+"""Settings of vLLM, and how many calls an engine has in flight, as plain values."""
 
 import math
 from typing import Any
@@ -9,19 +9,19 @@ from sirt_ray.on_ray.engine.lora import lora_kwargs
 
 _CPU_KV_CACHE_GIB = 0.25
 _CPU_BLOCK_TOKENS = 32
-"""In a block of the KV cache. A prompt's whole blocks are computed once for all its completions;
-vLLM's 128 on CPU is more than many prompts have."""
+"""Tokens in a block of the KV cache. A prompt's whole blocks are computed once for all its
+completions; vLLM's 128 on CPU is more than many prompts have."""
 _BUSY_SHARE = 0.7
-"""Of `max_num_seqs`: above it another replica is worth starting."""
+"""Share of `max_num_seqs` above which another replica is worth starting."""
 _QUEUE_SHARE = 3.0
-"""Of `max_num_seqs`: sequences under way for one engine."""
+"""Sequences in flight for one engine, as a multiple of `max_num_seqs`."""
 _SEQUENCES_PER_CALL = 32
 _CALLS_PER_ENGINE = 8
-"""At least so many calls fill an engine."""
+"""The least number of calls that fill an engine."""
 
 
 def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
-    """vLLM's arguments.
+    """Return vLLM's arguments.
 
     On CPU: float32, because bfloat16 attention uses AMX instructions that end the process on some
     machines; eager, because compiling costs minutes; a fixed KV cache, because the default is a
@@ -33,10 +33,10 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
         "dtype": engine.dtype,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "max_num_seqs": engine.max_num_seqs,
-        # Neither code nor pickles out of a model's folder are run.
+        # Neither code nor pickles of a model's folder are executed.
         "trust_remote_code": False,
         "load_format": "safetensors",
-        # What the replica shows of its engine comes from there; vLLM's own loggers are taken away.
+        # The replica's load comes from these statistics; vLLM's own loggers are removed.
         "disable_log_stats": False,
         "worker_extension_cls": vllm_worker.EXTENSION,
     }
@@ -57,7 +57,7 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
 
 
 def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
-    """The engine's environment. OMP threads are counted, not bound: bound engines on one host would
+    """Return the engine's environment variables. OMP threads are counted, not bound: bound engines on one host would
     all take the same cores, and idle threads of an uncounted pool spin."""
     env = {"VLLM_NO_USAGE_STATS": "1"}
     if not gpu:
@@ -71,37 +71,37 @@ def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
 
 
 def questions_per_call(engine: EngineConfig, samples_per_question: int) -> int:
-    """Questions that travel to an engine in one call. A call costs as much as decoding a few dozen
+    """Return the questions that travel to an engine in one call. A call costs as much as decoding a few dozen
     tokens of a small model; but it ends with its slowest sequence and is lost as a whole, so an
-    engine must have many under way."""
+    engine must have many in flight."""
     sequences = min(_SEQUENCES_PER_CALL, engine.max_num_seqs // _CALLS_PER_ENGINE)
     return max(1, sequences // samples_per_question)
 
 
 def target_calls(engine: EngineConfig, samples_per_question: int) -> int:
-    """Ongoing calls of one replica above which another one is worth starting."""
+    """Return the ongoing calls of one replica above which another one is worth starting."""
     return max(1, math.floor(_full(engine, samples_per_question) * _BUSY_SHARE))
 
 
 def target_requests(engine: EngineConfig) -> int:
-    """Likewise of requests for single completions, as clients send them."""
+    """Return the same limit for requests of single completions, as clients send them."""
     return max(1, math.floor(engine.max_num_seqs * _BUSY_SHARE))
 
 
-def most_calls(engine: EngineConfig) -> int:
-    """Ongoing calls that one replica takes. It turns further ones away, and Serve brings those back
-    only after pauses that grow: the engine would run dry meanwhile."""
+def max_calls(engine: EngineConfig) -> int:
+    """Return the ongoing calls that one replica accepts. It rejects further ones, and Serve retries
+    those only after pauses that grow: the engine would run dry meanwhile."""
     return 2 * engine.max_num_seqs
 
 
 def calls_in_flight(engine: EngineConfig, samples_per_question: int) -> int:
-    """Calls to have under way for each replica: more sequences than decode together, so that the
-    engine never waits, and never more calls than the replica takes."""
+    """Return the calls to have in flight for each replica: more sequences than decode together, so
+    that the engine never waits, and never more calls than the replica accepts."""
     queued = math.ceil(_full(engine, samples_per_question) * _QUEUE_SHARE)
-    return max(1, min(queued, most_calls(engine)))
+    return max(1, min(queued, max_calls(engine)))
 
 
 def _full(engine: EngineConfig, samples_per_question: int) -> float:
-    """Calls whose sequences fill the engine."""
+    """Return the calls whose sequences fill the engine."""
     sequences = questions_per_call(engine, samples_per_question) * samples_per_question
     return engine.max_num_seqs / sequences

@@ -9,7 +9,7 @@ from sirt_ray.on_ray.engine.options import (
     calls_in_flight,
     engine_kwargs,
     environment,
-    most_calls,
+    max_calls,
     questions_per_call,
     target_calls,
 )
@@ -99,7 +99,7 @@ class TestEngine:
         self, seqs: int, n: int
     ) -> None:
         engine = EngineConfig(max_num_seqs=seqs)
-        assert target_calls(engine, n) <= calls_in_flight(engine, n) <= most_calls(engine)
+        assert target_calls(engine, n) <= calls_in_flight(engine, n) <= max_calls(engine)
         assert calls_in_flight(engine, n) * questions_per_call(engine, n) * n >= seqs
 
     @pytest.mark.parametrize(
