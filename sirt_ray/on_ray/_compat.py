@@ -46,7 +46,7 @@ def max_cluster_resources() -> Mapping[str, float] | None:
 
     Symbol: `ray._private.state.state.get_max_resources_from_cluster_config`, which came with
     https://github.com/ray-project/ray/issues/49501 and has no public name as of Ray 2.60.0. Remove
-    once the `ray.max_cluster_resources` that the issue asks for, or another public name, is there.
+    once the `ray.max_cluster_resources` that the issue proposes, or another public name, is there.
     """
     from ray._private.state import state
 
@@ -139,8 +139,9 @@ def serve_details(address: str) -> dict[str, Any]:
 def is_startup_timeout(error: Exception) -> bool:
     """Return whether a training failed because its workers were not placed in time.
 
-    Symbol: `ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError`, the cause of a public
-    `ray.train.ControllerError`. No public API as of Ray 2.60.0. Remove once the cause is public.
+    Symbol: `ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError`, the cause of a
+    public `ray.train.ControllerError`. No public API as of Ray 2.60.0. Remove once the cause is
+    public.
     """
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
@@ -219,9 +220,9 @@ def _engine_class() -> type:
 def engine_client(server: Any) -> Any:
     """Return vLLM's own client (`AsyncLLM`) of the engine in a running `LLMServer`.
 
-    Symbol: `VLLMEngine._engine_client`. `LLMServer` has only OpenAI's requests, which turn token ids
-    into text and JSON and back; there is no public API for token ids as of Ray 2.60.0. Remove once
-    `LLMServer` completes token ids.
+    Symbol: `VLLMEngine._engine_client`. `LLMServer` has only OpenAI's requests, which turn token
+    ids into text and JSON and back; there is no public API for token ids as of Ray 2.60.0. Remove
+    once `LLMServer` completes token ids.
     """
     return server.engine._engine_client
 

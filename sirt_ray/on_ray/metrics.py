@@ -1,11 +1,11 @@
-"""Figures for Prometheus, through Ray's own metrics: every node serves them on its metrics port.
+"""Metrics for Prometheus, through Ray's own metrics: every node serves them on its metrics port.
 
-All there are stand in `METRICS`. In Prometheus their names begin with `ray_`, and those of counters
-end with `_total`. Each has the labels run, round and stage (`place.py`); some have one or two more.
-`cluster/grafana/sirt-ray.json` shows all of them.
+`METRICS` has all of them. In Prometheus their names start with `ray_`, and those of counters end
+with `_total`. Each has the labels run, round and stage (`logs.LogContext`); some have one or two
+more. `cluster/grafana/sirt-ray.json` shows all of them.
 
-A metric that is made before its process is connected to Ray is lost without a word (Ray 2.60):
-what emits is made when the work begins.
+A metric that is made before its process is connected to Ray is lost silently (Ray 2.60.0;
+https://github.com/ray-project/ray/issues/13378): make an `Emitter` when the work starts.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,22 +16,26 @@ from ray.util.metrics import Counter, Gauge
 
 from sirt_ray.logs import LogContext
 
-_PLACE = ("run", "round", "stage")
+_CONTEXT = ("run", "round", "stage")
+_OUTCOME = "fate"
+"""A label that dashboards have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """A metric and its documentation."""
+
     name: str
     kind: Literal["counter", "gauge"]
     unit: str
-    """As Grafana calls it: `short` is a number of things."""
+    """Grafana's name of the unit: `short` is a number of items."""
     help: str
     labels: tuple[str, ...] = ()
-    """Beside run, round and stage."""
+    """Labels in addition to run, round and stage."""
 
     @property
     def exported(self) -> str:
-        """Its name in Prometheus."""
+        """The name in Prometheus."""
         return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
@@ -40,8 +44,8 @@ METRICS = {
     for metric in (
         # Stages
         Metric("sirt_stage_running", "gauge", "short", "1 while the stage works, then 0."),
-        Metric("sirt_stage_seconds", "gauge", "s", "What the finished stage took."),
-        Metric("sirt_demonstrations", "gauge", "short", "Questions by their fate.", ("fate",)),
+        Metric("sirt_stage_seconds", "gauge", "s", "Seconds that the finished stage took."),
+        Metric("sirt_demonstrations", "gauge", "short", "Questions by their outcome.", (_OUTCOME,)),
         Metric(
             "sirt_accuracy",
             "gauge",
@@ -60,20 +64,20 @@ METRICS = {
             "Questions without completions, by reason.",
             ("reason",),
         ),
-        Metric("sirt_retries", "counter", "short", "Calls to engines made again."),
-        # Engines: asked by the driver
+        Metric("sirt_retries", "counter", "short", "Retried calls to engines."),
+        # Engines: queried by the driver
         Metric(
             "sirt_replicas",
             "gauge",
             "short",
-            "Engines that are ready, and that are wanted now.",
+            "Engines that are ready, and that Serve's target is now.",
             ("role", "state"),
         ),
         Metric(
             "sirt_engine_sequences",
             "gauge",
             "short",
-            "Sequences that decode, and that are queued for a place.",
+            "Sequences that decode, and that are queued.",
             ("role", "state"),
         ),
         Metric(
@@ -105,59 +109,66 @@ METRICS = {
         Metric("sirt_training_loss", "gauge", "none", "Loss of the newest step."),
         Metric("sirt_training_validation_loss", "gauge", "none", "Loss on held-out questions."),
         Metric("sirt_training_margin", "gauge", "none", "Reward margin of chosen over rejected."),
-        Metric("sirt_training_learning_rate", "gauge", "none", "Of the newest step."),
+        Metric("sirt_training_learning_rate", "gauge", "none", "Learning rate of the newest step."),
         Metric("sirt_training_tokens_per_second", "gauge", "short", "Tokens trained on a second."),
         Metric(
             "sirt_training_mfu", "gauge", "percentunit", "Share of the GPUs' peak that is used."
         ),
-        Metric("sirt_training_peak_memory_bytes", "gauge", "bytes", "Of one worker's device."),
+        Metric(
+            "sirt_training_peak_memory_bytes",
+            "gauge",
+            "bytes",
+            "Peak memory of one worker's device.",
+        ),
         # Wasted work
         Metric(
             "sirt_wasted_tokens",
             "gauge",
             "short",
-            "Tokens that engines wrote and no block has: of calls made again, and of blocks lost.",
+            "Tokens that engines wrote and no block has: of retried calls, and of lost blocks.",
         ),
         Metric(
             "sirt_repeated_steps",
             "gauge",
             "short",
-            "Optimizer steps done again: those behind the checkpoint that was gone on from.",
+            "Optimizer steps repeated: those after the checkpoint that training resumed from.",
         ),
-        Metric("sirt_repeated_seconds", "gauge", "s", "What the repeated steps took."),
+        Metric("sirt_repeated_seconds", "gauge", "s", "Seconds that the repeated steps took."),
     )
 }
 
 
 class Emitter:
-    """Emits from this process, about one place; make it when the process is connected to Ray."""
+    """Emits metrics of this process with the labels of one context. Make it once the process is
+    connected to Ray."""
 
-    def __init__(self, place: LogContext) -> None:
-        self._place = asdict(place)
+    def __init__(self, context: LogContext) -> None:
+        self._context = asdict(context)
         self._instruments: dict[str, Counter | Gauge] = {}
 
     def set(self, name: str, value: float | None, **labels: str) -> None:
-        """None: not known, which changes nothing."""
+        """Set a gauge. None, an unknown value, leaves it as it is."""
         gauge = self._instrument(name)
         assert isinstance(gauge, Gauge)
-        gauge.set(value, self._place | labels)
+        gauge.set(value, self._context | labels)
 
     def add(self, name: str, by: float, **labels: str) -> None:
+        """Increase a counter."""
         counter = self._instrument(name)
         assert isinstance(counter, Counter)
         if by > 0:  # Ray refuses to count zero.
-            counter.inc(by, self._place | labels)
+            counter.inc(by, self._context | labels)
 
     def _instrument(self, name: str) -> Counter | Gauge:
         if name not in self._instruments:
             metric = METRICS[name]
             kind = Counter if metric.kind == "counter" else Gauge
-            self._instruments[name] = kind(name, metric.help, (*_PLACE, *metric.labels))
+            self._instruments[name] = kind(name, metric.help, (*_CONTEXT, *metric.labels))
         return self._instruments[name]
 
 
 def count_part(emitter: Emitter, counts: Mapping[str, Any]) -> None:
-    """The counts of one finished part of a sampling."""
+    """Add the counts of one finished part of a sampling."""
     emitter.add("sirt_questions", counts["questions"])
     emitter.add("sirt_retries", counts["retries"])
     for verdict in ("right", "wrong", "unparseable"):
@@ -181,7 +192,8 @@ _OF_A_LINE = {
 
 
 def show_training(emitter: Emitter, line: Mapping[str, Any], repeated: Mapping[str, float]) -> None:
-    """A line of a training's metrics, and what was done again so far: `steps`, `seconds`."""
+    """Set the metrics of a line of a training's log, and what was repeated so far: `steps`,
+    `seconds`."""
     for key, name in _OF_A_LINE.items():
         emitter.set(name, line.get(key))
     if "peak_memory_gib" in line:
@@ -190,26 +202,27 @@ def show_training(emitter: Emitter, line: Mapping[str, Any], repeated: Mapping[s
 
 
 def show_repeated(emitter: Emitter, repeated: Mapping[str, float]) -> None:
+    """Set the metrics of the steps that a training repeated after interruptions."""
     emitter.set("sirt_repeated_steps", repeated.get("steps", 0))
     emitter.set("sirt_repeated_seconds", repeated.get("seconds", 0.0))
 
 
-# FOLDED on_ray.stage_metrics: A run's artifacts as metrics: what begins, what ends, and what came of it.
+# A run's artifacts as metrics
 
 Counts = Mapping[str, Any]
 
 
 class StageMetrics:
-    """Hears of every artifact as the store tells of it (`artifacts.Tell`), while this process is
-    connected to Ray."""
+    """The metrics of a run's stages. `artifact` is a callback of the store on artifact events, for
+    the time in which this process is connected to Ray."""
 
     def __init__(self, run: str) -> None:
         self._run = LogContext(run)
         self._running: Emitter | None = None
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
-        round, _, stage = name.rpartition("/")
-        emitter = Emitter(replace(self._run, round=round, stage=stage))
+        round_name, _, stage = name.rpartition("/")
+        emitter = Emitter(replace(self._run, round=round_name, stage=stage))
         if kind == "started":
             self._running = emitter
             emitter.set("sirt_stage_running", 1)
@@ -221,7 +234,7 @@ class StageMetrics:
         self.stopped()
 
     def stopped(self) -> None:
-        """No stage works any more, whether it has ended or was broken off."""
+        """Report that no stage runs, whether the last one finished or was interrupted."""
         if self._running is not None:
             self._running.set("sirt_stage_running", 0)
             self._running = None
@@ -230,7 +243,7 @@ class StageMetrics:
 def _demonstrations(emitter: Emitter, counts: Counts) -> None:
     for key, number in counts.items():
         if key == "kept" or key.startswith("dropped_"):
-            emitter.set("sirt_demonstrations", number, fate=key)
+            emitter.set("sirt_demonstrations", number, **{_OUTCOME: key})
     _samples(emitter, counts.get("sampling", {}))
 
 

@@ -1,9 +1,9 @@
-"""What a run has on a cluster, by which names, and how it is removed when its driver is gone.
+"""The Serve applications of a run: their names, and their cleanup once the driver is gone.
 
-Serve applications outlive the driver that started them. Their names hold the run's folder, so two
-runs on one cluster never meet, and whoever drives a run again knows which are left of it.
+Serve applications outlive the driver that started them. Their names contain the run's folder, so
+two runs on one cluster never share one, and the next driver of a run knows which are left of it.
 
-    python -m sirt_ray.on_ray.serve_apps RUN_ID...    # as a job on the cluster: remove them
+    python -m sirt_ray.on_ray.serve_apps RUN_ID...    # as a job on the cluster: delete them
 """
 
 import hashlib
@@ -24,32 +24,32 @@ _DIGEST_BYTES = 4
 
 
 def run_id(folder: str | Path) -> str:
-    """A run's name on a cluster: that of its folder, and a digest of where the folder is.
+    """Return a run's name on a cluster: that of its folder, and a digest of the folder's path.
 
     Example::
 
         run_id("/shared/runs/quickstart")  # quickstart-3f9a1c07
     """
-    place = folder if isinstance(folder, str) else object_store.to_uri(folder)
-    place = place.rstrip("/") if is_uri(place) else os.path.abspath(place)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", place.rpartition("/")[2])
-    digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    uri = folder if isinstance(folder, str) else object_store.to_uri(folder)
+    uri = uri.rstrip("/") if is_uri(uri) else os.path.abspath(uri)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", uri.rpartition("/")[2])
+    digest = hashlib.blake2b(uri.encode(), digest_size=_DIGEST_BYTES).hexdigest()
     return f"{name}-{digest}"
 
 
 def app_name(run: str, role: str) -> str:
-    """The Serve application of a run's teacher or student."""
+    """Return the name of the Serve application of a run's teacher or student."""
     return f"sirt-{run}-{role}"
 
 
 def app_names(runs: Iterable[str]) -> set[str]:
-    """All Serve applications that the runs may have."""
+    """Return the names of all Serve applications that the runs may have."""
     return {app_name(run, role) for run in runs for role in _ROLES}
 
 
 def delete_apps(runs: Iterable[str]) -> list[str]:
-    """Remove what is left of runs that nobody drives; other runs' applications, and Serve itself,
-    stay. Returns the names of the removed ones."""
+    """Delete the applications of runs without a driver; return their names. Other runs'
+    applications, and Serve itself, stay."""
     left = sorted(app_names(runs) & set(serve.status().applications))
     for app in left:
         serve.delete(app)

@@ -82,7 +82,7 @@ class RayStages:
             return self._demonstrate_from_file(out, self._job.teacher.demonstrations, questions)
         config, student = self._job.demonstrations, self._job.student
         asked = self._questions(questions, "train")
-        self._engines.begin(teacher, Policy("baseline", student.model, student.revision))
+        self._engines.start(teacher, Policy("baseline", student.model, student.revision))
         sampled = self._sample(
             out / "completions",
             "teacher",

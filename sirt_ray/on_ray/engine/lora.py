@@ -1,6 +1,5 @@
-"""LoRA adapters on a running engine: what an adapter's folder says, and whether an engine that was
-started with certain weights can take it.
-"""
+"""LoRA adapters on a running engine: the contents of an adapter's folder, and whether an engine
+that was started with certain weights can load it."""
 
 import json
 import sys
@@ -16,12 +15,12 @@ from sirt_ray.storage.hashing import content_key
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM makes room for."""
+"""Ranks for which vLLM reserves memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A PEFT adapter: small matrices beside the weights of its base."""
+    """A PEFT adapter: small matrices that are added to the weights of its base."""
 
     folder: Path
     base: Policy
@@ -29,9 +28,9 @@ class Adapter:
 
 
 def adapter_of(policy: Policy) -> Adapter | None:
-    """The adapter that the policy is; None where it is a whole model. Raises ModelError."""
+    """Return the adapter that the policy is; None for a whole model. Raises ModelError."""
     if on_hub(policy):
-        # Whether it is one is known by a small file: a whole model is left for the engine to fetch.
+        # A small file distinguishes them: a whole model is left for the engine to fetch.
         from transformers.utils.peft_utils import find_adapter_config_file
 
         with wrap_model_errors(policy.path):
@@ -44,13 +43,14 @@ def adapter_of(policy: Policy) -> Adapter | None:
 
 def _read(config: Path, name: str) -> Adapter:
     try:
-        said = json.loads(config.read_text())
-        kind, rank, base = said["peft_type"], said["r"], said["base_model_name_or_path"]
+        settings = json.loads(config.read_text())
+        kind, rank = settings["peft_type"], settings["r"]
+        base = settings["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"the adapter {name} cannot be read: {config} is not what PEFT writes ({error!r})"
         ) from None
-    if kind != "LORA" or said.get("rank_pattern") or said.get("alpha_pattern"):
+    if kind != "LORA" or settings.get("rank_pattern") or settings.get("alpha_pattern"):
         raise ModelError(
             f"the adapter {name} cannot be served: the engine knows LoRA with one rank and one"
             f" scale for all layers, and this is {kind} or has a rank_pattern or alpha_pattern."
@@ -58,26 +58,26 @@ def _read(config: Path, name: str) -> Adapter:
         )
     if not base:
         raise ModelError(
-            f"the adapter {name} does not say what it was trained on. Set base_model_name_or_path"
-            f" in {config}"
+            f"the adapter {name} does not name the model that it was trained on. Set"
+            f" base_model_name_or_path in {config}"
         )
     if not config.with_name(_WEIGHTS).is_file():
         raise ModelError(
-            f"the adapter {name} has no {_WEIGHTS} beside {config}. Save it with PEFT's"
+            f"the adapter {name} has no {_WEIGHTS} next to {config}. Save it with PEFT's"
             " `save_pretrained`; pickled weights (*.bin, *.pt) can hold code and are not read"
         )
-    return Adapter(config.parent, Policy("base", base, said.get("revision")), rank)
+    return Adapter(config.parent, Policy("base", base, settings.get("revision")), rank)
 
 
 def lora_kwargs(max_rank: int) -> dict[str, Any]:
-    """vLLM's arguments for one adapter at a time of at most that rank."""
-    room = next(rank for rank in _ENGINE_RANKS if rank >= max_rank)
-    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1}
+    """Return vLLM's arguments for one adapter at a time of at most that rank."""
+    engine_rank = next(rank for rank in _ENGINE_RANKS if rank >= max_rank)
+    return {"enable_lora": True, "max_lora_rank": engine_rank, "max_loras": 1}
 
 
 def check_adapter(adapter: Adapter, served: Policy, max_rank: int | None) -> None:
-    """Refuse an adapter that an engine with the weights `served` and room for `max_rank` cannot
-    take. Raises ModelError."""
+    """Raise ModelError for an adapter that an engine with the weights `served` and memory for
+    `max_rank` cannot load; None: without LoRA."""
     if max_rank is None:
         raise ModelError(
             f"the adapter {adapter.folder} cannot be loaded: the engine was started without LoRA."
@@ -85,24 +85,24 @@ def check_adapter(adapter: Adapter, served: Policy, max_rank: int | None) -> Non
         )
     if adapter.rank > max_rank:
         raise ModelError(
-            f"the adapter {adapter.folder} has rank {adapter.rank}, and the engine has room for"
-            f" {max_rank}. Set max_lora_rank: {adapter.rank} under this engine in resources"
+            f"the adapter {adapter.folder} has rank {adapter.rank}, and the engine has memory for"
+            f" rank {max_rank}. Set max_lora_rank: {adapter.rank} under this engine in resources"
         )
     if not same_weights(adapter.base, served):
         raise ModelError(
             f"the adapter {adapter.folder} belongs to {_name(adapter.base)}, and the engine serves"
-            f" {_name(served)}: its matrices mean nothing beside other weights. Load its base first"
+            f" {_name(served)}: its matrices mean nothing with other weights. Load its base first"
         )
 
 
 def same_weights(one: Policy, other: Policy) -> bool:
-    """By name and revision, by folder, or else by content."""
+    """Return whether two policies are the same, by name and revision, by folder, or by content."""
     if (one.path, one.revision) == (other.path, other.revision):
         return True
-    here, there = (local_folder(policy).resolve() for policy in (one, other))
-    if here == there:
+    folders = [local_folder(policy).resolve() for policy in (one, other)]
+    if folders[0] == folders[1]:
         return True
-    files, others = ({f.name: f for f in folder.glob("*.safetensors")} for folder in (here, there))
+    files, others = ({f.name: f for f in folder.glob("*.safetensors")} for folder in folders)
     if not files or files.keys() != others.keys():
         return False
     sizes = all(files[name].stat().st_size == others[name].stat().st_size for name in files)
@@ -110,7 +110,7 @@ def same_weights(one: Policy, other: Policy) -> bool:
 
 
 def _content(file: Path) -> str:
-    """All of it: a part of the layers may be what was trained."""
+    """Return a key of the whole content: the training may have changed a part of the layers."""
     return content_key(file, sampled_above_bytes=sys.maxsize)
 
 

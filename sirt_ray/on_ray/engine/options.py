@@ -57,8 +57,11 @@ def engine_kwargs(engine: EngineConfig, gpu: bool) -> dict[str, Any]:
 
 
 def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
-    """Return the engine's environment variables. OMP threads are counted, not bound: bound engines on one host would
-    all take the same cores, and idle threads of an uncounted pool spin."""
+    """Return the engine's environment variables.
+
+    OMP threads are counted, not bound: bound engines on one host would all take the same cores, and
+    idle threads of an uncounted pool spin.
+    """
     env = {"VLLM_NO_USAGE_STATS": "1"}
     if not gpu:
         threads = max(1, int(engine.num_cpus) // engine.tensor_parallel_size)
@@ -71,9 +74,11 @@ def environment(engine: EngineConfig, gpu: bool) -> dict[str, str]:
 
 
 def questions_per_call(engine: EngineConfig, samples_per_question: int) -> int:
-    """Return the questions that travel to an engine in one call. A call costs as much as decoding a few dozen
-    tokens of a small model; but it ends with its slowest sequence and is lost as a whole, so an
-    engine must have many in flight."""
+    """Return the questions that travel to an engine in one call.
+
+    A call costs as much as decoding a few dozen tokens of a small model; but it ends with its
+    slowest sequence and is lost as a whole, so an engine must have many in flight.
+    """
     sequences = min(_SEQUENCES_PER_CALL, engine.max_num_seqs // _CALLS_PER_ENGINE)
     return max(1, sequences // samples_per_question)
 

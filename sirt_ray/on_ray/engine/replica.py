@@ -62,7 +62,7 @@ class Replica:
     async def __init__(self, role: str, pointer: str, engine: Engine, timeout_s: float) -> None:
         self._role = role
         self._pointer = pointer
-        # Serve compares what a deployment was made of, by pickling it: the original must not change.
+        # Serve compares the arguments of a deployment, by pickling them: they must not change.
         self._engine = copy.deepcopy(engine)
         self._timeout_s = timeout_s
         self._loading = asyncio.Lock()
@@ -126,7 +126,7 @@ class Replica:
         return tuple(results)
 
     async def load(self, policy: Policy) -> str:
-        """Load `policy`'s weights into the running engine; return the version that is served now."""
+        """Load `policy`'s weights into the running engine; return the version that is served."""
         async with self._loading:
             if self._policy != policy:
                 await self._engine.load(policy)

@@ -1,7 +1,8 @@
-"""What is seen of a sampling while it runs, and what it took in the end.
+"""Monitoring of a sampling while it runs, and its usage of engines in the end.
 
-A thread asks the replicas every two seconds how busy they are. The bar shows it; the seconds that
-replicas and GPUs were held add up in a small file beside the parts, also over kills.
+A thread queries the replicas every two seconds for how busy they are. The progress bar shows it;
+the seconds that replicas and GPUs were held add up in a small file next to the parts, also over
+kills.
 """
 
 import json
@@ -24,14 +25,14 @@ from sirt_ray.on_ray.metrics import Emitter
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
 
-_EVERY_SECONDS = 2.0
-_ANSWER_SECONDS = 10.0
+_POLL_SECONDS = 2.0
+_QUERY_TIMEOUT_SECONDS = 10.0
 _FILE = ".usage.json"
 
 
 @dataclass
 class Usage:
-    """What a sampling took so far, kept in `out/.usage.json`."""
+    """The usage of engines by a sampling so far, stored in `out/.usage.json`."""
 
     seconds: float = 0.0
     replica_seconds: float = 0.0
@@ -39,7 +40,7 @@ class Usage:
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
     generated_tokens: int = 0
-    """By the replicas' own count, whatever became of them."""
+    """By the replicas' own counts, also of tokens that are in no part."""
 
     @classmethod
     def of(cls, out: Path) -> "Usage":
@@ -50,8 +51,9 @@ class Usage:
         write_json(out / _FILE, asdict(self))
 
     def summary(self, completion_tokens: int) -> dict[str, Any]:
-        """For the artifact's record. Wasted are tokens of calls that were made again and of blocks
-        that were lost; what a replica wrote in its last two seconds is not known."""
+        """Return the usage for the artifact's record.
+
+        Wasted are tokens of retried calls and of lost blocks; what a replica wrote in its last two seconds before a crash is not known."""
         return {
             "seconds": round(self.seconds, 1),
             "replica_seconds": round(self.replica_seconds, 1),
@@ -66,15 +68,15 @@ class Usage:
         return self.prefix_hit_tokens / max(1, self.prefix_queried_tokens)
 
 
-class Watch:
-    """Shows how many questions are finished and how busy the engines are: on the bar, in metrics,
-    and to who waits."""
+class SamplingMonitor:
+    """Reports how many questions are finished and how busy the engines are: on the progress bar, in
+    metrics, and in messages about the wait."""
 
     def __init__(self, server: ModelServer, bar: Bar, done: int, out: Path) -> None:
         self._server, self._bar, self._out = server, bar, out
         self._usage = Usage.of(out)
         self._done = self._done_at_start = done
-        self._began = self._looked = time.monotonic()
+        self._started = self._polled = time.monotonic()
         self._last: dict[str, ReplicaLoad] = {}
         self._figures: dict[str, str | float] = {}
         self._wanted, self._held_s = 0, 0.0
@@ -83,21 +85,22 @@ class Watch:
         self._show()
 
     def finished(self, questions: int) -> None:
+        """Count the questions of a finished block."""
         if (self._out / _FILE).exists():
             object_store.push(self._out / _FILE)
         with self._lock:
             self._done += questions
             self._show()
 
-    def begin(self) -> None:
-        """What the replicas have done before is not counted."""
+    def start(self) -> None:
+        """Note what the replicas have done before, which is not counted."""
         self._last = self._loads()
 
-    def look(self) -> None:
-        """Ask all replicas once."""
+    def poll(self) -> None:
+        """Query all replicas once."""
         loads = self._loads()
         now = time.monotonic()
-        seconds, self._looked = now - self._looked, now
+        seconds, self._polled = now - self._polled, now
         tokens = self._since_last(loads, "generated_tokens")
         usage, replicas = self._usage, len(loads)
         usage.seconds += seconds
@@ -108,14 +111,14 @@ class Watch:
         hit = self._since_last(loads, "prefix_hit_tokens")
         usage.prefix_queried_tokens += queried
         usage.prefix_hit_tokens += hit
-        with suppress(OSError):  # That a disk is full is said by the parts, which matter more.
+        with suppress(OSError):  # Writing the parts, which matter more, reports a full disk.
             usage.save(self._out)
         self._last |= loads
         self._held_s = max((load.held_s for load in loads.values()), default=0.0)
         with self._lock:
             self._figures = {
                 "tokens/s": round(tokens / seconds),
-                "questions/s": round((self._done - self._done_at_start) / (now - self._began), 1),
+                "questions/s": round((self._done - self._done_at_start) / (now - self._started), 1),
                 "replicas": replicas,
                 "decoding": sum(load.running for load in loads.values()),
                 "queued": sum(load.waiting for load in loads.values()),
@@ -132,16 +135,16 @@ class Watch:
         emit.add("sirt_engine_prefix_tokens", queried - hit, role=role, found="no")
 
     def end(self) -> None:
-        """A last look; the stage has no replicas from now on."""
-        self.look()
+        """Query a last time; the stage has no replicas from now on."""
+        self.poll()
         self._emit_replicas(0, 0)
 
-    def told(self) -> str:
-        """What the engines are at, for who waits for a block."""
+    def describe(self) -> str:
+        """Return what the engines do, for the message about the wait for a block."""
         ready, decode, queued = (
             self._figures.get(name, 0) for name in ("replicas", "decoding", "queued")
         )
-        held = f"; the endpoint asks for a pause of {self._held_s:.0f} s" if self._held_s else ""
+        held = f"; the endpoint requests a pause of {self._held_s:.0f} s" if self._held_s else ""
         return (
             f"{ready} of {self._wanted} replicas are ready, {decode} sequences decode and {queued}"
             f" are queued{held}"
@@ -154,15 +157,15 @@ class Watch:
 
     def _loads(self) -> dict[str, ReplicaLoad]:
         try:
-            return self._server.loads(_ANSWER_SECONDS)
+            return self._server.loads(_QUERY_TIMEOUT_SECONDS)
         except (RayError, RayServeException, TimeoutError):
-            return {}  # A replica is being lost; the next look finds the others.
+            return {}  # A replica has just died; the next query finds the others.
 
     def _since_last(self, loads: dict[str, ReplicaLoad], counter: str) -> int:
-        """What the replicas' counters have grown by; a new replica's starts at nothing."""
-        nothing = ReplicaLoad()
+        """Return the growth of a counter over all replicas; a new replica's starts at 0."""
+        new = ReplicaLoad()
         return sum(
-            getattr(load, counter) - getattr(self._last.get(name, nothing), counter)
+            getattr(load, counter) - getattr(self._last.get(name, new), counter)
             for name, load in loads.items()
         )
 
@@ -171,20 +174,20 @@ class Watch:
 
 
 @contextmanager
-def watched(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[Watch]:
-    """A `Watch` that looks every two seconds and once more at the end."""
-    watch, stop = Watch(server, bar, done, out), threading.Event()
+def monitored(server: ModelServer, bar: Bar, done: int, out: Path) -> Generator[SamplingMonitor]:
+    """Yield a monitor that polls every two seconds and once more at the end."""
+    monitor, stop = SamplingMonitor(server, bar, done, out), threading.Event()
 
-    def keep_looking() -> None:
-        watch.begin()
-        while not stop.wait(_EVERY_SECONDS):
-            watch.look()
+    def keep_polling() -> None:
+        monitor.start()
+        while not stop.wait(_POLL_SECONDS):
+            monitor.poll()
 
-    thread = start_thread(keep_looking, "watch")
+    thread = start_thread(keep_polling, "sampling-monitor")
     try:
-        yield watch
+        yield monitor
     finally:
         stop.set()
         thread.join()
-        watch.end()
+        monitor.end()
         object_store.push(out / _FILE)

@@ -1,4 +1,4 @@
-"""Graded samples, and demonstrations in the student's own words, -> a round's pairs."""
+"""A round's preference pairs, from graded samples and from demonstrations in the student's tokens."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,27 +20,27 @@ from sirt_ray.types import Demonstration, Graded
 
 
 def pair(
-    out: Path, job: JobConfig, samples: Artifact, demonstrations: Artifact, round: int
+    out: Path, job: JobConfig, samples: Artifact, demonstrations: Artifact, round_number: int
 ) -> Counts:
-    """Write `out/pairs.parquet` by the rule of the job's `refine`. Raises StageError where there is
-    no pair."""
+    """Write `out/pairs.parquet` by the rule of the job's `refine`; return the counts. Raises
+    StageError where there is no pair."""
     unlike: Counter[str] = Counter()
     shown: list[Graded] = []
     if job.refine.pairs.uses_demonstrations:
         stored = parquet.records(Demonstration, demonstrations.fetched())
-        shown = list(_as_own(to_tune_on(stored, job), job, unlike))
+        shown = list(_in_student_tokens(to_tune_on(stored, job), job, unlike))
     rule = job.refine.pairs.custom_rule
     pairs, counts = make_pairs(
         parquet.records(Graded, samples.fetched()),
         job.refine.pairs,
-        f"{job.seed}/{round}",
+        f"{job.seed}/{round_number}",
         shown,
         None if rule is None else CustomPairRule(user_code.read(rule)),
     )
     counts |= unlike
     if not pairs:
         raise StageError(
-            f"round {round} made no preference pair from {counts['questions']} questions"
+            f"round {round_number} made no preference pair from {counts['questions']} questions"
             f" ({', '.join(f'{name} {n}' for name, n in counts.items() if n)}). Raise"
             " refine.num_cot or sampling.temperature, look at the texts in"
             f" {samples.path}, or try another pairs.rule"
@@ -49,11 +49,12 @@ def pair(
     return counts
 
 
-def _as_own(
+def _in_student_tokens(
     demonstrations: list[Demonstration], job: JobConfig, unlike: Counter[str]
 ) -> Iterator[Graded]:
-    """Demonstrations in the student's token ids; those that cannot be are counted, as in tuning."""
-    # Brings torch with it, which planning a run does not need.
+    """Yield demonstrations in the student's token ids; count those that cannot be encoded, as in
+    tuning."""
+    # Imports torch, which planning a run does not need.
     from sirt_ray.training.model import load_tokenizer
 
     student = job.student

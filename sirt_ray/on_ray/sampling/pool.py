@@ -1,5 +1,5 @@
-"""Which engines are up: started when first needed, given new weights while they run, stopped when
-the trainer needs their place."""
+"""The engines that are up: started when first needed, given new weights while they run, and stopped
+when the trainer needs their resources."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ Role = Literal["teacher", "student"]
 
 
 class Engines:
-    """The teacher's and the student's server of one run."""
+    """The teacher's and the student's samplers of one run."""
 
     def __init__(self, job: JobConfig, run_dir: Path) -> None:
         self._job = job
@@ -30,7 +30,7 @@ class Engines:
         self._up: dict[Role, Sampler] = {}
 
     def check_cluster(self) -> None:
-        """Raise one ResourceError for everything that the cluster can never give."""
+        """Raise one ResourceError for everything that the cluster can never provide."""
         roles: list[Role] = ["teacher", "student"] if self._job.teacher.answers else ["student"]
         cluster.check_resources(
             *(cluster.of_engine(role, self._resources(role)) for role in roles),
@@ -39,30 +39,30 @@ class Engines:
         if self._job.quantizes:
             check_quantization(cluster.gpus_per_worker(self._job.resources.trainer) > 0)
 
-    def begin(self, teacher: Policy, student: Policy) -> None:
-        """Start the teacher, which answers first, and beside it, where there is room for both, the
+    def start(self, teacher: Policy, student: Policy) -> None:
+        """Start the teacher, which is sampled first, and at the same time, where both fit, the
         student, which will be needed soon: a start is mostly waiting for imports."""
         free = ray.available_resources()
         if "teacher" not in self._up:
-            needed = self._make_room_for_teacher()
+            needed = self._free_resources_for_teacher()
             self._up["teacher"] = self._deploy("teacher", teacher)
-            # Its replicas take their place only after a while: until then Ray has it as free.
+            # Ray lists the resources as free until the replicas are placed.
             free = subtract(free, needed)
         engine = self._resources("student")
         if "student" not in self._up and can_prestart(engine, on_gpu(engine), free):
             self._up["student"] = self._deploy("student", student)
 
     def serve(self, role: Role, policy: Policy) -> Sampler:
-        """The role's engine with the weights of `policy`, ready to answer.
+        """Return the role's sampler, with engines that are ready and have the weights of `policy`.
 
-        The first call for the student ends the teacher, which has no stage after it.
+        The first call for the student stops the teacher, which has no stage after it.
         """
         if role == "student":
             self.stop("teacher")
         policy = replace(policy, path=str(assets.resolve(policy.path)))
         if role not in self._up:
             if role == "teacher":
-                self._make_room_for_teacher()
+                self._free_resources_for_teacher()
             self._up[role] = self._deploy(role, policy)
         sampler = self._up[role]
         sampler.server.wait_until_ready()
@@ -71,26 +71,26 @@ class Engines:
         return sampler
 
     def free_resources_for_training(self) -> None:
-        """Stop the engines if the trainer does not fit beside them, or if they shall go when idle;
-        a later stage starts them."""
+        """Stop the engines if the trainer does not fit on the cluster with them, or if they are to
+        be stopped when idle; a later stage starts them."""
         self.stop("teacher")
         resources = self._job.resources
         wanted = cluster.of_trainer(resources.trainer)
         if not can_colocate(resources.student, wanted, ray.available_resources()):
             self.stop("student")
 
-    def _make_room_for_teacher(self) -> ResourceRequest:
-        """Stop a student's engine that an earlier job has left, if the teacher does not fit beside
-        it; returns what the teacher needs."""
+    def _free_resources_for_teacher(self) -> ResourceRequest:
+        """Stop a student's engine that an earlier job has left, if the teacher does not fit on the
+        cluster with it; return the teacher's request."""
         needed = cluster.of_engine("teacher", self._resources("teacher"))
         if "student" in self._up and not fits(needed, ray.available_resources()):
             self.stop("student")
         return needed
 
     def hand_over(self, following: "Engines") -> "Engines":
-        """Those of a job that follows on the same cluster. A student's engine that it would start
-        in the same way goes on running and gets its weights when they are needed; all others are
-        stopped."""
+        """Return the engines of a job that follows on the same cluster. A student's engine that it
+        would start in the same way stays up and loads its weights when they are needed; all others
+        are stopped."""
         jobs = (self._job, following._job)
         trained = [c for job in jobs for c in (job.tune, job.refine, job.refine.of_round(2))]
         student = following._resources("student")
@@ -103,7 +103,7 @@ class Engines:
                 or self._samples_per_question("student")
                 == following._samples_per_question("student")
             )
-            # An adapter goes by its round's name in a running engine, and rounds have the same.
+            # A running engine knows an adapter by its round's name, which both jobs have.
             and not any(config.lora for config in trained)
         )
         if same and "student" in self._up:
@@ -135,11 +135,11 @@ class Engines:
     def _samples_per_question(self, role: Role) -> int:
         if role == "teacher":
             return self._job.demonstrations.samples_per_question
-        refined = [self._job.refine.of_round(round) for round in (1, 2)]
+        refined = [self._job.refine.of_round(number) for number in (1, 2)]
         return max(refine.num_cot + refine.num_plain for refine in refined)
 
     def _resources(self, role: Role) -> EngineConfig:
-        """What each engine of the role gets of the cluster."""
+        """Return the settings of the role's engines."""
         endpoint = self._job.teacher.endpoint
         if role == "student":
             return self._job.resources.student

@@ -1,5 +1,5 @@
-"""Questions -> what the engine is sent, and its choices -> text: one way for engines that take
-token ids, one for those that take text."""
+"""Questions -> prompts, and an engine's choices -> text: for engines that take token ids, and for
+those that take text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,21 @@ _CONTEXT_TOKENS = 4
 
 
 class Prompter(Protocol):
+    """The conversion of questions to prompts, and of choices to text."""
+
     def prompt(self, question: Question, kind: PromptKind) -> tuple[str, tuple[int, ...]]:
-        """The prompt as text and as token ids."""
+        """Return the prompt as text and as token ids."""
         ...
 
     def texts(self, prompt_ids: Sequence[int], choices: Sequence[SampledChoice]) -> list[str]:
-        """The completions of one prompt as text."""
+        """Return the completions of one prompt as text."""
         ...
 
 
 @dataclass(frozen=True)
 class TokenPrompter:
-    """For an engine that takes and gives token ids. The tokenizer is loaded by the driver: to
-    unpickle it takes a sampling actor a second, to find and load it five."""
+    """The prompter of an engine that takes and returns token ids. The driver loads the tokenizer: a
+    sampling actor takes a second to unpickle it, and five to find and load it."""
 
     tokenizer: Any
 
@@ -41,7 +43,7 @@ class TokenPrompter:
 
 @dataclass(frozen=True)
 class TextPrompter:
-    """For an engine that tokenises by itself, as one behind an endpoint does."""
+    """The prompter of an engine that tokenises by itself, as one behind an endpoint does."""
 
     api: Api
 
@@ -55,18 +57,18 @@ class TextPrompter:
 def completion_texts(
     tokenizer: Any, prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]
 ) -> list[str]:
-    """The completions of one prompt as text, without special tokens, leading spaces kept.
+    """Return the completions of one prompt as text, without special tokens, leading spaces kept.
 
-    They are decoded behind the prompt's last tokens, because a tokenizer of the SentencePiece kind
-    drops the space in front of whatever it is given first.
+    They are decoded after the prompt's last tokens, because a tokenizer of the SentencePiece kind
+    drops the space before the first token.
     """
     context = list(prompt_ids[-_CONTEXT_TOKENS:])
     before = tokenizer.decode(context, skip_special_tokens=True)
     texts: list[str] = []
     for ids in completions:
         whole = tokenizer.decode([*context, *ids], skip_special_tokens=True)
-        alone = whole.startswith(before)
+        has_context = whole.startswith(before)
         texts.append(
-            whole[len(before) :] if alone else tokenizer.decode(ids, skip_special_tokens=True)
+            whole[len(before) :] if has_context else tokenizer.decode(ids, skip_special_tokens=True)
         )
     return texts

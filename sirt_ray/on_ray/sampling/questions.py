@@ -1,4 +1,4 @@
-"""The questions of one sampling, on disk: the driver holds positions, never rows.
+"""The questions of one sampling, on disk: the driver has positions in memory, never rows.
 
 out/.asked/questions.parquet       row groups of 1024 questions, in order
 """
@@ -19,7 +19,8 @@ _ROWS_PER_GROUP = 1024
 
 
 class QuestionFile:
-    """Questions by position, whatever their number, in the memory of a few row groups.
+    """A file of questions, read by position in the memory of a few row groups, however many there
+    are.
 
     Example::
 
@@ -34,13 +35,13 @@ class QuestionFile:
 
     @classmethod
     def write(cls, out: Path, questions: Iterable[Question]) -> int:
-        """Write them anew; how many they are."""
+        """Write the file anew; return the number of questions."""
         path, total = _path(out), 0
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        left = iter(questions)
+        remaining = iter(questions)
         with pq.ParquetWriter(partial, parquet.QUESTION) as writer:
-            while rows := list(itertools.islice(left, _ROWS_PER_GROUP)):
+            while rows := list(itertools.islice(remaining, _ROWS_PER_GROUP)):
                 table = pa.Table.from_pylist(
                     [parquet.to_row(question) for question in rows], schema=parquet.QUESTION
                 )
@@ -51,16 +52,16 @@ class QuestionFile:
         return total
 
     def read(self, first: int, count: int) -> list[Question]:
-        """Fewer where the questions end before."""
+        """Return up to `count` questions from position `first` on; fewer at the end."""
         found: list[Question] = []
         groups = range(first // _ROWS_PER_GROUP, (first + count - 1) // _ROWS_PER_GROUP + 1)
         for at in groups:
             table = self._group(at)
             if table is None:
                 break
-            begin = max(0, first - at * _ROWS_PER_GROUP)
+            start = max(0, first - at * _ROWS_PER_GROUP)
             end = min(table.num_rows, first + count - at * _ROWS_PER_GROUP)
-            rows = table.slice(begin, max(0, end - begin)).to_pylist()
+            rows = table.slice(start, max(0, end - start)).to_pylist()
             found += [parquet.from_row(Question, row) for row in rows]
         return found
 

@@ -4,8 +4,9 @@
                                       |
                                       +--> out/part-<first question>.parquet
 
-A part is written whole or not at all, and its metadata names the questions that it covers. A killed
-run therefore continues with exactly the questions that no part covers, also under another block size.
+A part is written whole or not at all, and its metadata names the questions that it covers. A
+killed run therefore continues with exactly the questions that no part covers, also under another
+block size.
 
 A new process spends seconds of a CPU on importing what sampling needs, as long as a small model
 takes for hundreds of questions. The actors therefore start with the engines, import while those
@@ -31,7 +32,7 @@ from sirt_ray.logs import current_context, log_event, waiting
 from sirt_ray.on_ray.engine.options import calls_in_flight, questions_per_call
 from sirt_ray.on_ray.engine.protocol import Engine
 from sirt_ray.on_ray.engine.server import ModelServer
-from sirt_ray.on_ray.sampling.monitor import Usage, watched
+from sirt_ray.on_ray.sampling.monitor import Usage, monitored
 from sirt_ray.on_ray.sampling.prompts import Prompter
 from sirt_ray.on_ray.sampling.questions import QuestionFile
 from sirt_ray.on_ray.sampling.worker import SUMMED, Grade, SamplingActor, SamplingJob, SamplingPlan
@@ -138,11 +139,11 @@ class Sampler:
             job = self._job(plan, prompter, grade, out)
             with (
                 progress.stage(name, total, "questions") as bar,
-                watched(self.server, bar, done, out) as watch,
-                waiting(f"the next block of {name}", watch.told) as wait,
+                monitored(self.server, bar, done, out) as monitor,
+                waiting(f"the next block of {name}", monitor.describe) as wait,
             ):
                 for counts in wait.each(self._run(blocks, job)):
-                    watch.finished(counts["questions"])
+                    monitor.finished(counts["questions"])
         object_store.pull(out)  # Parts that actors on other nodes have written.
         counts = _total(out, name)
         object_store.discard(out / ".asked")

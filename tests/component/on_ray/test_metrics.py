@@ -10,7 +10,7 @@ from sirt_ray.logs import LogContext, bind_context
 from sirt_ray.on_ray import metrics
 from sirt_ray.on_ray.engine.protocol import ReplicaLoad
 from sirt_ray.on_ray.metrics import METRICS, Emitter, StageMetrics, count_part, show_training
-from sirt_ray.on_ray.sampling.monitor import Watch
+from sirt_ray.on_ray.sampling.monitor import SamplingMonitor
 
 Series = dict[tuple[str, ...], float]
 PLACE = LogContext("mine", "round_01", "samples")
@@ -131,19 +131,19 @@ def test_a_stage_that_is_broken_off_does_not_run_any_more(emitted: dict[str, Ser
 
 
 class Server:
-    """Two looks at two replicas, of which the second comes later: the part of a `ModelServer` that
-    asks a cluster."""
+    """Two queries of two replicas, of which the second starts later: the part of a `ModelServer`
+    that queries a cluster."""
 
     role, gpus_per_replica = "student", 0
 
     def __init__(self) -> None:
-        self.looks = [
+        self.queries = [
             {"a": ReplicaLoad(3, 5, 100, 40, 10)},
             {"a": ReplicaLoad(2, 0, 160, 60, 25), "b": ReplicaLoad(1, 0, 30, 10, 0, held_s=40.0)},
         ]
 
     def loads(self, timeout_s: float) -> dict[str, ReplicaLoad]:
-        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return self.queries.pop(0) if len(self.queries) > 1 else self.queries[0]
 
     def replicas_wanted(self) -> int:
         return 3
@@ -153,32 +153,32 @@ class NoBar:
     def update(self, done: float, **shown: str | float) -> None: ...
 
 
-def watch(out: Path) -> Watch:
+def monitor(out: Path) -> SamplingMonitor:
     with bind_context(PLACE):
-        watch = Watch(Server(), NoBar(), 0, out)  # type: ignore[arg-type]
-    watch.begin()
-    watch.look()
-    return watch
+        monitor = SamplingMonitor(Server(), NoBar(), 0, out)  # type: ignore[arg-type]
+    monitor.start()
+    monitor.poll()
+    return monitor
 
 
 def test_engines_are_shown_as_they_are(emitted: dict[str, Series], tmp_path: Path) -> None:
-    watched = watch(tmp_path)
+    monitored = monitor(tmp_path)
     role = (*HERE, "student")
     assert emitted["sirt_replicas"] == {(*role, "ready"): 2, (*role, "wanted"): 3}
     assert emitted["sirt_engine_sequences"] == {(*role, "decoding"): 3, (*role, "queued"): 0}
     assert emitted["sirt_engine_prefix_tokens"] == {(*role, "yes"): 15, (*role, "no"): 15}
-    assert watched.told() == (
-        "2 of 3 replicas are ready, 3 sequences decode and 0 are queued; the endpoint asks for a"
+    assert monitored.describe() == (
+        "2 of 3 replicas are ready, 3 sequences decode and 0 are queued; the endpoint requests a"
         " pause of 40 s"
     )
-    watched.end()
+    monitored.end()
     assert emitted["sirt_replicas"] == {(*role, "ready"): 0, (*role, "wanted"): 0}
 
 
 def test_tokens_that_no_part_has_are_wasted(emitted: dict[str, Series], tmp_path: Path) -> None:
     from sirt_ray.on_ray.sampling.monitor import Usage
 
-    watch(tmp_path).end()
+    monitor(tmp_path).end()
     usage = Usage.of(tmp_path)
     assert usage.generated_tokens == 60 + 30
     assert usage.summary(completion_tokens=80)["wasted_tokens"] == 10
@@ -189,5 +189,5 @@ def test_all_that_is_defined_is_emitted(emitted: dict[str, Series], tmp_path: Pa
     a_part(retries=1)
     a_step(mfu=0.4, margin=0.1, validation_loss=0.6, peak_memory_gib=1.0)
     stages()
-    watch(tmp_path)
+    monitor(tmp_path)
     assert {name for name, series in emitted.items() if series} == set(METRICS)

@@ -110,7 +110,7 @@ def test_the_student_starts_beside_the_teacher_where_both_have_room(
 ) -> None:
     """On four GPUs a student that had taken one would keep the teacher waiting for it forever."""
     gpus["GPU"] = there
-    Engines(job(**CUT_IN_FOUR), tmp_path).begin(TEACHER, STUDENT)
+    Engines(job(**CUT_IN_FOUR), tmp_path).start(TEACHER, STUDENT)
     assert [server.told[0] for server in servers] == started
 
 

@@ -155,7 +155,7 @@ def test_adapters_of_two_rounds_that_leave_as_one_say_what_the_merged_student_sa
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("foreign", "belongs to .*other.*serves .*base"), ("large", "rank 9.*room for 8")],
+    [("foreign", "belongs to .*other.*serves .*base"), ("large", "rank 9.*memory for rank 8")],
 )
 def test_an_adapter_that_does_not_fit_is_refused_and_nothing_changes(
     server: ModelServer, room: Room, name: str, reason: str

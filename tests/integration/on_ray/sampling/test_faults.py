@@ -1,7 +1,7 @@
 """Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
 
-Most faults are set off in an engine that sleeps (`tests/helpers/sleeping.py` says what it stands for),
-behind real Serve and Ray Data. The last tests, twenty runs that are not part of `make test`, kill
+Most faults are caused in an engine that sleeps (`tests/helpers/sleeping.py` describes it), behind
+real Serve. The last tests, twenty runs that are not part of `make test`, kill
 real engines, replicas and drivers; `test_sampling.py` kills one.
 """
 
