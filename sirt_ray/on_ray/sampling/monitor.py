@@ -53,7 +53,9 @@ class Usage:
     def summary(self, completion_tokens: int) -> dict[str, Any]:
         """Return the usage for the artifact's record.
 
-        Wasted are tokens of retried calls and of lost blocks; what a replica wrote in its last two seconds before a crash is not known."""
+        Wasted are tokens of retried calls and of lost blocks; what a replica wrote in its last two
+        seconds is not known.
+        """
         return {
             "seconds": round(self.seconds, 1),
             "replica_seconds": round(self.replica_seconds, 1),

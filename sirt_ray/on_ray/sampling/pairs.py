@@ -1,4 +1,4 @@
-"""A round's preference pairs, from graded samples and from demonstrations in the student's tokens."""
+"""A round's preference pairs, from graded samples and demonstrations in the student's tokens."""
 
 from collections import Counter
 from collections.abc import Iterator
