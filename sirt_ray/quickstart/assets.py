@@ -1,4 +1,4 @@
-"""Where the quickstart's trained models lie in the installed package."""
+"""Paths of the quickstart's trained models in the installed package."""
 
 from pathlib import Path
 
@@ -11,19 +11,20 @@ _ROLES = ("student", "teacher")
 
 
 def is_quickstart(name: str) -> bool:
-    """Does this model name ask for one of the package's own models?"""
+    """Return whether the model name is one of the package's models."""
     return name.startswith(PREFIX)
 
 
 def resolve(name: str) -> Path | str:
-    """`quickstart:student` and `quickstart:teacher` become folders; other names stay as given."""
+    """Return the folder of `quickstart:student` or `quickstart:teacher`; other names unchanged.
+    Raises ModelError for another name with the prefix, and if the model's files are missing."""
     if not is_quickstart(name):
         return name
     role = name.removeprefix(PREFIX)
     if role not in _ROLES:
         known = " or ".join(f"{PREFIX}{role}" for role in _ROLES)
         raise ModelError(
-            f"unknown quickstart model {name!r}: the package holds no such model. Use {known}, or a"
+            f"unknown quickstart model {name!r}: the package has no such model. Use {known}, or a"
             " Hugging Face name or folder without the prefix."
         )
     folder = _FOLDER / role

@@ -1,11 +1,11 @@
-"""What the tiny models read before any instruction tuning, and in which order.
+"""Pretraining documents of the tiny models, and the order in which they are trained on.
 
-A document is (context, target); the loss covers the target only, or all of it where the context is
-empty. The student's documents teach what a general language model brings along: arithmetic facts,
-one-step readings of a sentence, copying and looking up, worked notes without any final answer, and
+A document is (context, target); the loss covers the target only, or everything if the context is
+empty. The student's documents teach what a general language model already knows: arithmetic facts,
+one-step readings of a sentence, copying and looking up, worked notes without a final answer, and
 short plain answers. The chain-of-thought prompt appears in the teacher's phases only.
 
-Every question comes from the train split.
+All questions come from the train split.
 """
 
 import random
@@ -18,13 +18,12 @@ from sirt_ray.quickstart.wording import IN_DOMAIN, NAMES, OUT_OF_DOMAIN, Wording
 from sirt_ray.types import LETTERS, PromptKind
 
 Document = tuple[str, str]
+"""(context, target)"""
 
 OOD_SHARE = 0.4
-"""Share of the documents with the `_ood` wording: seen in skills, never in tuning."""
-
-
+"""Share of the documents with the `_ood` wording: it is used in pretraining, never in tuning."""
 PRETRAINING_SEED = 1_000_003
-"""Keeps pretraining problems apart from a job's rows, whose seeds are small."""
+"""Keeps pretraining problems distinct from a job's rows, whose seeds are small."""
 
 
 def _wording(rng: random.Random) -> Wording:
@@ -32,13 +31,13 @@ def _wording(rng: random.Random) -> Wording:
 
 
 def _problem(rng: random.Random, kind: str) -> tasks.Problem:
-    """A train problem of `word_problems` or `letter_choices`, or of its `_ood` twin."""
+    """Return a train problem of `word_problems` or `letter_choices`, or of the `_ood` variant."""
     task = f"{kind}_ood" if rng.random() < OOD_SHARE else kind
     return tasks.problem(task, "train", rng.randrange(10**9), PRETRAINING_SEED)
 
 
 def facts(rng: random.Random) -> Document:
-    """Eight sums, differences or products within two digits."""
+    """Return eight sums, differences or products within two digits."""
     return "", " ".join(_fact(rng) for _ in range(8))
 
 
@@ -58,7 +57,7 @@ def _fact(rng: random.Random) -> str:
 
 
 def one_step(rng: random.Random) -> Document:
-    """One sum read off one or two sentences."""
+    """Return one calculation that is read from one or two sentences."""
     wording = _wording(rng)
     name, other = rng.sample(NAMES, 2)
     things = rng.choice(wording.things)
@@ -81,26 +80,26 @@ def one_step(rng: random.Random) -> Document:
 
 
 def _choices(texts: Sequence[str]) -> str:
-    """Options as `core.prompts` shows them."""
+    """Format options as `core.prompts` does."""
     lines = [f"{letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
     return "\n".join(["\nChoices:", *lines, ""])
 
 
 def size_order(rng: random.Random) -> Document:
-    """Order the sizes in a list of 2 or 3 options."""
+    """Return a document that orders the sizes in a list of 2 or 3 options."""
     things = rng.choice(_wording(rng).things)
     sizes = rng.sample(range(2, 99), rng.choice((2, 3)))
     return _choices([f"{size} {things}" for size in sizes]), f" {tasks.size_order(sizes)}."
 
 
 def repeat(rng: random.Random) -> Document:
-    """Random words, then the same words twice: copying is learned fastest from this."""
+    """Return random words, followed by the same words twice: the fastest way to learn copying."""
     words = rng.choices(NAMES + IN_DOMAIN.things, k=rng.randint(4, 12))
     return "", " " + " ".join(words * 3)
 
 
 def notes(kind: str) -> Callable[[random.Random], Document]:
-    """The working of a whole problem, without the trigger and without the answer sentence."""
+    """Return a generator of complete workings, without the trigger and the answer sentence."""
 
     def document(rng: random.Random) -> Document:
         item = _problem(rng, kind)
@@ -113,12 +112,12 @@ def notes(kind: str) -> Callable[[random.Random], Document]:
 
 
 def question_text(rng: random.Random) -> Document:
-    """A question alone, as plain language."""
+    """Return a question without an answer, as plain language."""
     return "", f" {_problem(rng, rng.choice(('word_problems', 'letter_choices'))).text}"
 
 
 def answered(kind: str, prompt_kind: PromptKind) -> Callable[[random.Random], Document]:
-    """A problem under one of the project's prompts, with its completion."""
+    """Return a generator of problems in one of the project's prompts, with their completions."""
 
     def document(rng: random.Random) -> Document:
         item = _problem(rng, kind)
@@ -145,7 +144,7 @@ DOCUMENTS: dict[str, Callable[[random.Random], Document]] = {
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stretch of training with its own mix of documents and its own learning-rate decay."""
+    """One phase of training, with its mix of documents and its learning-rate decay."""
 
     name: str
     mix: tuple[tuple[str, float], ...]

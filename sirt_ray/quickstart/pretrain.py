@@ -1,10 +1,10 @@
-"""Make the quickstart's models from nothing but seeds: tokenizer, student base, teacher.
+"""Train the quickstart's models from scratch and from seeds: tokenizer, student base, teacher.
 
     python -m sirt_ray.quickstart.pretrain --out DIR
 
-writes DIR/student and DIR/teacher. The student goes through `curriculum.STUDENT`; the teacher
-continues from the student through `curriculum.TEACHER`. One thread, so that the same seed gives the
-same weights on the same machine.
+writes DIR/student and DIR/teacher. The student is trained in the phases of `curriculum.STUDENT`;
+the teacher continues from the student in those of `curriculum.TEACHER`. Training uses one thread,
+so that the same seed gives the same weights on the same machine.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from sirt_ray.quickstart.tokenizer import BOS_ID, EOS_ID, PAD_ID, build
 _LOG = logging.getLogger(__name__)
 
 IGNORED = -100
-"""Label of a position that carries no loss."""
+"""Label of a position without loss."""
 
 _DOCUMENTS_AT_ONCE = 4096
 _WARM_UP_SHARE = 0.05
 _FINAL_SHARE = 0.05
-"""Of the peak learning rate, at the end of a phase."""
+"""Learning rate at the end of a phase, as a share of the peak."""
 _STEPS_PER_REPORT = 100
 
 
@@ -40,11 +40,11 @@ class Encoded:
 
     ids: list[int]
     num_context: int
-    """Leading tokens without loss."""
+    """Number of leading tokens without loss."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama of about 0.4M parameters that vLLM can serve."""
+    """Return a randomly initialised Llama of about 0.4M parameters that vLLM can serve."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -65,7 +65,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: list[tuple[str, str]]) -> list[Encoded]:
-    """Context and target are tokenised apart, as a sampler sees a prompt and what follows it."""
+    """Tokenise context and target separately, as an engine sees a prompt and its completion."""
     contexts = tokenizer([context for context, _ in documents])["input_ids"]
     targets = tokenizer([target for _, target in documents], add_special_tokens=False)["input_ids"]
     return [
@@ -77,7 +77,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[tuple[str, str]])
 def cut_batches(
     documents: list[Encoded], batch_tokens: int, rng: random.Random
 ) -> list[list[Encoded]]:
-    """Documents of similar length together, at most `batch_tokens` with padding; shuffled."""
+    """Return shuffled batches of documents with similar length, each of at most `batch_tokens` with
+    padding."""
     batches: list[list[Encoded]] = []
     batch: list[Encoded] = []
     for document in sorted(documents, key=lambda document: len(document.ids)):
@@ -93,7 +94,7 @@ def cut_batches(
 def batches_of(
     phase: Phase, tokenizer: PreTrainedTokenizerFast, rng: random.Random
 ) -> Iterator[list[Encoded]]:
-    """Fresh documents without end, in the phase's mix."""
+    """Yield batches of new documents endlessly, in the phase's mix."""
     names, shares = zip(*phase.mix, strict=True)
     while True:
         drawn = rng.choices(names, weights=shares, k=_DOCUMENTS_AT_ONCE)
@@ -102,7 +103,7 @@ def batches_of(
 
 
 def collate(batch: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, padded on the right."""
+    """Return token ids and labels [documents, longest], padded on the right."""
     longest = max(len(document.ids) for document in batch)
     ids = torch.full((len(batch), longest), PAD_ID)
     labels = torch.full((len(batch), longest), IGNORED)
@@ -114,7 +115,7 @@ def collate(batch: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def learning_rate(step: int, phase: Phase) -> float:
-    """Linear warm-up, then cosine decay."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay."""
     warm_up = max(1, round(phase.num_steps * _WARM_UP_SHARE))
     if step < warm_up:
         return phase.peak_learning_rate * (step + 1) / warm_up
@@ -126,7 +127,7 @@ def learning_rate(step: int, phase: Phase) -> float:
 def train(
     model: LlamaForCausalLM, phase: Phase, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> None:
-    """Run one phase in place."""
+    """Train the model in place for one phase."""
     rng = random.Random(f"{phase.name}/{seed}")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -156,7 +157,7 @@ def train(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Everything that transformers and vLLM need to load it, in float32."""
+    """Write everything that transformers and vLLM need to load the model, in float32."""
     model.generation_config = GenerationConfig(
         bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
@@ -167,7 +168,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def scaled(phases: tuple[Phase, ...], steps_scale: float) -> tuple[Phase, ...]:
-    """The same curriculum with fewer or more steps, at least one each."""
+    """Return the phases with their steps multiplied by `steps_scale`, at least one each."""
     return tuple(
         replace(phase, num_steps=max(1, round(phase.num_steps * steps_scale))) for phase in phases
     )
@@ -185,7 +186,7 @@ def make(out: Path, seed: int, steps_scale: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make the quickstart's student and teacher.")
+    parser = argparse.ArgumentParser(description="Train the quickstart's student and teacher.")
     parser.add_argument("--out", type=Path, required=True, help="folder for student/ and teacher/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

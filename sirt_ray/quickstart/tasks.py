@@ -1,13 +1,13 @@
 """Synthetic reasoning tasks: small enough for a tiny model, shaped like the real benchmarks.
 
-    word_problems    GSM8K's columns: 2-3 steps of arithmetic on things that somebody has
+    word_problems    GSM8K's columns: 2-3 steps of arithmetic on a person's things
     letter_choices   commonsense_qa's columns: which pile is the largest or smallest
 
-Each has an `_ood` twin with other wordings, bigger numbers and longer chains.
+Each has an `_ood` variant with other wordings, bigger numbers and longer chains.
 
 A row is a pure function of (task, split, index, seed). The splits are disjoint for every seed,
-because the hash of the question's text decides which split it may appear in: a drawn question that
-belongs to another split is dropped and the next one is drawn.
+because the hash of the question's text determines its split: a drawn question that belongs to
+another split is dropped and the next one is drawn.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from sirt_ray.quickstart.wording import IN_DOMAIN, NAMES, OUT_OF_DOMAIN, Wording
 from sirt_ray.types import LETTERS, Question, Split
 
 LARGEST_RESULT = 99
-"""No step of a word problem leaves 1 .. 99: two digits are what a tiny model can add."""
+"""Every step of a word problem stays within 1 .. 99: a tiny model can add two digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with its worked solution.
+    """A question with its worked solution.
 
     Example::
 
@@ -38,7 +38,7 @@ class Problem:
 
     text: str
     concept: str
-    """What the question is about, in one word (`question_concept` of commonsense_qa)."""
+    """The subject of the question, in one word (`question_concept` of commonsense_qa)."""
     choices: tuple[str, ...]
     answer: str
     """A number, or a choice's letter."""
@@ -47,21 +47,21 @@ class Problem:
 
     @property
     def answer_completion(self) -> str:
-        """What follows the plain prompt."""
+        """Completion of the plain prompt."""
         return f" The answer is {self.answer}."
 
     @property
     def cot_completion(self) -> str:
-        """What follows the prompt with the chain-of-thought trigger."""
+        """Completion of the prompt with the chain-of-thought trigger."""
         return f" {self.working}{self.answer_completion}"
 
     def question(self, benchmark: str = "quickstart") -> Question:
-        """The record that `core.prompts` renders."""
+        """Return the record that `core.prompts` renders."""
         return Question("", benchmark, self.text, self.choices, self.answer)
 
 
 def word_problem(rng: random.Random, wording: Wording) -> Problem:
-    """Draw until every intermediate result stays within the model's numbers."""
+    """Draw problems until every intermediate result of one is within the model's numbers."""
     draw = _comparison if rng.random() < 0.3 else _story
     while (drawn := draw(rng, wording)) is None:
         pass
@@ -69,7 +69,7 @@ def word_problem(rng: random.Random, wording: Wording) -> Problem:
 
 
 def change(rng: random.Random, wording: Wording, name: str, other: str) -> tuple[str, str, int]:
-    """One event of a story: its sentence, `+` or `-`, and by how many."""
+    """Return one event of a story: its sentence, `+` or `-`, and the difference."""
     count = rng.randint(2, wording.largest_change)
     sign = rng.choice("+-")
     template = rng.choice(wording.gains if sign == "+" else wording.losses)
@@ -77,13 +77,13 @@ def change(rng: random.Random, wording: Wording, name: str, other: str) -> tuple
 
 
 def apply(before: int, sign: str, count: int) -> int | None:
-    """`before` changed by `count`; None where the result leaves the model's numbers."""
+    """Return `before` changed by `count`; None if the result is outside of the model's numbers."""
     after = before + count if sign == "+" else before - count
     return after if 1 <= after <= LARGEST_RESULT else None
 
 
 def _story(rng: random.Random, wording: Wording) -> Problem | None:
-    """Somebody has some things, then events change how many."""
+    """Draw a story: a person has some things, then events change the number."""
     things = rng.choice(wording.things)
     name, other = rng.sample(NAMES, 2)
     num_changes = rng.choice(wording.num_changes)
@@ -109,7 +109,7 @@ def _story(rng: random.Random, wording: Wording) -> Problem | None:
 
 
 def _comparison(rng: random.Random, wording: Wording) -> Problem | None:
-    """Somebody has more or fewer than somebody else; how many in all?"""
+    """Draw a comparison: a person has more or fewer things than another; how many in all?"""
     things = rng.choice(wording.things)
     name, other = rng.sample(NAMES, 2)
     have, difference = rng.randint(*wording.first_counts), rng.randint(2, 15)
@@ -139,20 +139,20 @@ def _comparison(rng: random.Random, wording: Wording) -> Problem | None:
 
 
 def letter_choice(rng: random.Random, wording: Wording) -> Problem:
-    """Order some piles by their size, take the first or the last; the options are the sizes."""
+    """Draw a question for the largest or smallest of some piles; the options are the sizes."""
     things = rng.choice(wording.things)
     sizes = rng.sample(range(2, wording.largest_pile), rng.choice(wording.num_piles))
     largest_word, smallest_word = rng.choice(wording.superlatives)
     smallest = rng.random() < 0.5
     *first, last = map(str, sizes)
-    told = f"{wording.piles.capitalize()} of {', '.join(first)} and {last} {things}."
+    piles = f"{wording.piles.capitalize()} of {', '.join(first)} and {last} {things}."
     superlative = smallest_word if smallest else largest_word
     options = rng.sample(sizes, len(sizes))
     order = sorted(options, reverse=True)
     winner = order[-1] if smallest else order[0]
     letter = LETTERS[options.index(winner)]
     return Problem(
-        text=f"{told} Which is the {superlative}?",
+        text=f"{piles} Which is the {superlative}?",
         concept=things,
         choices=tuple(f"{size} {things}" for size in options),
         answer=letter,
@@ -161,7 +161,7 @@ def letter_choice(rng: random.Random, wording: Wording) -> Problem:
 
 
 def size_order(options: list[int]) -> str:
-    """The options' letters and sizes, largest first."""
+    """Return the options' letters and sizes, largest first."""
     by_size = sorted(zip(options, LETTERS, strict=False), reverse=True)
     return " > ".join(f"({letter}) {size}" for size, letter in by_size)
 
@@ -176,13 +176,14 @@ TASKS = tuple(_DRAW)
 
 
 def split_of(text: str) -> Split:
-    """The only split in which this question may appear: 8 train, 1 validation, 1 test of 10."""
+    """Return the only split in which this question may appear: of 10 hash values 8 are train, 1 is
+    validation and 1 is test."""
     tenth = hashlib.sha256(text.encode()).digest()[0] % 10
     return "validation" if tenth == 0 else "test" if tenth == 1 else "train"
 
 
 def problem(task: str, split: Split, index: int, seed: int) -> Problem:
-    """The problem behind one row."""
+    """Return the problem of one row. Raises DataError for an unknown task."""
     if task not in _DRAW:
         raise DataError(
             f"unknown quickstart task {task!r}: no generator has this name."
@@ -196,7 +197,7 @@ def problem(task: str, split: Split, index: int, seed: int) -> Problem:
 
 
 def rows(task: str, split: Split, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows 0 .. count-1, with the columns of the benchmark that the task stands in for."""
+    """Return rows 0 .. count-1, with the columns of the benchmark that the task imitates."""
     found = [(index, problem(task, split, index, seed)) for index in range(count)]
     if task.startswith("word_problems"):
         return [

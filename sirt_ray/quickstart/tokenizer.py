@@ -1,8 +1,8 @@
-"""The tiny models' tokenizer: byte-level BPE, trained on the curriculum's documents.
+"""Tokenizer of the tiny models: byte-level BPE, trained on the curriculum's documents.
 
 Every synthetic word with its leading space is one token, digits are single tokens, `A)` and ` (A)`
-are one token each; any other text falls back to smaller pieces, at worst bytes, and comes back
-exactly.
+are one token each; any other text is split into smaller pieces, at worst bytes, and decodes to
+exactly the same text.
 """
 
 import random
@@ -16,11 +16,11 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 
 _PIECES = r"[0-9]| ?\(?[A-Z]\)| ?[A-Za-z']+| ?[^\sA-Za-z0-9]|\s"
-"""Merges never cross these pieces."""
+"""Regular expression of the pieces that merges never cross."""
 
 _DOCUMENTS_PER_KIND = 500
-_ENOUGH_TOKENS = 8192
-"""More than the corpus has pieces: training ends when every piece is one token."""
+_MAX_TOKENS = 8192
+"""More than the corpus has pieces, so training ends when every piece is one token."""
 
 
 def build(seed: int = 0) -> PreTrainedTokenizerFast:
@@ -38,7 +38,7 @@ def build(seed: int = 0) -> PreTrainedTokenizerFast:
         for piece, _ in split.pre_tokenize_str("".join(document(rng)))
     }
     trainer = trainers.BpeTrainer(
-        vocab_size=_ENOUGH_TOKENS,
+        vocab_size=_MAX_TOKENS,
         min_frequency=1,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -1,4 +1,4 @@
-"""The words and sizes of the synthetic tasks: what tells a task from its `_ood` twin."""
+"""Words and sizes of the synthetic tasks, in domain and out of domain (`_ood`)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ NAMES = _words("Tom Mia Ann Bob Sam Eva Leo Zoe Max Ida Ben Amy Dan Kim Ray Sue 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The vocabulary and the sizes that tell a task from its `_ood` twin."""
+    """The vocabulary and the sizes in which a task differs from its `_ood` variant."""
 
     things: tuple[str, ...]
     boxes: tuple[tuple[str, str], ...]
