@@ -22,7 +22,7 @@ NOT_ON_CPU := torch torchvision torchaudio torchcodec triton
 ONLY_ON_CPU := networkx intel-cmplr-lib-ur
 READY := .venv/.ready
 
-.PHONY: help setup lock quickstart quickstart-seeds study test test-unit test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
+.PHONY: help setup lock quickstart quickstart-seeds study test test-unit test-slim test-component test-integration test-faults test-cluster test-newcomer bench-sampling \
   test-gpu bench-control-plane bench-training bench-grading bench-gpu check types docs format clean
 
 help: ## this list
@@ -48,13 +48,15 @@ $(READY): constraints-cpu.txt constraints-dev.txt pyproject.toml
 	@touch $(READY)
 
 # No index address gets into a lock, and pins that still fit stay; UPGRADE=1 takes the newest ones.
-LOCK_UV = $(or $(UV),.venv/uv/bin/uv)
+LOCK_UV := $(or $(UV),build/uv/bin/uv)
 LOCK = $(LOCK_UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --annotation-style line --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
-lock: ## write constraints-{cpu,gpu,dev}.txt anew, with hashes, from pyproject.toml
-	@mkdir -p .venv build
-	@test -x $(LOCK_UV) || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv; } \
-	  || { echo "make lock needs uv, which could not be installed"; exit 1; }
+build/uv/bin/uv:
+	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv || { \
+	  echo "this takes uv, which could not be installed"; rm -rf build/uv; exit 1; }
+
+lock: $(LOCK_UV) ## write constraints-{cpu,gpu,dev}.txt anew, with hashes, from pyproject.toml
+	@mkdir -p build
 	@printf '%s\n' $(NOT_ON_CPU) > build/not_on_cpu.txt
 	@printf '%s\n' $(ONLY_ON_CPU) | $(LOCK) pyproject.toml - --extra cpu --excludes build/not_on_cpu.txt -o constraints-cpu.txt
 	@$(LOCK) --group dev --constraints constraints-cpu.txt --excludes build/not_on_cpu.txt -o constraints-dev.txt
@@ -90,6 +92,14 @@ types: setup ## pyright; strict in the pure rooms
 
 test-unit: setup ## without torch, Ray, servers and subprocesses (seconds)
 	$(BIN)/python -m pytest tests/unit -n 2
+
+# What the pure rooms import, and no more. The locks say which version.
+SLIM := argcomplete filelock jinja2 markupsafe math-verify[antlr4_13_2] matplotlib numpy openai packaging psutil pyarrow pydantic pyyaml rich
+SLIM_TESTS := hypothesis jsonschema pytest pytest-random-order pytest-timeout pytest-xdist
+test-slim: $(LOCK_UV) ## the unit tests in an environment of their own, without torch, Ray, vLLM and transformers
+	@$(LOCK_UV) venv --quiet --clear --python "$(PYTHON)" build/slim
+	@$(LOCK_UV) pip install --quiet --python build/slim/bin/python -c constraints-cpu.txt -c constraints-dev.txt $(SLIM) $(SLIM_TESTS)
+	PYTHONPATH=. build/slim/bin/python -m pytest tests/unit -n 2
 
 test-component: setup ## one part at a time: models in torch, S3 and HTTP servers, commands
 	$(BIN)/python -m pytest tests/component -n 2

@@ -1,10 +1,13 @@
-"""The locked versions: what `make lock` writes is whole, and installs no CUDA build on CPU."""
+"""What the package is installed and checked by: locked versions, workflows, citation."""
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.helpers.cluster_rules import ROOT, pyproject
@@ -63,3 +66,41 @@ def test_nothing_of_cuda_is_installed_on_cpu(lock: str) -> None:
 def test_the_cpu_build_of_torch_is_the_version_that_the_package_requires() -> None:
     (torch,) = re.findall(r"^TORCH := (torch==[\d.]+)\+cpu$", (ROOT / "Makefile").read_text(), re.M)
     assert torch in pyproject()["project"]["dependencies"]
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=[path.stem for path in WORKFLOWS])
+def test_a_workflow_calls_targets_of_the_makefile_and_may_only_read(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"]
+        uses = [step["uses"] for step in job["steps"] if "uses" in step]
+        assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action) for action in uses)
+        runs = [step["run"] for step in job["steps"] if "run" in step]
+        assert runs and all(re.fullmatch(r"make ([\w-]+)", run) for run in runs)
+        assert {run.removeprefix("make ") for run in runs} <= targets
+        for python in job.get("strategy", {}).get("matrix", {}).get("python-version", ()):
+            assert SpecifierSet(pyproject()["project"]["requires-python"]).contains(python)
+
+
+def test_hooks_of_a_commit_are_the_locked_tools() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    revisions = {hook["id"]: repo.get("rev") for repo in config["repos"] for hook in repo["hooks"]}
+    locked = pins("dev")
+    assert revisions["ruff-check"] == revisions["ruff-format"] == f"v{locked['ruff'][0]}"
+    assert revisions["codespell"] == f"v{locked['codespell'][0]}"
+
+
+def test_the_citation_names_this_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = pyproject()["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
+    (paper,) = citation["references"]
+    assert (paper["start"], paper["end"], paper["year"]) == (2325, 2347, 2024)
+    assert paper["url"] == project["urls"]["Paper"]
