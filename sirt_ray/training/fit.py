@@ -52,6 +52,8 @@ on their order."""
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """The settings of a training."""
+
     config: TrainingConfig
     resources: TrainerResources
     seed: int

@@ -49,6 +49,9 @@ _PROGRESS_SECONDS = 5.0
 _TAIL_BYTES = 8192
 """Bytes that hold at least one line of metrics."""
 
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
+"""Parts of the libraries' errors for a full disk; the last is all that torch's contains."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
@@ -68,10 +71,6 @@ class TrainingState:
     """The step of the best evaluation."""
     stale: int = 0
     """Evaluations since the best one."""
-
-
-_DISK_FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
-"""Parts of the libraries' errors for a full disk; the last is all that torch's contains."""
 
 
 @contextmanager
@@ -105,7 +104,7 @@ class WorkDir:
 
     def __init__(self, out: Path, attempt: str | None = None) -> None:
         self.out = out
-        self._offsettempt = attempt
+        self._attempt = attempt
         self.path = out / ".work"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -160,10 +159,10 @@ class WorkDir:
 
     def check_owner(self) -> None:
         """Raise StageError if a later attempt has started: workers may outlive their driver."""
-        if self._offsettempt is None:
+        if self._attempt is None:
             return
         layout = read_json(self.path / "layout.json")
-        if layout is None or layout["attempt"] != self._offsettempt:
+        if layout is None or layout["attempt"] != self._attempt:
             raise StageError(f"The training in {self.out} was taken over by a later start of it")
 
     # Checkpoints and weights

@@ -1,4 +1,4 @@
-"""Packed rows on a GPU go through FlashAttention, and give what padded rows and float32 give."""
+"""Packed rows on a GPU use FlashAttention, and give what padded rows and float32 give."""
 
 from typing import Any
 
@@ -50,10 +50,10 @@ def examples() -> list[TrainingExample]:
 
 
 def gradients(made: Any, packed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The completions' log-probabilities, and the gradient of their mean, in float32."""
+    """Return the completions' log-probabilities, and the gradient of their mean, in float32."""
     made.zero_grad()
-    given = examples()
-    groups = grouped(given, range(len(given)), max_tokens=10**6)
+    pairs = examples()
+    groups = grouped(pairs, range(len(pairs)), max_tokens=10**6)
     batch = micro_batch(groups, packed, made.device)
     logps = CompletionLogps(made, ModelCapabilities(packed, separate_head=True))(batch)
     logps.mean().backward()
@@ -76,9 +76,7 @@ def test_the_kernel_gives_what_float32_gives(
     ).to(cuda)
     calls: list[int] = []
     by_kernel = attention._by_kernel
-    monkeypatch.setattr(
-        attention, "_by_kernel", lambda *given: calls.append(1) or by_kernel(*given)
-    )
+    monkeypatch.setattr(attention, "_by_kernel", lambda *args: calls.append(1) or by_kernel(*args))
     assert probe(made) == ModelCapabilities(packed=True, separate_head=True)
     assert len(calls) == SIZES["num_hidden_layers"]
     packed, padded = gradients(made, True), gradients(made, False)

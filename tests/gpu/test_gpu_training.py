@@ -23,7 +23,7 @@ from tests.helpers.dying import KilledAt, KilledError
 from tests.helpers.kinds import KINDS
 
 NEAR = 0.02
-"""Between losses of about 5 nats in bfloat16, computed in another order."""
+"""Tolerance of losses of about 5 nats in bfloat16, computed in another order."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,12 @@ def bitsandbytes(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
 
 
-def train(room: Path, command: str, out: Path, **settings: object) -> list[dict[str, Any]]:
-    """The lines of a training by the command, which counted packed batches."""
+def train(assets: Path, command: str, out: Path, **settings: object) -> list[dict[str, Any]]:
+    """Train by the command, with packed batches, and return the lines of its metrics."""
     section = {"sft": "tune", "dpo": "refine"}[command]
-    given = {"dtype": "bfloat16", "batch_size": 8, "epochs": 4, "warmup_steps": 0} | settings
-    data = room / {"sft": "demonstrations", "dpo": "pairs"}[command]
-    overrides = [f"{section}.{key}={json.dumps(value)}" for key, value in given.items()]
+    values = {"dtype": "bfloat16", "batch_size": 8, "epochs": 4, "warmup_steps": 0} | settings
+    data = assets / {"sft": "demonstrations", "dpo": "pairs"}[command]
+    overrides = [f"{section}.{key}={json.dumps(value)}" for key, value in values.items()]
     assert (
         main(
             [
@@ -45,7 +45,7 @@ def train(room: Path, command: str, out: Path, **settings: object) -> list[dict[
                     "train",
                     command,
                     "--model",
-                    str(room / "base"),
+                    str(assets / "base"),
                     "--data",
                     str(data),
                     "--out",
@@ -62,8 +62,8 @@ def train(room: Path, command: str, out: Path, **settings: object) -> list[dict[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tuning_lowers_the_loss(tmp_path: Path, room: Path, kind: str) -> None:
-    lines = train(room, "sft", tmp_path, **KINDS[kind])
+def test_tuning_lowers_the_loss(tmp_path: Path, assets: Path, kind: str) -> None:
+    lines = train(assets, "sft", tmp_path, **KINDS[kind])
     print(kind, [round(line["loss"], 4) for line in lines])
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32)
@@ -71,8 +71,8 @@ def test_tuning_lowers_the_loss(tmp_path: Path, room: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_refinement_begins_at_ln_2_and_learns(tmp_path: Path, room: Path, kind: str) -> None:
-    lines = train(room, "dpo", tmp_path, **KINDS[kind])
+def test_refinement_starts_at_ln_2_and_learns(tmp_path: Path, assets: Path, kind: str) -> None:
+    lines = train(assets, "dpo", tmp_path, **KINDS[kind])
     print(kind, [round(line["preference_loss"], 5) for line in lines])
     assert lines[0]["preference_loss"] == pytest.approx(math.log(2), abs=5e-3)
     assert lines[-1]["preference_loss"] < lines[0]["preference_loss"] - 0.1
@@ -80,13 +80,13 @@ def test_refinement_begins_at_ln_2_and_learns(tmp_path: Path, room: Path, kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_activation_checkpointing_changes_memory_and_no_losses(
-    room: Path, tmp_path: Path, kind: str, cuda: torch.device
+    assets: Path, tmp_path: Path, kind: str, cuda: torch.device
 ) -> None:
     found: list[tuple[list[float], int]] = []
     for checkpointing in (False, True):
         torch.cuda.reset_peak_memory_stats()
         out = tmp_path / str(checkpointing)
-        run(task(room, out, kind, gradient_checkpointing=checkpointing), cuda)
+        run(task(assets, out, kind, gradient_checkpointing=checkpointing), cuda)
         losses = [line["loss"] for line in read_lines(out / "metrics.jsonl")]
         found.append((losses, torch.cuda.max_memory_allocated()))
     (usual, much), (again, less) = found
@@ -96,10 +96,10 @@ def test_activation_checkpointing_changes_memory_and_no_losses(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_training_goes_on_where_it_was(
-    room: Path, tmp_path: Path, kind: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_training_resumes(
+    assets: Path, tmp_path: Path, kind: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, killed = (task(room, tmp_path / name, kind) for name in ("whole", "killed"))
+    whole, killed = (task(assets, tmp_path / name, kind) for name in ("whole", "killed"))
     run(whole, cuda)
     with monkeypatch.context() as patch:
         patch.setattr(training, "WorkDir", lambda out, _: KilledAt(out, 5))
@@ -110,31 +110,33 @@ def test_a_killed_training_goes_on_where_it_was(
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=NEAR)
 
 
-def task(room: Path, out: Path, kind: str, **resources: Any) -> TuneTask:
+def task(assets: Path, out: Path, kind: str, **resources: Any) -> TuneTask:
     changed = {"max_tokens_per_micro_batch": 1000, "checkpoint_every_steps": 2} | resources
     config = TuneConfig.model_validate(
         {"dtype": "bfloat16", "batch_size": 8, "epochs": 3, **KINDS[kind]}
     )
-    given = TrainerResources.model_validate(changed)
-    return TuneTask(out, Source(str(room / "base")), room / "demonstrations", config, given, 0)
+    trainer = TrainerResources.model_validate(changed)
+    return TuneTask(
+        out, Source(str(assets / "base")), assets / "demonstrations", config, trainer, 0
+    )
 
 
-def test_a_model_is_asked_where_it_is_trained(
-    room: Path, tmp_path: Path, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+def test_a_model_is_probed_on_the_device_that_trains_it(
+    assets: Path, tmp_path: Path, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    devices: list[str] = []
 
-    def noted(model: Any) -> Any:
-        asked.append(next(model.parameters()).device.type)
+    def recorded(model: Any) -> Any:
+        devices.append(next(model.parameters()).device.type)
         return probe(model)
 
-    monkeypatch.setattr(training, "probe", noted)
-    run(task(room, tmp_path, "full"), cuda)
-    assert asked == ["cuda"]
+    monkeypatch.setattr(training, "probe", recorded)
+    run(task(assets, tmp_path, "full"), cuda)
+    assert devices == ["cuda"]
 
 
-def test_a_qlora_base_has_four_bits_and_counts_as_whole(room: Path, cuda: torch.device) -> None:
-    source = Source(str(room / "base"))
+def test_a_qlora_base_has_four_bits_and_counts_as_whole(assets: Path, cuda: torch.device) -> None:
+    source = Source(str(assets / "base"))
     lora = LoraConfig(rank=8, quantize="nf4")
     plain, packed = (
         add_lora(load_model(source, RefineConfig(dtype="bfloat16", lora=lora), on), lora, source, 0)

@@ -31,14 +31,15 @@ LAYOUTS = (
 
 @pytest.fixture(scope="module")
 def plain(
-    room: Path, tmp_path_factory: pytest.TempPathFactory
+    assets: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """Losses and gradient norms of plain torch, for each kind and type."""
+    """Return losses and gradient norms of plain torch, for each kind and dtype."""
     folder = tmp_path_factory.mktemp("plain")
     kinds = [kind for kind in KINDS if kind != "qlora" or find_spec("bitsandbytes") is not None]
-    asked = [("full", "float32"), *((kind, "bfloat16") for kind in kinds)]
+    trainings = [("full", "float32"), *((kind, "bfloat16") for kind in kinds)]
     return {
-        (kind, dtype): losses(room, folder / kind / dtype, kind, dtype) for kind, dtype in asked
+        (kind, dtype): losses(assets, folder / kind / dtype, kind, dtype)
+        for kind, dtype in trainings
     }
 
 
@@ -58,14 +59,14 @@ def group(plain: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 def losses(
-    room: Path, out: Path, kind: str, dtype: str, **resources: Any
+    assets: Path, out: Path, kind: str, dtype: str, **resources: Any
 ) -> list[tuple[float, float]]:
     config = TuneConfig.model_validate(
         {"dtype": dtype, "batch_size": 8, "epochs": 3, "select_by": "last", **KINDS[kind]}
     )
-    given = TrainerResources.model_validate({"max_tokens_per_micro_batch": 1000, **resources})
-    source = Source(str(room / "base"))
-    run(TuneTask(out, source, room / "demonstrations", config, given, 0), torch.device("cuda"))
+    trainer = TrainerResources.model_validate({"max_tokens_per_micro_batch": 1000, **resources})
+    source = Source(str(assets / "base"))
+    run(TuneTask(out, source, assets / "demonstrations", config, trainer, 0), torch.device("cuda"))
     return [(line["loss"], line["grad_norm"]) for line in read_lines(out / "metrics.jsonl")]
 
 
@@ -76,7 +77,7 @@ def losses(
     + [("qlora", "bfloat16", stage, "none") for stage in (1, 2)],
 )
 def test_every_layout_trains_the_same(
-    room: Path,
+    assets: Path,
     tmp_path: Path,
     plain: Any,
     group: None,
@@ -88,7 +89,7 @@ def test_every_layout_trains_the_same(
     if (kind, dtype) not in plain:
         pytest.skip("the extra qlora is not installed")
     expected = plain[kind, dtype]
-    found = losses(room, tmp_path / "out", kind, dtype, zero_stage=stage, offload=offload)
+    found = losses(assets, tmp_path / "out", kind, dtype, zero_stage=stage, offload=offload)
     apart = max(abs(one[0] - two[0]) for one, two in zip(found, expected, strict=True))
     print(f"{kind} {dtype} ZeRO {stage}, offload {offload}: losses differ by {apart:.1e} at most")
     assert apart < NEAR[dtype]

@@ -1,4 +1,4 @@
-"""A student small enough to train in a test (random weights, one token per byte), and rows."""
+"""A student small enough to train in a test (random weights, one token per byte), and its data."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
-    """Ids 0, 1, 2 are padding, BOS and EOS; every byte is one token; BOS before every text."""
+    """Return a tokenizer of bytes: ids 0, 1, 2 are padding, BOS and EOS; BOS is before every text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: index for index, piece in enumerate([PAD, BOS, EOS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -36,14 +36,14 @@ def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
 
 
 def chat_tokenizer(template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """The same with a chat template, of which the default puts BOS, too."""
+    """Return the byte tokenizer with a chat template; the default template has BOS, too."""
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     return tokenizer
 
 
 def save_student(folder: Path, seed: int = 0, tied: bool = False, **config: Any) -> Path:
-    """A Llama of two layers with its tokenizer, as a Hugging Face folder."""
+    """Save a Llama of two layers with its tokenizer as a Hugging Face folder."""
     tokenizer = byte_tokenizer()
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -65,8 +65,8 @@ def save_student(folder: Path, seed: int = 0, tied: bool = False, **config: Any)
 
 
 def save_talker(folder: Path, seed: int, tied: bool = False) -> Path:
-    """A student whose weights are large enough for its greedy tokens to differ from place to place,
-    as those of a trained model do."""
+    """Save a student whose weights are large enough for its greedy tokens to differ by position, as
+    those of a trained model do."""
     return save_student(folder, seed, tied, initializer_range=0.15, num_key_value_heads=1)
 
 
@@ -76,7 +76,7 @@ def question(number: int) -> Question:
 
 
 def answer(number: int, text: str, kind: PromptKind = "cot") -> Graded:
-    """The finished answer `text` to question `number`."""
+    """Return the finished answer `text` to question `number`."""
     tokenizer = byte_tokenizer()
     prompt, prompt_ids = encode_prompt(question(number), kind, tokenizer)
     completion = Completion(
@@ -103,9 +103,15 @@ def demonstration(number: int) -> Demonstration:
 def pair(number: int) -> PreferencePair:
     chosen = answer(number, f" {number} + {number} = {2 * number}. The answer is {2 * number}.")
     rejected = answer(number, f" {2 * number}", "plain")
-    done = chosen.completion
+    completion = chosen.completion
     return PreferencePair(
-        done.question_id, "sums", "dpo_cot", done.prompt, done.prompt_ids, chosen, rejected
+        completion.question_id,
+        "sums",
+        "dpo_cot",
+        completion.prompt,
+        completion.prompt_ids,
+        chosen,
+        rejected,
     )
 
 
@@ -122,13 +128,13 @@ def write_pairs(folder: Path, numbers: Iterable[int]) -> Path:
 
 
 def validation_loss(student: Path, numbers: Iterable[int], fraction: float, seed: int) -> float:
-    """The mean NLL of the held-out demonstrations' tokens under an exported student, computed
+    """Return the mean NLL of the held-out demonstrations' tokens under an exported student, computed
     without the trainer."""
-    apart = held_out_questions((question(number).id for number in numbers), fraction, seed)
+    held_out = held_out_questions((question(number).id for number in numbers), fraction, seed)
     model = LlamaForCausalLM.from_pretrained(student)
     total, tokens = 0.0, 0
     for number in numbers:
-        if question(number).id in apart:
+        if question(number).id in held_out:
             sequence = encode_demonstration(demonstration(number), "cot", byte_tokenizer())
             ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])
             labels = torch.tensor([[-100] * len(sequence.prompt_ids) + [*sequence.completion_ids]])
@@ -140,7 +146,7 @@ def validation_loss(student: Path, numbers: Iterable[int], fraction: float, seed
 
 
 def completion_logps(model: Any, sequences: Iterable[TokenSequence]) -> torch.Tensor:
-    """log pi(completion | prompt) of each sequence by itself, as plainly as it can be computed."""
+    """Return log pi(completion | prompt), computed sequence by sequence."""
     logps: list[torch.Tensor] = []
     for sequence in sequences:
         ids = torch.tensor([sequence.prompt_ids + sequence.completion_ids])

@@ -24,8 +24,11 @@ TESTS = {
 
 
 class TrainedStages(WrittenStages):
-    """Students of tiny models. `lora`: the trainings that made an adapter, as the trainer leaves
-    it: beside the model that it is merged into."""
+    """Stages whose students are tiny models.
+
+    `lora`: the trainings that made an adapter, which is stored, as by the trainer, next to the
+    model that it is merged into.
+    """
 
     def __init__(
         self,
@@ -36,20 +39,20 @@ class TrainedStages(WrittenStages):
         super().__init__(tests, **known)
         self.lora = lora
 
-    def demonstrate(self, out: Path, *given: Any) -> Counts:
+    def demonstrate(self, out: Path, *args: Any) -> Counts:
         write_demonstrations(out, range(4))
-        return super().demonstrate(out, *given)
+        return super().demonstrate(out, *args)
 
-    def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
+    def pair(self, out: Path, samples: Artifact, *args: Any) -> Counts:
         write_pairs(out, range(4))
-        return super().pair(out, samples, *given)
+        return super().pair(out, samples, *args)
 
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         self._train(out, base.path, 0)
         return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
 
-    def refine(self, out: Path, start: Policy, *given: Any) -> Counts:
-        self._train(out, start.path, given[-1])
+    def refine(self, out: Path, start: Policy, *args: Any) -> Counts:
+        self._train(out, start.path, args[-1])
         return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
 
     def _train(self, out: Path, start: str, number: int) -> None:
@@ -59,7 +62,7 @@ class TrainedStages(WrittenStages):
             return
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         torch.manual_seed(number)
-        # Not the same layers each time: a sum has to take both as they are.
+        # Other layers each time: a sum of adapters has to handle both.
         layers = ["q_proj", "up_proj"] if number % 2 else ["q_proj", "down_proj", "o_proj"]
         config = peft.LoraConfig(r=2 + number, lora_alpha=7, target_modules=layers)
         adapted = peft.get_peft_model(model, config)
@@ -67,12 +70,12 @@ class TrainedStages(WrittenStages):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.2)
         adapted.save_pretrained(out / "adapter")
-        save_student(out)  # its tokenizer stays
+        save_student(out)  # for its tokenizer
         adapted.merge_and_unload().save_pretrained(out)
 
 
 def write(root: Path, stages: TrainedStages, rounds: int = 1, **changes: Any) -> Path:
-    """Adapters need a real base; the others have one that is on the hub."""
+    """Write a run. Adapters need a real base; otherwise the base is a name on the hub."""
     base = str(save_talker(root / "base", seed=1)) if stages.lora else "me/base"
     refine = {"rounds": rounds, "roll_back": True}
     return write_run(root / "mine", stages, student={"model": base}, refine=refine, **changes)

@@ -1,7 +1,7 @@
 """The mistakes of `tests/helpers/mistakes.py` that show in a training, made in this process.
 
-Two boundaries are not ours and are stood in for: a GPU that is full, by torch's own error out of
-the optimizer's step; a disk that is full in the middle of a training, by the error of safetensors.
+Two faults are simulated: a full GPU, by torch's error from the optimizer's step; a disk that fills up
+during a training, by the error of safetensors.
 """
 
 import contextlib
@@ -24,21 +24,21 @@ from tests.helpers import tiny
 from tests.helpers.desk import Desk, makes
 
 
-def refine_alone(desk: Desk, *settings: str) -> int:
-    """Pairs of a tiny student, in its own token ids."""
+def refine_standalone(desk: Desk, *settings: str) -> int:
+    """Run `sirt train dpo` on pairs in the token ids of the tiny student."""
     pairs = tiny.write_pairs(desk.folder / "pairs", range(4)) / "pairs.parquet"
-    given = [part for setting in settings for part in ("--set", setting)]
+    overrides = [part for setting in settings for part in ("--set", setting)]
     out = ["--data", str(pairs), "--out", str(desk.folder / "out")]
-    return main(["train", "dpo", *out, *given])
+    return main(["train", "dpo", *out, *overrides])
 
 
 @makes("pairs of a student with another tokenizer")
 def _(desk: Desk) -> int:
-    return refine_alone(desk, f"model={assets.resolve('quickstart:student')}")
+    return refine_standalone(desk, f"model={assets.resolve('quickstart:student')}")
 
 
 def fill_the_gpu(desk: Desk) -> Path:
-    """The first optimizer step finds no memory. Returns a student."""
+    """Let the first optimizer step run out of memory, and return a student."""
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -48,7 +48,7 @@ def fill_the_gpu(desk: Desk) -> Path:
 
 
 def tune_as_a_worker(desk: Desk, student: Path) -> int:
-    """One step, as a worker of Ray Train does it, in this process. The driver reads its error."""
+    """Train one step as a worker of Ray Train, in this process; then the driver reads its error."""
     task = TuneTask(
         desk.folder / "out",
         Source(str(student)),
@@ -66,10 +66,10 @@ def tune_as_a_worker(desk: Desk, student: Path) -> int:
     error = trainer._met_by_worker(work)
     assert error is not None
 
-    def met() -> int:
+    def fail() -> int:
         raise error
 
-    return exit_codes.run_command(met, False, "stopped")
+    return exit_codes.run_command(fail, False, "stopped")
 
 
 @makes("too little memory for the training")
@@ -89,10 +89,10 @@ def _(desk: Desk) -> int:
 
 @makes("too little memory for a training in one process")
 def _(desk: Desk) -> int:
-    return refine_alone(desk, f"model={fill_the_gpu(desk)}")
+    return refine_standalone(desk, f"model={fill_the_gpu(desk)}")
 
 
 @makes("a package of an extra that is missing")
 def _(desk: Desk) -> int:
     student = tiny.save_student(desk.folder / "model")
-    return refine_alone(desk, f"model={student}", "refine.lora.quantize=nf4")
+    return refine_standalone(desk, f"model={student}", "refine.lora.quantize=nf4")

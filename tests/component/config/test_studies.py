@@ -1,4 +1,4 @@
-"""Study files: the cells they span, what they refuse, and what cells share, by a fake world."""
+"""Study files: their trials, what they refuse, and what trials share, with fake stages."""
 
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Pa
     assert caches == {str(tmp_path / "runs/mine/endpoint")}
 
 
-# What cells share
+# What trials share
 
 
 def run(study: Study, cell: Trial, stages: FakeStages, redo: bool = False) -> None:
@@ -126,7 +126,7 @@ def run(study: Study, cell: Trial, stages: FakeStages, redo: bool = False) -> No
     Loop(cell.job, stages, store, Heard()).run()
 
 
-def test_what_two_cells_have_in_common_is_made_once(tmp_path: Path) -> None:
+def test_what_two_trials_share_is_built_once(tmp_path: Path) -> None:
     study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
     tuned, rft = study.trials
     first, second = FakeStages(), FakeStages()

@@ -10,7 +10,7 @@ from sirt_ray.training.batching import BatchPlan, Group, micro_batches, num_toke
 
 
 def group(number: int, num_prompt: int, *num_completions: int) -> Group:
-    """A group that is told from others by its only member."""
+    """Return a group that its only member identifies."""
     completions = tuple(tuple(range(count)) for count in num_completions)
     return Group(tuple(range(num_prompt)), completions, ((number, (0,)),))
 
@@ -37,7 +37,7 @@ def test_an_epoch_has_every_example_once_and_ends_with_the_smaller_batch() -> No
     assert sorted(chain.from_iterable(batches)) == list(range(10))
 
 
-def test_epochs_have_orders_of_their_own_that_the_seed_decides() -> None:
+def test_epochs_have_different_orders_that_the_seed_decides() -> None:
     assert plan().batch(1) == plan().batch(1)
     assert plan().batch(1) != plan().batch(4)
     assert plan().batch(1) != plan(seed=4).batch(1)
@@ -57,7 +57,7 @@ def test_total_steps(changed: dict[str, int], steps: int) -> None:
     assert plan(**changed).total_steps == steps
 
 
-def test_examples_of_a_question_stay_side_by_side() -> None:
+def test_examples_of_a_question_stay_together() -> None:
     question_ids = list("abcab" + "cdeab")
     batches = [plan(question_ids=question_ids).batch(step) for step in (1, 2, 3)]
     order = [question_ids[number] for number in chain.from_iterable(batches)]
@@ -91,7 +91,7 @@ def test_workers_without_groups_get_empty_micro_batches() -> None:
     assert micro_batches([one], True, 100, 3) == [[(one,), (), ()]]
 
 
-def test_a_group_above_the_budget_goes_alone() -> None:
+def test_a_group_above_the_budget_is_a_part_by_itself() -> None:
     long, *short = [group(0, 40, 11), group(1, 2, 3), group(2, 2, 3)]
     assert micro_batches([long, *short], True, 10, 1) == [[(long,)], [tuple(short)]]
 

@@ -1,4 +1,4 @@
-"""Which evaluation is the best, and when there is no hope of a better one."""
+"""Which evaluation is the best, and when a training stops early."""
 
 import json
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def test_the_lowest_loss_is_the_best() -> None:
         ((0.3, 0.1), (0.1 + 0.2, 0.2), True),
     ],
 )
-def test_by_accuracy_equal_shares_are_told_apart_by_the_loss(
+def test_by_accuracy_equal_shares_are_ordered_by_the_loss(
     one: tuple[float, float], other: tuple[float, float], expected: bool
 ) -> None:
     first, second = ({"accuracy": accuracy, "loss": loss} for accuracy, loss in (one, other))
@@ -54,6 +54,6 @@ def test_patience_ends_after_so_many_evaluations_without_a_better_one() -> None:
     assert not out_of_patience(after([3.0, 2.0, 2.5, 2.1]), TuneConfig())
 
 
-def test_a_checkpoint_brings_all_of_it_back() -> None:
+def test_a_checkpoint_restores_the_state() -> None:
     state = after([3.0, 2.0, 2.5])
     assert TrainingState(**json.loads(json.dumps(asdict(state)))) == state

@@ -1,4 +1,4 @@
-"""Self-refinement in one process with the plain engine: where it starts, and whom it believes."""
+"""Self-refinement in one process with the plain engine: its start, and its reference."""
 
 import math
 from dataclasses import replace
@@ -55,7 +55,7 @@ def refined(out: Path, base: Path, pairs: Path, reference: Path, **changed: Any)
     return run(RefineTask(out, Source(str(base)), pairs, reference, config, RESOURCES, 0), CPU)
 
 
-def test_reference_is_the_students_own_log_probability(base: Path, reference: Path) -> None:
+def test_reference_is_the_students_log_probability(base: Path, reference: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     rows = parquet.read(reference / REFERENCE_FILE)
     for number, row in enumerate(rows):
@@ -136,7 +136,7 @@ def test_wrong_reference_is_caught_before_the_first_update(
         Fit(engine, Refinement(REFINE), data, settings, WorkDir(tmp_path)).run()
 
 
-def test_lines_and_record_tell_of_held_out_pairs_and_of_warnings(
+def test_lines_and_record_have_held_out_pairs_and_warnings(
     tmp_path: Path, base: Path, pairs: Path, reference: Path
 ) -> None:
     counts = refined(tmp_path, base, pairs, reference, evaluate_every_steps=2)

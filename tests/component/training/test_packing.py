@@ -1,4 +1,4 @@
-"""Packed = padded = one pair at a time, for each architecture that can; others are found out."""
+"""Packed = padded = one pair at a time, for each architecture that can; others are detected."""
 
 from collections.abc import Callable
 from functools import partial
@@ -189,7 +189,7 @@ def test_models_that_can_be_packed_are_known(name: str) -> None:
     )
 
 
-def test_a_head_whose_logits_are_bent_is_not_called_alone() -> None:
+def test_a_head_whose_logits_are_bent_is_not_called_by_itself() -> None:
     config = Gemma2Config(**SIZES, final_logit_softcapping=2.0, attn_logit_softcapping=None)
     found = probe(model(config, torch.float32))
     assert not found.separate_head

@@ -1,4 +1,4 @@
-"""QLoRA without a GPU: what is asked of the libraries, and every refusal."""
+"""QLoRA without a GPU: the arguments for the libraries, and every refusal."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ student: {model: small}
 
 @pytest.fixture
 def bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of that name, which only can be found."""
+    """A package of that name that can be found, and nothing else."""
     (tmp_path / "bitsandbytes.py").write_text("")
     described = tmp_path / "bitsandbytes-0.46.1.dist-info"
     described.mkdir()
@@ -34,13 +34,15 @@ def bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # What the import system takes for none.
+    monkeypatch.setitem(
+        sys.modules, "bitsandbytes", None
+    )  # The import system treats it as missing.
 
 
-def test_double_quantised_nf4_is_asked_for(bitsandbytes: None) -> None:
-    asked = quantization_arguments(torch.bfloat16, torch.device("cuda", 1))
-    assert asked["device_map"] == {"": torch.device("cuda", 1)}
-    settings = asked["quantization_config"].to_dict()
+def test_double_quantised_nf4_is_requested(bitsandbytes: None) -> None:
+    arguments = quantization_arguments(torch.bfloat16, torch.device("cuda", 1))
+    assert arguments["device_map"] == {"": torch.device("cuda", 1)}
+    settings = arguments["quantization_config"].to_dict()
     assert settings["load_in_4bit"] and settings["bnb_4bit_use_double_quant"]
     assert settings["bnb_4bit_quant_type"] == "nf4"
     assert settings["bnb_4bit_compute_dtype"] == "bfloat16"
@@ -75,8 +77,8 @@ def test_quantised_parameters_cannot_be_cut(tmp_path: Path, section: str) -> Non
         load.load(file, [*overrides, "resources.trainer.zero_stage=3"], ["gsm8k"])
 
 
-def test_scales_beside_the_parameters_are_part_of_the_key() -> None:
-    """As bitsandbytes' are: in the state dictionary, not among the parameters."""
+def test_scales_of_quantised_parameters_are_part_of_the_key() -> None:
+    """bitsandbytes has them in the state dictionary, not among the parameters."""
 
     class Packed(torch.nn.Linear):
         def __init__(self, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Training in one process on rows of one's own; the command line around it, in this process."""
+"""Training in one process on the user's rows; the command line, in this process."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def train(kind: str, base: Path, data: Path, out: Path, *more: str) -> int:
     )
 
 
-def test_tuning_on_given_rows_is_done_once(
+def test_tuning_on_external_rows_is_done_once(
     tmp_path: Path, base: Path, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -62,7 +62,7 @@ def test_tuning_on_given_rows_is_done_once(
     assert "seed: 0 -> 1" in capsys.readouterr().err
 
 
-def test_refinement_of_a_runs_pairs_begins_at_ln_2(tmp_path: Path, base: Path) -> None:
+def test_refinement_of_a_runs_pairs_starts_at_ln_2(tmp_path: Path, base: Path) -> None:
     pairs = tiny.write_pairs(tmp_path / "pairs", range(8))
     assert train("dpo", base, pairs, tmp_path / "out", *REFINE) == 0
     (first, *_) = read_lines(tmp_path / "out" / "student" / "metrics.jsonl")
@@ -79,7 +79,7 @@ def test_refinement_of_a_runs_pairs_begins_at_ln_2(tmp_path: Path, base: Path) -
         (["--data", "nowhere.jsonl"], "no file or folder nowhere.jsonl"),
     ],
 )
-def test_nothing_is_begun_that_cannot_work(
+def test_nothing_is_started_that_cannot_work(
     tmp_path: Path,
     base: Path,
     answers: Path,
@@ -112,7 +112,7 @@ def test_settings_come_from_a_file_and_then_from_the_command_line(
     assert len(read_lines(out / "student" / "metrics.jsonl")) == 1
 
 
-def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
+def test_external_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     rows = [{"prompt": "2+2=", "chosen": "4", "rejected": " 5"}] * 2
     assert external_data.encode(lines(tmp_path / "p.jsonl", rows), "dpo", tokenizer, tmp_path) == {
@@ -132,7 +132,7 @@ def test_given_pairs_are_encoded_as_written(tmp_path: Path) -> None:
     assert not external_data.is_from_run(tmp_path / "dpo.parquet", "sft")
 
 
-def test_a_given_prompt_is_a_users_message_where_there_is_a_chat_template(tmp_path: Path) -> None:
+def test_an_external_prompt_is_a_users_message_if_there_is_a_chat_template(tmp_path: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}<{{ messages[0]['content'] }}>"
     source = lines(tmp_path / "s.jsonl", [{"prompt": "2+2=", "completion": "4"}])

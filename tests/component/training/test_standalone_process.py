@@ -1,4 +1,4 @@
-"""The command where neither Ray nor DeepSpeed can be imported."""
+"""`sirt train` without Ray and DeepSpeed."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def words(room: Path, out: Path) -> list[str]:
+def arguments(assets: Path, out: Path) -> list[str]:
     settings = {
         "refine.learning_rate": "1e-3",
         "refine.batch_size": "2",
@@ -34,9 +34,9 @@ def words(room: Path, out: Path) -> list[str]:
             "train",
             "dpo",
             "--model",
-            str(room / "base"),
+            str(assets / "base"),
             "--data",
-            str(room / "pairs"),
+            str(assets / "pairs"),
             "--out",
             str(out),
         ),
@@ -44,9 +44,9 @@ def words(room: Path, out: Path) -> list[str]:
     ]
 
 
-def started(room: Path, out: Path) -> subprocess.Popen[str]:
+def started(assets: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WITHOUT, *words(room, out)],
+        [sys.executable, "-c", WITHOUT, *arguments(assets, out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,7 +57,7 @@ def test_interrupted_and_continued_is_uninterrupted(tmp_path: Path) -> None:
     tiny.save_student(tmp_path / "base")
     tiny.write_pairs(tmp_path / "pairs", range(16))
     whole, out = tmp_path / "whole", tmp_path / "interrupted"
-    assert main(words(tmp_path, whole)) == 0
+    assert main(arguments(tmp_path, whole)) == 0
 
     interrupted = started(tmp_path, out)
     metrics = out / ".student.partial" / ".work" / "metrics.jsonl"
@@ -70,8 +70,8 @@ def test_interrupted_and_continued_is_uninterrupted(tmp_path: Path) -> None:
     assert interrupted.returncode == 130
 
     again = started(tmp_path, out)
-    said, errors = again.communicate(timeout=120)
+    output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert f"The student is {out / 'student'}" in said
+    assert f"The student is {out / 'student'}" in output
     one, two = (load_file(of / "student" / "model.safetensors") for of in (whole, out))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())

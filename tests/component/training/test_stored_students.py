@@ -24,7 +24,7 @@ from tests.helpers.stored_runs import Node, run_dir, write
 
 
 class TestTraining:
-    def test_a_training_goes_on_on_another_node(self, node: Node, bucket: str) -> None:
+    def test_a_training_resumes_on_another_node(self, node: Node, bucket: str) -> None:
         resources = TrainerResources()
 
         def work(attempt: str | None = None) -> WorkDir:
@@ -100,11 +100,11 @@ class TestModels:
 
     def test_a_runs_student_is_found_by_its_address(self, node: Node, bucket: str) -> None:
         job = JOBS / "quickstart.yaml"
-        told = [{"event": "rolled_back", "version": "round_02"}]
+        events = [{"event": "rolled_back", "version": "round_02"}]
         with node("one"):
             run = run_dir(bucket)
             write(run, **{"config.yaml": job.read_text()})
-            write(run, **{"events.jsonl": "".join(json.dumps(one) + "\n" for one in told)})
+            write(run, **{"events.jsonl": "".join(json.dumps(one) + "\n" for one in events)})
             for version in ("round_00", "round_01", "round_02"):
                 write(run / version / "student", **{"config.json": "{}"})
             object_store.push(run)

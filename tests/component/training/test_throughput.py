@@ -135,7 +135,7 @@ def test_adapters_are_of_the_models_type() -> None:
 
 
 def test_a_matrix_in_four_bits_counts_as_what_it_stands_for() -> None:
-    """As bitsandbytes has it: two numbers in a byte, the shape beside them."""
+    """As bitsandbytes has it: two numbers in a byte, and the shape in an attribute."""
     plain, packed = llama(tied=False), llama(tied=False)
     for layer in packed.model.layers:
         weight = layer.mlp.up_proj.weight

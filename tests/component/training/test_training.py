@@ -57,7 +57,7 @@ def tune(base: Path, demonstrations: Path) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tune: Any) -> Callable[..., Path]:
-    """The student of an uninterrupted training with these settings, trained once."""
+    """Return the student of an uninterrupted training with these settings, trained once."""
     made: dict[str, Path] = {}
 
     def student(**changed: Any) -> Path:
@@ -96,7 +96,7 @@ def test_tuning_lowers_the_loss_and_exports_a_student(tmp_path: Path, tune: Any)
     for line in lines:
         assert line["examples_per_second"] > 0 and line["peak_memory_gib"] > 0.1
         assert line["padding_share"] == 0 and line["shared_share"] == 0
-        assert "mfu" not in line, "nobody knows what this CPU could do at best"
+        assert "mfu" not in line, "the peak of a CPU is not known"
 
 
 def test_exported_student_gives_the_trainers_loss(whole: Any) -> None:
@@ -183,14 +183,14 @@ def test_kill_between_training_and_export_only_exports_again(tmp_path: Path, tun
 
 def test_best_validation_loss_is_chosen(tmp_path: Path, tune: Any) -> None:
     counts = tune(tmp_path, learning_rate=0.3, schedule="constant", warmup_ratio=0.0)
-    judged = {
+    evaluated = {
         line["step"]: line["validation_loss"]
         for line in read_lines(tmp_path / "metrics.jsonl")
         if "validation_loss" in line
     }
-    assert list(judged) == [2, 4, 6, 8, 9]
-    assert counts["chosen_step"] == min(judged, key=lambda step: judged[step])
-    assert counts["best_validation_loss"] == min(judged.values())
+    assert list(evaluated) == [2, 4, 6, 8, 9]
+    assert counts["chosen_step"] == min(evaluated, key=lambda step: evaluated[step])
+    assert counts["best_validation_loss"] == min(evaluated.values())
 
 
 def test_last_is_chosen_on_request(tmp_path: Path, tune: Any) -> None:
@@ -208,9 +208,11 @@ def test_early_stop_is_at_the_same_step_after_a_kill(
     student = whole(**DIVERGING)
     counts = json.loads((student / "training.json").read_text())
     lines = read_lines(student / "metrics.jsonl")
-    judged = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
-    *earlier, _, second_worse = judged
-    assert counts["chosen_step"] == earlier[-1] == min(judged, key=lambda step: judged[step])
+    evaluated = {
+        line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line
+    }
+    *earlier, _, second_worse = evaluated
+    assert counts["chosen_step"] == earlier[-1] == min(evaluated, key=lambda step: evaluated[step])
     assert counts["steps"] == lines[-1]["step"] == second_worse < counts["planned_steps"] == 9
     assert counts["stopped_early"].endswith(f"in 2 evaluations after step {earlier[-1]}")
 

@@ -29,13 +29,13 @@ NUMBERS = range(6)
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a policy, the reference that it has moved away from, and pairs."""
-    room = tmp_path_factory.mktemp("trl")
-    tiny.save_student(room / "reference", seed=1, initializer_range=0.05)
-    tiny.save_student(room / "policy", seed=0, initializer_range=0.05)
-    tiny.write_pairs(room / "pairs", NUMBERS)
-    return room
+    assets = tmp_path_factory.mktemp("trl")
+    tiny.save_student(assets / "reference", seed=1, initializer_range=0.05)
+    tiny.save_student(assets / "policy", seed=0, initializer_range=0.05)
+    tiny.write_pairs(assets / "pairs", NUMBERS)
+    return assets
 
 
 def refine_config(**changed: Any) -> RefineConfig:
@@ -44,20 +44,20 @@ def refine_config(**changed: Any) -> RefineConfig:
     )
 
 
-def ours(room: Path, out: Path, **settings: Any) -> dict[str, float]:
+def ours(assets: Path, out: Path, **settings: Any) -> dict[str, float]:
     """What our trainer measures on all pairs before its first update."""
     config = refine_config(**settings)
-    policy, reference = (Source(str(room / name)) for name in ("policy", "reference"))
+    policy, reference = (Source(str(assets / name)) for name in ("policy", "reference"))
     logps = out / "logps"
-    run(ReferenceTask(logps, reference, room / "pairs", config, RESOURCES), CPU)
+    run(ReferenceTask(logps, reference, assets / "pairs", config, RESOURCES), CPU)
     student = out / "student"
-    run(RefineTask(student, policy, room / "pairs", logps, config, RESOURCES, 0, reference), CPU)
+    run(RefineTask(student, policy, assets / "pairs", logps, config, RESOURCES, 0, reference), CPU)
     (line,) = read_lines(student / "metrics.jsonl")
     return line
 
 
-def models(room: Path) -> tuple[Any, Any]:
-    return tuple(AutoModelForCausalLM.from_pretrained(room / n) for n in ("policy", "reference"))
+def models(assets: Path) -> tuple[Any, Any]:
+    return tuple(AutoModelForCausalLM.from_pretrained(assets / n) for n in ("policy", "reference"))
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -136,13 +136,13 @@ WHOLE, SINGLY = len(NUMBERS), 1
     ],
 )
 def test_losses_with_a_reference(
-    room: Path,
+    assets: Path,
     tmp_path: Path,
     our_settings: dict[str, Any],
     trl_settings: dict[str, Any],
     batch_size: int,
 ) -> None:
-    policy, reference = models(room)
+    policy, reference = models(assets)
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,
@@ -150,28 +150,28 @@ def test_losses_with_a_reference(
         train_dataset=Dataset.from_list(list(rows())),
         processing_class=tiny.byte_tokenizer(),
     )
-    assert_same(ours(room, tmp_path, beta=0.2, **our_settings), measured(trainer))
+    assert_same(ours(assets, tmp_path, beta=0.2, **our_settings), measured(trainer))
 
 
-def test_simpo(room: Path, tmp_path: Path) -> None:
+def test_simpo(assets: Path, tmp_path: Path) -> None:
     settings = {"beta": 2.0, "label_smoothing": 0.1}
     theirs = given(
         tmp_path, WHOLE, loss_type="simpo", simpo_gamma=0.8, cpo_alpha=0.0, max_length=512
     )
     trainer = CPOTrainer(
-        model=models(room)[0],
+        model=models(assets)[0],
         args=CPOConfig(**theirs, **settings),
         train_dataset=Dataset.from_list(list(rows())),
         processing_class=tiny.byte_tokenizer(),
     )
-    line = ours(room, tmp_path, loss="simpo", simpo_margin=0.8, **settings)
+    line = ours(assets, tmp_path, loss="simpo", simpo_margin=0.8, **settings)
     assert_same(line, measured(trainer))
 
 
-def test_orpos_odds_ratio(room: Path, tmp_path: Path) -> None:
+def test_orpos_odds_ratio(assets: Path, tmp_path: Path) -> None:
     """Not the whole loss: TRL's NLL is of the prompts' tokens, too."""
     trainer = ORPOTrainer(
-        model=models(room)[0],
+        model=models(assets)[0],
         args=ORPOConfig(**given(tmp_path, WHOLE, beta=0.3, max_length=512)),
         train_dataset=Dataset.from_list(list(rows())),
         processing_class=tiny.byte_tokenizer(),
@@ -179,7 +179,7 @@ def test_orpos_odds_ratio(room: Path, tmp_path: Path) -> None:
     (batch,) = trainer.get_train_dataloader()
     chosen, rejected = trainer.concatenated_forward(trainer.model, batch)[:2]
     odds_ratio = -trainer.odds_ratio_loss(chosen, rejected)[0].mean().item()
-    line = ours(room, tmp_path, loss="orpo", beta=0.3)
+    line = ours(assets, tmp_path, loss="orpo", beta=0.3)
     assert line["preference_loss"] == pytest.approx(odds_ratio, rel=1e-5)
 
 
@@ -192,8 +192,8 @@ def judged(pairs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"prompt": row["prompt"], "completion": row[side], "label": label}
 
 
-def test_kto(room: Path, tmp_path: Path) -> None:
-    policy, reference = models(room)
+def test_kto(assets: Path, tmp_path: Path) -> None:
+    policy, reference = models(assets)
     settings = {"beta": 0.2, "desirable_weight": 1.2, "undesirable_weight": 0.7}
     theirs = given(tmp_path, 2 * len(NUMBERS), train_sampling_strategy="sequential")
     trainer = KTOTrainer(
@@ -203,6 +203,6 @@ def test_kto(room: Path, tmp_path: Path) -> None:
         train_dataset=Dataset.from_list(list(judged(rows()))),
         processing_class=tiny.byte_tokenizer(),
     )
-    line = ours(room, tmp_path, loss="kto", **settings)
+    line = ours(assets, tmp_path, loss="kto", **settings)
     assert line["kl"] > 0.1
     assert_same(line, measured(trainer))

@@ -9,7 +9,7 @@ from sirt_ray.training.engine import deepspeed_config
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stage", "given"),
+    ("dtype", "stage", "configured"),
     [
         ("float32", 0, 0),
         ("float32", 1, 1),
@@ -20,7 +20,7 @@ from sirt_ray.training.engine import deepspeed_config
         ("bfloat16", 3, 3),
     ],
 )
-def test_dictionary(dtype: str, stage: int, given: int) -> None:
+def test_dictionary(dtype: str, stage: int, configured: int) -> None:
     config = TuneConfig.model_validate({"dtype": dtype, "max_grad_norm": 0.5})
     resources = TrainerResources.model_validate({"zero_stage": stage})
     assert deepspeed_config(config, resources) == {
@@ -28,7 +28,7 @@ def test_dictionary(dtype: str, stage: int, given: int) -> None:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.5,
         "zero_optimization": {
-            "stage": given,
+            "stage": configured,
             "contiguous_gradients": True,
             "overlap_comm": False,
         },

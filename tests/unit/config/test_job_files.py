@@ -1,4 +1,4 @@
-"""Job files: what is refused, with which words, and that every job of ours parses."""
+"""Job files: what is refused, with which message, and that every job of the project parses."""
 
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_every_job_parses_and_shows_only_what_it_changes(path: Path) -> None:
 
 
 def _repeated(written: dict[str, object], defaults: object, at: str = "") -> list[str]:
-    """Settings that stand in a job although they are the default."""
+    """Return settings that a job sets although they are the default."""
     found: list[str] = []
     for key, value in written.items():
         default = defaults.get(key) if isinstance(defaults, dict) else None

@@ -1,4 +1,4 @@
-"""The methods to compare: that each resolves, what wins over it, and what feeds what."""
+"""The methods to compare: that each resolves, what overrides it, and which weights go where."""
 
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def test_a_resolved_method_parses_to_itself_and_keeps_its_name(tmp_path: Path, m
     assert job.method == method
 
 
-def test_the_files_settings_lie_over_the_methods_and_an_override_over_all(tmp_path: Path) -> None:
+def test_a_file_overrides_its_method_and_an_override_all(tmp_path: Path) -> None:
     more = "refine: {num_cot: 3, pairs: {max_per_question: 2}}\n"
     refine = load(tmp_path, "rft", more=more).refine
     assert (refine.num_cot, refine.pairs.max_per_question) == (3, 2)
@@ -115,7 +115,7 @@ def test_without_tuning_rounds_start_from_the_base(tmp_path: Path) -> None:
     ]
 
 
-def test_an_undone_round_is_not_what_the_next_one_samples_from(tmp_path: Path) -> None:
+def test_a_rolled_back_round_is_not_what_the_next_one_samples_from(tmp_path: Path) -> None:
     job = load(tmp_path, "star", "refine.roll_back=true")
     made = calls(tmp_path, job, held_out={"round_00": 60, "round_01": 20, "round_02": 61})
     sampled = [call for call in made if call.startswith("sample")]

@@ -1,4 +1,4 @@
-"""The `teacher` section: one source, what is refused, and what is no identity."""
+"""The `teacher` section: one source, what is refused, and what is not in the fingerprint."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def refused(**teacher: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "given"),
+    ("teacher", "named"),
     [
         ({}, "none"),
         ({"sampling": {"max_tokens": 9}}, "none"),
@@ -31,9 +31,9 @@ def refused(**teacher: Any) -> str:
         ({"endpoint": ENDPOINT, "demonstrations": FILE}, "endpoint and demonstrations"),
     ],
 )
-def test_there_is_exactly_one_source(teacher: dict[str, Any], given: str) -> None:
-    told = refused(**teacher)
-    assert "exactly one of model" in told and f"but has {given}" in told
+def test_there_is_exactly_one_source(teacher: dict[str, Any], named: str) -> None:
+    message = refused(**teacher)
+    assert "exactly one of model" in message and f"but has {named}" in message
 
 
 def test_only_a_model_has_a_revision() -> None:
@@ -67,7 +67,7 @@ def test_a_source_is_named() -> None:
 
 
 def demonstrations_key(endpoint: dict[str, Any], **teacher: Any) -> str:
-    """The fingerprint of the demonstrations of a job with this teacher."""
+    """Return the fingerprint of the demonstrations of a job with this teacher."""
     document = {"teacher": {"endpoint": ENDPOINT | endpoint, **teacher}}
     made: JobConfig = job(**document)
     assert made.teacher.endpoint is not None

@@ -1,4 +1,4 @@
-"""Which checkpoints a training may go on from."""
+"""The checkpoints that a training may resume from."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sirt_ray.errors import ArtifactError
 from sirt_ray.training.workdir import WorkDir
 
 
-def test_what_is_done_again_after_a_kill_is_counted(tmp_path: Path) -> None:
+def test_what_is_repeated_after_a_kill_is_counted(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     work.truncate(0)
     for step in range(1, 8):
