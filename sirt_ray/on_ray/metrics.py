@@ -221,6 +221,7 @@ class StageMetrics:
         self._running: Emitter | None = None
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
+        """Set the metrics of an artifact event."""
         round_name, _, stage = name.rpartition("/")
         emitter = Emitter(replace(self._run, round=round_name, stage=stage))
         if kind == "started":

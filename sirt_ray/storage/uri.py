@@ -26,6 +26,7 @@ _ADVICE = {
 
 
 def is_uri(text: str) -> bool:
+    """Return whether the text is a URI rather than a path or a name."""
     return "://" in text
 
 

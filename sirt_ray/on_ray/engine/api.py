@@ -80,6 +80,7 @@ class EndpointEngine:
         )
 
     async def load(self, policy: Policy) -> None:
+        """Raise StageError: the weights belong to the provider."""
         raise StageError(
             f"the model behind {self._config.url} cannot take the weights of '{policy.version}':"
             " only a teacher may be behind an endpoint"
@@ -120,6 +121,7 @@ class EndpointEngine:
         """Nothing here can die; an endpoint that is down shows in the requests."""
 
     def load_now(self) -> ReplicaLoad:
+        """Return how busy the client is."""
         client = self._client
         waiting = client.accepted - client.running
         return ReplicaLoad(client.running, waiting, held_s=client.paused_seconds)

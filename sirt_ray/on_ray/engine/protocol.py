@@ -113,7 +113,9 @@ class Engine(Protocol):
     Made by the driver as a plain description, started inside the replica.
     """
 
-    async def start(self, policy: Policy) -> None: ...
+    async def start(self, policy: Policy) -> None:
+        """Load the policy's weights. Raises any error for which the engine cannot start."""
+        ...
 
     async def load(self, policy: Policy) -> None:
         """Load other weights, while no request is in flight."""
@@ -126,9 +128,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def check_health(self) -> None: ...
+    async def check_health(self) -> None:
+        """Raise where the engine is dead."""
+        ...
 
-    def load_now(self) -> ReplicaLoad: ...
+    def load_now(self) -> ReplicaLoad:
+        """Return how busy the engine is."""
+        ...
 
     @property
     def max_model_len(self) -> int:

@@ -187,6 +187,7 @@ class ModelServer:
 
     @property
     def gpus_per_replica(self) -> int:
+        """GPUs that one replica holds."""
         return self.engine.tensor_parallel_size if on_gpu(self.engine) else 0
 
     @property

@@ -134,9 +134,11 @@ class VllmEngine:
 
     @property
     def max_model_len(self) -> int:
+        """Longest prompt plus completion, in tokens."""
         return self._client.model_config.max_model_len
 
     async def check_health(self) -> None:
+        """Raise where the engine is dead."""
         await self._server.check_health()
 
     async def load(self, policy: Policy) -> None:
@@ -183,9 +185,12 @@ class VllmEngine:
         self._adapter = request
 
     def load_now(self) -> ReplicaLoad:
+        """Return how busy the engine is."""
         return self._load.now
 
     async def complete(self, request: SampleRequest) -> SampleResult:
+        """Return the completions, or a failure where vLLM cannot take the request. Raises
+        EngineDeadError where the engine's process is gone."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 

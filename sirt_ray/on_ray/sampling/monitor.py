@@ -44,10 +44,12 @@ class Usage:
 
     @classmethod
     def of(cls, out: Path) -> "Usage":
+        """Return the stored usage of the sampling in `out`."""
         content = object_store.read(out / _FILE)
         return cls() if content is None else cls(**json.loads(content))
 
     def save(self, out: Path) -> None:
+        """Store the usage, on this node."""
         write_json(out / _FILE, asdict(self))
 
     def summary(self, completion_tokens: int) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Usage:
 
     @property
     def prefix_hit_share(self) -> float:
+        """Share of the looked-up prompt tokens that the prefix cache had, 0 to 1."""
         return self.prefix_hit_tokens / max(1, self.prefix_queried_tokens)
 
 

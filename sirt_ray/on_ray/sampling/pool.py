@@ -112,11 +112,13 @@ class Engines:
         return following
 
     def stop(self, role: Role) -> None:
+        """Stop the role's engines and actors, if they are up."""
         sampler = self._up.pop(role, None)
         if sampler is not None:
             sampler.stop()
 
     def close(self) -> None:
+        """Stop all engines and actors."""
         for role in list(self._up):
             self.stop(role)
 

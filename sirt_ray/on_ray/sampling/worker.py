@@ -76,6 +76,7 @@ class SamplingPlan:
 
     @property
     def samples_per_question(self) -> int:
+        """Completions of one question, of all prompt kinds."""
         return sum(self.completions.values())
 
 

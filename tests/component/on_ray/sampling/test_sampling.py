@@ -22,7 +22,7 @@ from sirt_ray.types import Question
 
 
 def test_some_questions_are_asked_with_the_trigger_only() -> None:
-    held_out, other = (Question(id, "gsm8k", "How many?", (), "1") for id in ("a/train/1", "b"))
+    held_out, other = (Question(name, "gsm8k", "How many?", (), "1") for name in ("a/train/1", "b"))
     plan = SamplingPlan(
         {"cot": 1, "plain": 2}, SamplingConfig(), seed=0, cot_only=frozenset([held_out.id])
     )
