@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _compare(arguments: argparse.Namespace, tokenizer: Any, work: Work) -> list[dict[str, Rate]]:
-    http = Http(ray.get_runtime_context().gcs_address)  # Opens Serve's door, so it is first.
+    http = Http(ray.get_runtime_context().gcs_address)  # Starts Serve's HTTP proxy, so it is first.
     ours, offline = Ours(arguments.n, tokenizer), Offline()
     contenders = {
         "offline": offline,

@@ -1,6 +1,6 @@
-"""A stand-in for the boundary that `sirt_ray.endpoint` is written against: somebody's HTTP server
-with the OpenAI API. It is a real server on this machine, and what it says is scripted. `ask` puts a
-question to it through the real engine.
+"""A fake of the boundary of `sirt_ray.endpoint`: an HTTP server with the OpenAI API. It is a real
+server on this machine, with scripted responses. `send` sends a question to it through the real
+engine.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from sirt_ray.on_ray.engine.protocol import SampleRequest, SampleResult
 Json = dict[str, Any]
 
 TEACHER = Policy("teacher", "endpoint:chat:big")
-ASKED = SampleRequest(
+REQUEST = SampleRequest(
     prompt="What is 2 + 2?",
     prompt_ids=(),
     n=1,
@@ -47,17 +47,17 @@ def reply(*choices: Json, usage: object = None) -> Json:
     return {"object": "completion", "choices": list(choices), "usage": usage or counted}
 
 
-def as_many_as_asked(body: Json) -> Json:
+def as_many_as_requested(body: Json) -> Json:
     return reply(*(choice(f"{body['seed'] + i}", index=i) for i in range(body.get("n", 1))))
 
 
 @dataclass
 class FakeEndpoint:
-    """`script`: what is said to each request in turn: a reply, a status, (status, headers, body),
+    """`script`: the response to each request in turn: a reply, a status, (status, headers, body),
     raw bytes, or a function of the request's body. After its end, `answer`."""
 
     script: list[Any] = field(default_factory=list)
-    answer: Callable[[Json], Any] = as_many_as_asked
+    answer: Callable[[Json], Any] = as_many_as_requested
     delay_seconds: float = 0.0
     bodies: list[Json] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -76,10 +76,10 @@ class FakeEndpoint:
             self.bodies.append(body)
             self.paths.append(request.path)
             self.keys.append(request.headers.get("Authorization"))
-            said = self.script.pop(0) if self.script else self.answer
+            response = self.script.pop(0) if self.script else self.answer
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
-            return _response(said(body) if callable(said) else said)
+            return _response(response(body) if callable(response) else response)
         finally:
             self._now -= 1
 
@@ -99,12 +99,12 @@ class FakeEndpoint:
             await runner.cleanup()
 
 
-def _response(said: Any) -> web.Response:
-    if isinstance(said, bytes):
-        return web.Response(body=said, content_type="application/json")
-    if isinstance(said, int):
-        said = (said, {}, {"error": {"message": f"said {said}", "code": None}})
-    status, headers, body = said if isinstance(said, tuple) else (200, {}, said)
+def _response(response: Any) -> web.Response:
+    if isinstance(response, bytes):
+        return web.Response(body=response, content_type="application/json")
+    if isinstance(response, int):
+        response = (response, {}, {"error": {"message": f"response {response}", "code": None}})
+    status, headers, body = response if isinstance(response, tuple) else (200, {}, response)
     return web.Response(
         status=status,
         headers=headers,
@@ -119,12 +119,12 @@ def with_engine(
     use: Callable[[EndpointEngine], Awaitable[Any]],
     **settings: Any,
 ) -> Any:
-    """What `use` returns, given a started engine whose pauses are of milliseconds."""
+    """Return what `use` returns for a started engine, whose pauses take milliseconds."""
 
     async def run() -> Any:
         async with endpoint.running():
-            given = {"url": endpoint.url, "model": "big", "api_key_env": None} | settings
-            described = EndpointEngine(EndpointConfig.model_validate(given), folder, 0.002)
+            fields = {"url": endpoint.url, "model": "big", "api_key_env": None} | settings
+            described = EndpointEngine(EndpointConfig.model_validate(fields), folder, 0.002)
             engine: EndpointEngine = pickle.loads(pickle.dumps(described))
             await engine.start(TEACHER)
             return await use(engine)
@@ -132,17 +132,17 @@ def with_engine(
     return asyncio.run(run())
 
 
-def ask(
-    folder: Path, endpoint: FakeEndpoint, request: SampleRequest = ASKED, **settings: Any
+def send(
+    folder: Path, endpoint: FakeEndpoint, request: SampleRequest = REQUEST, **settings: Any
 ) -> SampleResult:
     return with_engine(folder, endpoint, lambda engine: engine.complete(request), **settings)
 
 
-def ask_many(
+def send_many(
     folder: Path, endpoint: FakeEndpoint, number: int, **settings: Any
 ) -> list[SampleResult]:
     async def use(engine: EndpointEngine) -> list[SampleResult]:
-        requests = [replace(ASKED, seed=seed) for seed in range(number)]
+        requests = [replace(REQUEST, seed=seed) for seed in range(number)]
         return await asyncio.gather(*map(engine.complete, requests))
 
     return with_engine(folder, endpoint, use, **settings)

@@ -1,4 +1,4 @@
-"""`sirt serve` as a process of its own, for tests that ask it."""
+"""`sirt serve` in its own process, for tests that send it requests."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from tests.helpers.ports import free_port
 
-KEY = "sk-the-tests-own-key"
+KEY = "sk-key-of-the-tests"
 READY_SECONDS = 180
 STOPPED_SECONDS = 60
 PORT_ATTEMPTS = 3
@@ -30,7 +30,7 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def told(self) -> str:
+    def output(self) -> str:
         return self.output.read_text()
 
     def client(self, key: str = KEY, **options: Any) -> OpenAI:
@@ -38,7 +38,7 @@ class Running:
 
 
 def started(model: str, output: Path, key: str | None = KEY) -> Running:
-    """`sirt serve` in a session of its own, as in a terminal; it has just been started."""
+    """`sirt serve` in its own session, as in a terminal; it has just been started."""
     port = free_port()
     command = [sys.executable, "-m", "sirt_ray", "serve", model, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k != "SIRT_API_KEY"}
@@ -57,12 +57,12 @@ def started(model: str, output: Path, key: str | None = KEY) -> Running:
 
 
 def wait_for(running: Running, text: str) -> bool:
-    """Whether `text` is told before the process ends."""
+    """Whether `text` is printed before the process ends."""
     deadline = time.monotonic() + READY_SECONDS
-    while text not in running.told():
-        assert time.monotonic() < deadline, running.told()
+    while text not in running.output():
+        assert time.monotonic() < deadline, running.output()
         if running.process.poll() is not None:
-            return text in running.told()
+            return text in running.output()
         time.sleep(0.2)
     return True
 
@@ -73,13 +73,13 @@ def ready(model: str, output: Path) -> Running:
         if wait_for(running, "curl "):
             return running
         # The port was free a moment ago; another program may have been faster.
-        assert "is taken" in running.told(), running.told()
+        assert "is taken" in running.output(), running.output()
     raise AssertionError("every port that was free was taken a moment later")
 
 
 def assert_stopped(running: Running) -> None:
-    assert running.process.wait(STOPPED_SECONDS) == 130, running.told()
-    assert running.told().rstrip().endswith("stopped"), running.told()
+    assert running.process.wait(STOPPED_SECONDS) == 130, running.output()
+    assert running.output().rstrip().endswith("stopped"), running.output()
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", running.port))

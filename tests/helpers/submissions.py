@@ -1,4 +1,4 @@
-"""Submissions as Ray's dashboard tells of them."""
+"""Submissions as Ray's dashboard reports them."""
 
 from ray.job_submission import JobDetails, JobStatus
 

@@ -1,4 +1,4 @@
-"""What `sirt evaluate` decides before anything starts: what is asked of which model."""
+"""What `sirt evaluate` decides before anything starts: which model is evaluated with which settings."""
 
 import argparse
 from pathlib import Path
@@ -18,10 +18,10 @@ from tests.helpers.paths import JOBS
 JOB = JOBS / "quickstart.yaml"
 
 
-def config(*given: str) -> ScoringConfig:
+def config(*options: str) -> ScoringConfig:
     parser = argparse.ArgumentParser()
     evaluate.add_to(parser.add_subparsers())
-    arguments = parser.parse_args(["evaluate", *given])
+    arguments = parser.parse_args(["evaluate", *options])
     return evaluate._config(arguments, find_run(arguments.model))
 
 
@@ -33,7 +33,7 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_is_asked_what_it_has_been_asked(run_dir: Path) -> None:
+def test_a_run_is_evaluated_with_its_own_settings(run_dir: Path) -> None:
     job = load.load(JOB, (), REGISTRY)
     found = config(str(run_dir))
     assert found.benchmarks == job.data.evaluate and found.num == 300 and found.seed == 3
@@ -42,9 +42,16 @@ def test_a_run_is_asked_what_it_has_been_asked(run_dir: Path) -> None:
 
 
 def test_arguments_win_over_the_run(run_dir: Path) -> None:
-    given = ["--benchmarks", "gsm8k,mmlu", "--root", "rows", "--num", "5", "--prompts", "plain"]
-    given += ["--seed", "1", "--set", "engine.max_num_seqs=9", "--set", "sampling.temperature=0.5"]
-    found = config(str(run_dir), *given)
+    options = ["--benchmarks", "gsm8k,mmlu", "--root", "rows", "--num", "5", "--prompts", "plain"]
+    options += [
+        "--seed",
+        "1",
+        "--set",
+        "engine.max_num_seqs=9",
+        "--set",
+        "sampling.temperature=0.5",
+    ]
+    found = config(str(run_dir), *options)
     assert found.benchmarks == ["gsm8k", "mmlu"] and found.prompts == ["plain"]
     assert (found.root, found.num, found.seed) == ("rows", 5, 1)
     assert found.engine.max_num_seqs == 9 and found.engine.max_model_len == 256
@@ -53,7 +60,7 @@ def test_arguments_win_over_the_run(run_dir: Path) -> None:
 
 
 def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
-    one = config(str(run_dir), "--benchmarks", "gsm8k", "--root", "here")
+    one = config(str(run_dir), "--benchmarks", "gsm8k", "--root", "rows")
     other = config(
         str(run_dir), "--benchmarks", "gsm8k", "--root", "there", "--set", "engine.num_cpus=2"
     )
@@ -61,7 +68,7 @@ def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "message"),
     [
         ((), "benchmarks: is required"),
         (("--benchmarks", "gsm9k"), "--benchmarks: benchmarks: names no known benchmark: gsm9k"),
@@ -71,10 +78,10 @@ def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
         (("--benchmarks", "gsm8k", "--set", "engine.gpus=1"), "engine.gpus: no such setting"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(given: tuple[str, ...], told: str) -> None:
+def test_impossible_settings_are_refused(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config("quickstart:student", *given)
-    assert told in str(caught.value)
+        config("quickstart:student", *options)
+    assert message in str(caught.value)
 
 
 def test_a_bad_model_or_bad_rows_leave_nothing(

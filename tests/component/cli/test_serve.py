@@ -60,7 +60,7 @@ class TestWhichStudent:
 
     def test_the_journal_of_a_run_is_understood(self, run_dir: Path) -> None:
         journal = RunJournal(run_dir, Console(quiet=True))
-        journal.event("rolled_back", "fell", version="round_02", kept="round_01")
+        journal.event("rolled_back", "accuracy fell", version="round_02", kept="round_01")
         assert last_kept_student(run_dir, 2) == student(run_dir, 1)
         counts = {"test": {"sums": {"cot": {"accuracy": 0.5, "stderr": 0.1, "n": 25}}}}
         journal.artifact("reused", "round_02/evaluation", counts=counts)
@@ -184,17 +184,19 @@ class TestWhoMayComeIn:
         assert answered(None, "/v1/models", None) == (200, b"inside")
 
     def test_websockets_are_closed(self) -> None:
-        sent = asked(KeyCheck.of("key"), {"type": "websocket", "path": "/health", "headers": []})
+        sent = responses(
+            KeyCheck.of("key"), {"type": "websocket", "path": "/health", "headers": []}
+        )
         assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 def answered(key: KeyCheck | None, path: str, authorization: bytes | None) -> tuple[int, bytes]:
     headers = [] if authorization is None else [(b"authorization", authorization)]
-    start, body = asked(key, {"type": "http", "path": path, "headers": headers})
+    start, body = responses(key, {"type": "http", "path": path, "headers": headers})
     return start["status"], body["body"]
 
 
-def asked(key: KeyCheck | None, scope: dict[str, Any]) -> list[Any]:
+def responses(key: KeyCheck | None, scope: dict[str, Any]) -> list[Any]:
     """What a client is sent by an application that answers everything."""
     sent: list[Any] = []
 
@@ -223,14 +225,14 @@ def taken_port(request: pytest.FixtureRequest) -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-class TestDoor:
+class TestHttpAddress:
     def test_a_taken_port_is_refused_before_anything_starts(
         self, taken_port: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["serve", "quickstart:student", "--port", str(taken_port)]) == 1
-        told = capsys.readouterr()
-        assert f"port {taken_port} of 127.0.0.1 is taken" in told.err and "--port" in told.err
-        assert told.out == ""
+        output = capsys.readouterr()
+        assert f"port {taken_port} of 127.0.0.1 is taken" in output.err and "--port" in output.err
+        assert output.out == ""
 
     def test_another_address_of_the_same_port_is_free(self, taken_port: int) -> None:
         assert HttpAddress("127.0.0.1", taken_port).bind_error() is not None

@@ -1,6 +1,6 @@
 """What is sent to a cluster, and what is refused before.
 
-The fake stands for Ray's dashboard, which we don't own.
+The fake replaces Ray's dashboard, which is not ours.
 """
 
 import os
@@ -45,7 +45,7 @@ def test_runs_of_one_name_in_two_folders_are_two() -> None:
     assert not app_names([names[0]]) & app_names([names[1]])
 
 
-def test_what_the_cluster_keeps_says_what_was_submitted() -> None:
+def test_a_submission_is_read_from_the_clusters_metadata() -> None:
     found = submission(JobStatus.FAILED, 12, driver_exit_code=2)
     assert (found.number, found.run, found.exit_code) == (12, RUN, 2)
     assert found.is_over and not found.node_lost
@@ -88,9 +88,9 @@ def test_all_that_a_cluster_cannot_see_is_refused_at_once(
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(output="runs", root="rows", teacher="./large"))
     assert main(["submit", str(job), "--address", "http://127.0.0.1:1"]) == 2
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     for setting in ("output: runs", "data.root: rows", "teacher.model: ./large"):
-        assert setting in told
+        assert setting in output
 
 
 def test_a_folder_that_only_the_cluster_has_is_left_to_the_run(
@@ -99,9 +99,9 @@ def test_a_folder_that_only_the_cluster_has_is_left_to_the_run(
     job = tmp_path / "job.yaml"
     job.write_text(JOB.format(output="/shared/runs", root="null", teacher="/shared/models/large"))
     assert main(["submit", str(job), "--address", "http://127.0.0.1:1"]) == 1
-    told = capsys.readouterr()
-    assert "/shared/models/large is not on this machine" in told.out.replace("\n", " ")
-    assert "cannot reach the cluster at http://127.0.0.1:1" in told.err
+    output = capsys.readouterr()
+    assert "/shared/models/large is not on this machine" in output.out.replace("\n", " ")
+    assert "cannot reach the cluster at http://127.0.0.1:1" in output.err
 
 
 def test_an_output_in_object_storage_is_a_path_that_all_nodes_see(
@@ -111,9 +111,9 @@ def test_an_output_in_object_storage_is_a_path_that_all_nodes_see(
     job.write_text(JOB.format(output="runs", root="null", teacher="quickstart:teacher"))
     submit = ["submit", str(job), "--address", "http://127.0.0.1:1", "--set"]
     assert main([*submit, "output=s3://bucket/runs"]) == 1
-    told = capsys.readouterr()
-    assert "cannot reach the cluster at http://127.0.0.1:1" in told.err
-    assert "not checked" not in told.out
+    output = capsys.readouterr()
+    assert "cannot reach the cluster at http://127.0.0.1:1" in output.err
+    assert "not checked" not in output.out
 
 
 @pytest.mark.parametrize("output", ["s3://bucket/runs", "s3://bucket/runs/"])
@@ -154,7 +154,9 @@ class FakeClient:
     def get_job_info(self, submission_id: str) -> JobDetails:
         return self.jobs[submission_id]
 
-    def submit_job(self, *, submission_id: str, metadata: dict[str, str], **given: object) -> None:
+    def submit_job(
+        self, *, submission_id: str, metadata: dict[str, str], **options: object
+    ) -> None:
         if submission_id in self.jobs:
             raise RuntimeError(f"Job with submission_id {submission_id} already exists.")
         number = int(submission_id[-2:])
@@ -187,7 +189,7 @@ def _driver():
     return DriverResources()
 
 
-def test_errors_of_rays_client_say_what_to_do() -> None:
+def test_errors_of_rays_client_come_with_what_to_do() -> None:
     with pytest.raises(ResourceError, match="RAY_AUTH_TOKEN"), explained("http://head:8265"):
         raise AuthenticationError("Authentication failed: Forbidden")
     unreachable = pytest.raises(ResourceError, match=r"http://head:8265.*--address")
@@ -209,28 +211,28 @@ def test_steps_that_are_done_again_are_counted(tmp_path: Path) -> None:
     assert work.repeated()["steps"] == 3
 
 
-def test_a_finished_submission_is_not_over_before_ray_says_so() -> None:
+def test_a_finished_submission_is_not_over_before_ray_reports_it() -> None:
     running = submission(JobStatus.RUNNING)
     assert not running.is_over
     assert replace(running, state=JobStatus.STOPPED).is_over
 
 
 class FakeCluster:
-    """Hears what is to be stopped."""
+    """Records what is stopped."""
 
     address = "http://head:8265"
 
     def __init__(self) -> None:
         self.stopped: list[str] = []
 
-    def stop(self, submission: Submission, folder: Path, say: object) -> list[str]:
+    def stop(self, submission: Submission, folder: Path, report: object) -> list[str]:
         assert (folder / "sirt_ray").is_dir()
         self.stopped.append(submission.id)
         return []
 
 
 @pytest.mark.parametrize(("answer", "stopped"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_who_leaves_is_asked_whether_the_run_shall_end_too(
+def test_ctrl_c_prompts_whether_to_stop_the_run(
     monkeypatch: pytest.MonkeyPatch, answer: str, stopped: bool
 ) -> None:
     keyboard, terminal = os.openpty()

@@ -55,40 +55,40 @@ def batch() -> MicroBatch:
     return micro_batch(grouped(pairs, range(3), 1024), True, torch.device("cpu"))
 
 
-def kept_bytes(trained: Model, given: MicroBatch) -> int:
+def kept_bytes(trained: Model, micro_batch: MicroBatch) -> int:
     """Of the distinct tensors that the forward pass leaves for the backward pass."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
     held: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
+        if tensor.untyped_storage().data_ptr() not in parameters:
             held[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     capabilities = ModelCapabilities(packed=True, separate_head=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logps = CompletionLogps(trained, capabilities)(given)
+        logps = CompletionLogps(trained, capabilities)(micro_batch)
     assert logps.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=8)], ids=["full", "lora"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_kept_activations_are_as_large_as_the_formula_says(
+def test_kept_activations_are_as_large_as_by_the_formula(
     dtype: Any, lora: LoraConfig | None
 ) -> None:
-    given, trained = batch(), model(dtype, lora)
+    micro_batch, trained = batch(), model(dtype, lora)
     shape = configured_shape("llama", trained.config.to_dict(), "")
     assert shape is not None
     config = TuneConfig(dtype=dtype, lora=lora, max_length=16)
-    resources = TrainerResources(max_tokens_per_micro_batch=given.num_tokens)
-    said = memory.activations(shape, config, resources)
-    kept = kept_bytes(trained, given)
-    assert LEAST * kept < said < MOST * kept
+    resources = TrainerResources(max_tokens_per_micro_batch=micro_batch.num_tokens)
+    estimated = memory.activations(shape, config, resources)
+    kept = kept_bytes(trained, micro_batch)
+    assert LEAST * kept < estimated < MOST * kept
 
 
 def test_checkpointing_keeps_each_layers_input_and_no_more() -> None:
-    given, trained = batch(), model("float32", None)
+    micro_batch, trained = batch(), model("float32", None)
     kept = []
     for layers in (2, 6):
         settings = LlamaConfig(**SETTINGS | {"num_hidden_layers": layers})
@@ -96,6 +96,6 @@ def test_checkpointing_keeps_each_layers_input_and_no_more() -> None:
         trained.set_attn_implementation(attention.PACKED)
         checkpoint_activations(trained)
         trained.train()
-        kept.append(kept_bytes(trained, given))
+        kept.append(kept_bytes(trained, micro_batch))
     each_layer = (kept[1] - kept[0]) / 4
-    assert each_layer == pytest.approx(given.num_tokens * 4 * 128, rel=0.02)
+    assert each_layer == pytest.approx(micro_batch.num_tokens * 4 * 128, rel=0.02)

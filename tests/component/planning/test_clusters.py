@@ -32,10 +32,10 @@ def test_nodes_gpus_and_memory(text: str, nodes: int, each: int, memory: int, li
     known = gpus.by_name(like)
     assert known is not None and cluster.gpu.bandwidth == known.bandwidth
     assert cluster.gpu.peak_flops == known.peak_flops
-    assert any(like in told for told in cluster.assumed) == text.lower().endswith(f"x{memory}gb")
+    assert any(like in text for text in cluster.assumed) == text.lower().endswith(f"x{memory}gb")
 
 
-def test_a_size_that_no_card_has_says_nothing_about_time() -> None:
+def test_a_size_that_no_gpu_has_gives_no_times() -> None:
     cluster = described("3x30GB")
     assert cluster.gpu is not None and cluster.gpu.peak_flops == 0
     assert "times cannot be estimated" in cluster.assumed[0]
@@ -62,11 +62,11 @@ def test_a_kind_that_is_not_known_names_those_that_are() -> None:
 
 
 def node(gpus: int, labels: dict[str, str] | None = None, **resources: float) -> dict[str, Any]:
-    own = {"CPU": 16.0, **({"GPU": float(gpus)} if gpus else {}), **resources}
-    return {"Resources": own, "Labels": labels or {}, "Alive": True, "NodeID": "n"}
+    resources = {"CPU": 16.0, **({"GPU": float(gpus)} if gpus else {}), **resources}
+    return {"Resources": resources, "Labels": labels or {}, "Alive": True, "NodeID": "n"}
 
 
-def test_rays_nodes_have_what_their_gpus_say() -> None:
+def test_rays_nodes_have_the_gpus_that_nvidia_smi_lists() -> None:
     there = [Device("NVIDIA L40S", "580.82.07", 46068, 45000)] * 4
     cluster = live_cluster.from_nodes("auto", [node(0), node(4)], [[], there])
     assert [n.gpus for n in cluster.nodes] == [0, 4] and cluster.assumed == []
@@ -74,7 +74,7 @@ def test_rays_nodes_have_what_their_gpus_say() -> None:
     assert cluster.gpu.bandwidth == 864e9
 
 
-def test_a_node_that_does_not_answer_has_what_its_label_says() -> None:
+def test_a_node_that_does_not_answer_has_the_gpus_of_its_label() -> None:
     labelled = node(8, {"ray.io/accelerator-type": "H100"})
     named = node(8, None, **{"accelerator_type:A100-80G": 1.0})
     cluster = live_cluster.from_nodes("auto", [labelled, named], [[], []])

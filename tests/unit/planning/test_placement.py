@@ -1,4 +1,4 @@
-"""Who sits where, recomputed by hand, and what is refused; more GPUs never need more of each."""
+"""Placement recomputed by hand, refusals, and memory that never grows with more GPUs."""
 
 from dataclasses import replace
 from typing import Any
@@ -98,13 +98,13 @@ def test_every_pair_of_the_papers_study_fits(cluster: str, student: str) -> None
 
 def test_one_gpu_of_24_gb_is_refused_with_the_reason() -> None:
     setup, there = in_family(), described("1x24GB")
-    told = problem(setup, there, "teacher")
-    assert told is not None and "needs 1 CPU, 4 GPU" in told and "missing: 3 GPU" in told
+    reason = problem(setup, there, "teacher")
+    assert reason is not None and "needs 1 CPU, 4 GPU" in reason and "missing: 3 GPU" in reason
     # On its one GPU the teacher cannot be, however it is cut.
     assert remedies.smallest_change(setup, there, "teacher") is None
-    alone = changed(setup, "teacher", tensor_parallel_size=1)
-    told = problem(alone, there, "teacher")
-    assert told is not None and "138.0" in told and "22.1 GB that vLLM uses" in told
+    unsharded = changed(setup, "teacher", tensor_parallel_size=1)
+    reason = problem(unsharded, there, "teacher")
+    assert reason is not None and "138.0" in reason and "22.1 GB that vLLM uses" in reason
     larger = remedies.smallest_cluster(setup, there)
     assert larger is not None
     cluster, change = larger
@@ -181,8 +181,8 @@ def test_an_engine_is_cut_finer_or_shortened() -> None:
 
 def test_heads_must_be_divided() -> None:
     setup = changed(in_family(), "teacher", tensor_parallel_size=3)
-    told = problem(setup, described("4x48GB"), "teacher")
-    assert told is not None and "64 attention heads" in told
+    reason = problem(setup, described("4x48GB"), "teacher")
+    assert reason is not None and "64 attention heads" in reason
     change = remedies.smallest_change(setup, described("4x48GB"), "teacher")
     assert change is not None
     assert change.settings == {"resources.teacher.tensor_parallel_size": 4}

@@ -1,4 +1,4 @@
-"""The endpoint as Serve builds it from a config file: by Serve's own code, without a cluster."""
+"""The endpoint as Serve builds it from a config file: with Serve's code, without a cluster."""
 
 import os
 from typing import Any
@@ -32,7 +32,7 @@ def built(arguments: dict[str, Any]) -> BuiltApplication:
     return build_app(application, name="student", default_runtime_env={})
 
 
-def test_serve_builds_one_deployment_that_asks_for_the_key(key: str) -> None:
+def test_serve_builds_one_deployment_that_requires_the_key(key: str) -> None:
     (deployment,) = built(ARGUMENTS).deployments
     assert issubclass(deployment.func_or_class, OpenAIReplica)
     name, path, settings, check = deployment.init_args

@@ -1,6 +1,6 @@
 """How a run's log is followed over connections that break.
 
-The fake stands for Ray's dashboard, which we don't own.
+The fake replaces Ray's dashboard, which is not ours.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ class FakeDashboard:
     def __init__(self, *connections: Sequence[str], lost: int = 0) -> None:
         self.connections = list(connections)
         self.lost = lost
-        self.asked = 0
+        self.requests = 0
 
     def submission(self, submission_id: str) -> Submission:
-        self.asked += 1
-        if self.asked <= self.lost:
-            raise ResourceError("nobody answers")
+        self.requests += 1
+        if self.requests <= self.lost:
+            raise ResourceError("no answer")
         return submission(JobStatus.RUNNING if self.connections else JobStatus.SUCCEEDED)
 
     async def tail(self, submission_id: str) -> AsyncIterator[str]:
@@ -54,7 +54,7 @@ def test_a_broken_connection_repeats_nothing_and_loses_nothing(lost: int) -> Non
 def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LOST_SECONDS", 0.0)
     log = FakeDashboard(*[["one"]] * 10, lost=10)
-    with pytest.raises(ResourceError, match="nobody answers"):
+    with pytest.raises(ResourceError, match="no answer"):
         list(follow(log, "id", lambda text: None))
 
 

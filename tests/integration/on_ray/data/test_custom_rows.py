@@ -1,4 +1,4 @@
-"""Rows of a job's own tasks, from files and from functions, through a real local Ray."""
+"""Rows of custom benchmarks, from files and from functions, through a real local Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def questions(out: Path, name: str, split: str) -> list[Question]:
     return list(parquet.records(Question, out / name / f"{split}.parquet"))
 
 
-def test_tasks_of_the_jobs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(user_code.ALLOW, "1")
     (tmp_path / "own.py").write_text(
         "def sums(split):\n"

@@ -1,7 +1,7 @@
-"""All eight benchmarks by their hub names, from a stand-in of the hub (`tests/helpers/hub_stand_in.py`).
+"""All eight benchmarks by their hub names, from a fake hub (`tests/helpers/hub_stand_in.py`).
 
-In a process of its own: the libraries read the hub's address once, when they are imported. What is
-tested is what is asked of the hub, at which revision, and what becomes of the rows; that the real
+In a process of its own: the libraries read the hub's address once, when they are imported. The tests
+check the requests to the hub, their revision, and what becomes of the rows; that the real
 hub holds these data sets in this layout cannot be tested without a network.
 """
 
@@ -54,7 +54,7 @@ for name, part in json.loads(sys.argv[1]):
 
 
 def config_rows(name: str, config: str, split: str) -> list[dict[str, Any]]:
-    """Rows that can be told apart by the text of their question."""
+    """Rows that can be distinguished by the text of their question."""
     benchmark = REGISTRY[name]
     column = benchmark.columns[0]
     row: dict[str, Any] = ROWS[name] | {"more": 1}
@@ -64,9 +64,9 @@ def config_rows(name: str, config: str, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def parquet(given: list[dict[str, Any]]) -> bytes:
+def parquet(table: list[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(given), file)
+    pq.write_table(pa.Table.from_pylist(table), file)
     return file.getvalue()
 
 
@@ -76,9 +76,9 @@ def repository(benchmark: Benchmark, source: Hub) -> Repository:
     if source.files is not None:
         config = source.files.partition("/")[0]
         for split in SPLITS:
-            given = config_rows(name, config, split)
-            files[f"{config}/{split}/0000.parquet"] = parquet(given[:1])
-            files[f"{config}/{split}/0001.parquet"] = parquet(given[1:])
+            table = config_rows(name, config, split)
+            files[f"{config}/{split}/0000.parquet"] = parquet(table[:1])
+            files[f"{config}/{split}/0001.parquet"] = parquet(table[1:])
         return Repository(source.revision, files)
     card = ["---", "configs:"]
     for config in CONFIGS.get(name, source.configs):
@@ -107,8 +107,8 @@ def expected(name: str, part: Part) -> list[str]:
     assert isinstance(source, Hub)
     configs = source.configs or ((source.files or "default").partition("/")[0],)
     split = benchmark.split_names(part)[0]
-    given = [row for config in configs for row in config_rows(name, config, split)]
-    return [benchmark.to_question(row, "").text for row in given]
+    table = [row for config in configs for row in config_rows(name, config, split)]
+    return [benchmark.to_question(row, "").text for row in table]
 
 
 def load(home: Path, endpoint: str, **variables: str) -> list[list[dict[str, Any]]]:

@@ -201,20 +201,20 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_error_of_ours_comes_out_of_rays_wrapping() -> None:
     def raise_data_error(batch: pa.Table) -> pa.Table:
-        raise DataError("told within a task")
+        raise DataError("raised within a task")
 
     with (
         on_ray_data._quiet_and_in_order(),
-        pytest.raises(Exception, match="told within a task") as caught,
+        pytest.raises(Exception, match="raised within a task") as caught,
     ):
         ray.data.range(3).map_batches(raise_data_error, batch_format="pyarrow").take_all()
     benchmark, part = on_ray_data._wanted(config(train=["gsm8k"], evaluate=["gsm8k"]))[0]
-    told = on_ray_data._told(caught.value, benchmark, part, "here")
-    assert type(told) is DataError
-    assert str(told).startswith("told within a task")
+    error = on_ray_data._read_error(caught.value, benchmark, part, "somewhere")
+    assert type(error) is DataError
+    assert str(error).startswith("raised within a task")
 
 
-def test_callers_context_is_left_alone(tmp_path: Path) -> None:
+def test_callers_context_is_unchanged(tmp_path: Path) -> None:
     context = DataContext.get_current()
     settings = config(train=["word_problems"], evaluate=["word_problems"], num_train=5, num_test=5)
     prepare_questions(tmp_path, settings, 0, Bars())
@@ -257,7 +257,7 @@ def test_identity_follows_the_rows_and_not_the_path(tmp_path: Path) -> None:
     assert hub["letter_choices/test"] == "v1:generated"
 
 
-def test_hub_that_cannot_be_reached_says_what_to_do(
+def test_hub_that_cannot_be_reached_is_an_error_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*arguments: Any, **settings: Any) -> None:
@@ -279,17 +279,17 @@ def test_hub_rows_are_read_at_the_pinned_revision(
 ) -> None:
     import datasets
 
-    asked: list[tuple[Any, ...]] = []
+    requests: list[tuple[Any, ...]] = []
 
     def from_hub(name: str, *configs: str | None, split: str, **settings: Any) -> Any:
-        asked.append((name, configs, split, settings))
+        requests.append((name, configs, split, settings))
         return datasets.Dataset.from_list([row | {"more": 1} for row in gsm_rows(30)])
 
     monkeypatch.setattr("datasets.load_dataset", from_hub)
     settings = config(train=["gsm8k"], evaluate=["gsm8k"])
     prepare_questions(tmp_path, settings, 0, Bars())
     revision = {"revision": "740312add88f781978c0658806c59bc2815b9866"}
-    assert asked == [
+    assert requests == [
         ("openai/gsm8k", ("main",), "train", revision),
         ("openai/gsm8k", ("main",), "test", revision),
     ]

@@ -33,9 +33,9 @@ def deployed(ray_cluster: None) -> Iterator[Any]:
         serve.start(proxy_location="Disabled")
         client: Any = _get_global_client()
         client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
-        began = time.monotonic()
+        started = time.monotonic()
         while (status := serve.status().applications["student"]).status == "DEPLOYING":
-            assert time.monotonic() - began < READY_SECONDS, status
+            assert time.monotonic() - started < READY_SECONDS, status
             time.sleep(0.2)
         return status
 
@@ -48,13 +48,13 @@ def test_serve_deploys_a_model_at_an_address(deployed: Any) -> None:
 
     engine = {"device": "cpu", "max_model_len": 128}
     arguments = {"model": STUDENT.as_uri(), "name": "student", "engine": engine}
-    status = deployed(arguments, {"SIRT_API_KEY": "sk-the-tests-own-key"})
+    status = deployed(arguments, {"SIRT_API_KEY": "sk-key-of-the-tests"})
     assert status.status == "RUNNING", status
     facts = serve.get_app_handle("student").facts.remote().result(timeout_s=30)
     assert facts.max_model_len == 128
 
 
-def test_without_a_key_serve_says_why_there_is_nothing(deployed: Any) -> None:
+def test_without_a_key_serve_shows_why_nothing_runs(deployed: Any) -> None:
     status = deployed({"model": str(STUDENT), "api_key_env": "NO_SUCH_KEY"}, {})
     assert status.status == "DEPLOY_FAILED"
     assert "NO_SUCH_KEY" in status.message
