@@ -1,7 +1,8 @@
-"""What a benchmark is: where its rows are, what they mean, and how an answer is judged.
+"""The definition of a benchmark: the source of its rows, their meaning, and how an answer is
+judged.
 
-One file each beside this one; `registry.py` names them all. To add one: copy the nearest file,
-write its `to_question`, and give it a line in the registry.
+Each benchmark is a file of this folder, listed in `registry.py`. To add one: copy the most similar
+file, write its `to_question`, and add a line to the registry.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,11 @@ from sirt_ray.user_code import UserFunction
 from sirt_ray.verifier import answers, numerals
 
 Row = Mapping[str, Any]
-"""One row as the data set has it; untrusted."""
+"""One row in the columns of the data set; untrusted."""
 
 PAPER_NUM_TRAIN = 4000
-"""Training questions of each multiple-choice task, "with equally distributed target classes"."""
+"""Training questions of each multiple-choice task, "with equally distributed target classes"
+(section 3.1)."""
 
 Part = Literal["train", "test"]
 
@@ -28,32 +30,38 @@ class Hub:
 
     dataset: str
     revision: str
-    """A commit. Two data sets have only a loading script on their main branch, which `datasets` no
-    longer runs; for them it is `refs/convert/parquet`, the hub's own conversion, which is a branch:
-    there the hash of the rows in the questions' record is what pins them."""
+    """A commit. Two data sets have only a loading script on their main branch, which `datasets`
+    does not run; for them it is `refs/convert/parquet`, the hub's own conversion, which is a
+    branch: their rows are pinned by the hash in the record of the questions."""
+    num_train: int
+    """Training questions as published, for plans, which read no rows; 0 without a training split.
+    By the paper or, where it rounds, by the data set's card."""
+    num_test: int
+    """Questions of the first split of `Benchmark.test`, likewise."""
     configs: tuple[str, ...] = ()
-    """Loaded one after the other. Empty: the default one."""
+    """Configurations, loaded in this order. Empty: the default one."""
     files: str | None = None
-    """Path of a split's files in the data set, with `{split}`; None: what the card declares."""
+    """Path of a split's files in the data set, with `{split}`; None: as declared in the card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A task of `quickstart/tasks.py`, named like the benchmark, without any file."""
+    """A task of `quickstart/tasks.py` with the name of the benchmark; it has no files."""
 
     num_train: int
-    """Training questions where the job does not say how many, the held-out ones not counted."""
+    """Training questions, without held-out ones, where the job does not set `num_train`."""
     num_test: int
+    """Test questions, where the job does not set `num_test`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CustomSource:
-    """A task that the job file describes (`own.py`)."""
+    """A task that the job file describes (`custom.py`)."""
 
     rows: UserFunction | None
-    """What makes them; None: they are local files."""
+    """The function that makes the rows; None: the rows are in local files."""
     identity: Mapping[str, object]
-    """What decides the meaning of the rows and of answers."""
+    """The settings that decide the meaning of the rows and of answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +70,37 @@ class Benchmark:
 
     name: str
     version: int
-    """Raised whenever the same row becomes another question, is asked in other words or is judged
+    """Increased whenever the same row becomes another question, gets another prompt or is judged
     differently."""
     kind: answers.AnswerKind
     source: Hub | Generated | CustomSource
     columns: tuple[str, ...]
     """Columns that `to_question` needs."""
     to_question: Callable[[Row, str], Question]
-    """(row, id) -> question; DataError says what is wrong with the row."""
+    """(row, question id) -> question. Raises DataError with what is wrong with the row."""
     train: tuple[str, ...] = ("train",)
-    """Names of the training split: the hub's first, then others that local files may have. Empty:
+    """Names of the training split: that of the hub, then others that local files may have. Empty:
     the benchmark is only evaluated."""
     test: tuple[str, ...] = ("test",)
-    """Likewise for the questions that are reported on."""
+    """Names of the split that is reported on, likewise."""
     balanced: bool = False
     """Whether training questions are chosen with each answer letter equally often."""
     default_num_train: int | None = None
-    """Training questions where the job does not say how many; None: all."""
+    """Training questions where the job does not set `num_train`; None: all."""
     labels: tuple[str, ...] = tuple(LETTERS)
-    """What the rows call their options, in order."""
+    """The labels of the options in the rows, in order."""
     equivalent: answers.Equivalent | None = None
-    """Asked about expressions that do not look the same."""
+    """Compares expressions that do not look the same."""
     judge: Callable[[str, Question], Judgement] | None = None
-    """Asked in the place of our verifier."""
+    """A custom verifier in place of `verifier.answers`."""
 
     def split_names(self, part: Part) -> tuple[str, ...]:
+        """Return the possible names of a split, the preferred one first."""
         return self.train if part == "train" else self.test
 
     def grade(self, text: str, question: Question) -> Judgement:
-        """The verdict on a completion, and the final answer found in it. No text makes our verifier
-        raise."""
+        """Return the verdict on a completion, with the final answer found in it. `verifier.answers`
+        raises on no text."""
         if self.judge is not None:
             return self.judge(text, question)
         reference, choices = question.reference, question.choices
@@ -99,7 +108,7 @@ class Benchmark:
 
 
 def text_in(row: Row, column: str) -> str:
-    """The text of a column, which must be there and not be blank."""
+    """Return the text of a column. Raises DataError where it is missing, blank or no text."""
     if column not in row:
         raise DataError(f"column {column!r} is missing")
     value = row[column]
@@ -110,24 +119,24 @@ def text_in(row: Row, column: str) -> str:
     return value.strip()
 
 
-def open_question(benchmark: str, id: str, text: str, gold: object) -> Question:
-    """A question that is answered with a number, which `gold` must be."""
+def open_question(benchmark: str, question_id: str, text: str, gold: object) -> Question:
+    """Return a question that is answered with a number. Raises DataError if `gold` is none."""
     number = numerals.canonical(str(gold))
     if number is None:
         raise DataError(f"the gold answer {_shown(gold)} is not a number")
-    return Question(id, benchmark, text, (), number)
+    return Question(question_id, benchmark, text, (), number)
 
 
 def choice_question(
     benchmark: str,
-    id: str,
+    question_id: str,
     text: str,
     choices: Sequence[str],
     gold: object,
     labels: Sequence[object] = LETTERS,
 ) -> Question:
-    """A question with options; `gold` is the label of the right one, `labels` are theirs, in
-    order."""
+    """Return a question with options. `labels`: those of the options, in order; `gold`: that of the
+    right one. Raises DataError."""
     if not 2 <= len(choices) <= len(LETTERS):
         raise DataError(f"there are {len(choices)} options, not 2 to {len(LETTERS)}")
     for position, choice in enumerate(choices):
@@ -138,11 +147,12 @@ def choice_question(
     if label not in names:
         raise DataError(f"the gold answer {_shown(gold)} is none of the options {', '.join(names)}")
     letter = LETTERS[names.index(label)]
-    return Question(id, benchmark, text, tuple(str(choice).strip() for choice in choices), letter)
+    texts = tuple(str(choice).strip() for choice in choices)
+    return Question(question_id, benchmark, text, texts, letter)
 
 
 def labelled_choices(row: Row) -> tuple[list[str], list[str]]:
-    """Labels and texts of a column `choices` with the lists `label` and `text`."""
+    """Return the labels and texts of a column `choices` with the lists `label` and `text`."""
     choices = row.get("choices")
     if not isinstance(choices, Mapping):
         raise DataError(f"'choices' is {_shown(choices)} and not a record of 'label' and 'text'")
@@ -154,7 +164,7 @@ def labelled_choices(row: Row) -> tuple[list[str], list[str]]:
 
 
 def strings(value: object) -> list[str]:
-    """A list of texts, whatever sequence the reader made of it."""
+    """Return a list of texts from whatever sequence type the reader made of it."""
     if value is None or isinstance(value, str) or not hasattr(value, "__iter__"):
         raise DataError(f"the options are {_shown(value)} and not a list")
     return [str(item) for item in cast("Sequence[object]", value)]

@@ -1,6 +1,5 @@
-"""CommonsenseQA: everyday knowledge, five options (Talmor et al. 2019). 9741 training questions;
-the 1221 of the validation split are the test, as in the paper, since the hub's test split has no
-answers.
+"""CommonsenseQA: everyday knowledge, five options (Talmor et al. 2019). The validation split is the
+test, as in the paper, since the hub's test split has no answers.
 
 A row::
 
@@ -27,17 +26,22 @@ from sirt_ray.types import Question
 COLUMNS = ("question", "choices", "answerKey")
 
 
-def to_question(row: Row, id: str, benchmark: str = "commonsense_qa") -> Question:
+def to_question(row: Row, question_id: str, benchmark: str = "commonsense_qa") -> Question:
     text = text_in(row, "question")
     labels, texts = labelled_choices(row)
-    return choice_question(benchmark, id, text, texts, row.get("answerKey"), labels)
+    return choice_question(benchmark, question_id, text, texts, row.get("answerKey"), labels)
 
 
 COMMONSENSE_QA = Benchmark(
     name="commonsense_qa",
     version=1,
     kind="choice",
-    source=Hub("tau/commonsense_qa", "94630fe30dad47192a8546eb75f094926d47e155"),
+    source=Hub(
+        "tau/commonsense_qa",
+        "94630fe30dad47192a8546eb75f094926d47e155",
+        num_train=9741,
+        num_test=1221,
+    ),
     columns=COLUMNS,
     to_question=to_question,
     test=("validation", "test"),

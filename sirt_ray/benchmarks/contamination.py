@@ -1,4 +1,4 @@
-"""How many test questions have been seen in training, as far as their words tell."""
+"""Contamination: how many test questions occur in training, judged by their words."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,15 +7,15 @@ from sirt_ray.benchmarks.selection import text_key
 from sirt_ray.types import Question
 
 NGRAM = 13
-"""Words in a row that two questions do not share by chance: the longest that the GPT-3 paper takes
-(Brown et al. 2020, appendix C)."""
+"""Consecutive words that two questions do not share by chance: the largest n-gram that the GPT-3
+paper uses (Brown et al. 2020, appendix C)."""
 
 _WORD = re.compile(r"\w+")
 
 
 def ngrams(text: str) -> set[tuple[str, ...]]:
-    """All runs of `NGRAM` words of a text, without regard to case and punctuation. A shorter text
-    is one run as a whole; a text without words has none."""
+    """Return all n-grams of `NGRAM` words of a text, ignoring case and punctuation. A shorter text
+    is one n-gram; a text without words has none."""
     words = tuple(_WORD.findall(text.casefold()))
     if len(words) < NGRAM:
         return {words} if words else set()
@@ -25,12 +25,13 @@ def ngrams(text: str) -> set[tuple[str, ...]]:
 def contamination(
     train: Iterable[Question], tests: Mapping[str, Sequence[Question]]
 ) -> dict[str, dict[str, int]]:
-    """For the test questions of each benchmark: how many have the `same_text` as a training
-    question, and how many are `overlapping`, by sharing `NGRAM` words in a row with one.
+    """Return, for the test questions of each benchmark, how many have the `same_text` as a training
+    question, and how many are `overlapping`: they share `NGRAM` consecutive words with one.
 
-    A question of fewer words overlaps only with a question of the very same words. The GPT-3 paper
-    shortens the run to as few as 8 words where questions are short; we do not, since word problems
-    share that many by their wording alone. Options and answers are not looked at.
+    A question of fewer words overlaps only with a question of exactly the same words. The GPT-3
+    paper shortens the n-gram to as few as 8 words where questions are short; this function does
+    not, since word problems share that many by their wording alone. Options and answers are
+    ignored.
     """
     texts: set[str] = set()
     seen: set[tuple[str, ...]] = set()

@@ -1,5 +1,5 @@
-"""A job's own tasks as benchmarks: rows from files or from a function, judged by our verifier or by
-a function.
+"""Custom benchmarks of a job: rows from files or from a function, graded by `verifier.answers` or
+by a function.
 
 Rows of the three kinds, with the columns' default names::
 
@@ -40,8 +40,9 @@ _WANTED = (
 )
 
 
-def own_benchmark(name: str, config: CustomBenchmarkConfig) -> Benchmark:
-    """Raises ConfigError where a file or a function that it names is not there."""
+def custom_benchmark(name: str, config: CustomBenchmarkConfig) -> Benchmark:
+    """Return the benchmark that a job describes. Raises ConfigError if a file or a function that it
+    names does not exist."""
     verifier = None if config.verifier is None else user_code.read(config.verifier)
     columns = [config.question, config.answer]
     columns += [] if config.choices is None else [config.choices]
@@ -61,8 +62,8 @@ def own_benchmark(name: str, config: CustomBenchmarkConfig) -> Benchmark:
 
 
 def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
-    """The rows that a function makes of a split, the columns that are needed. Raises StageError
-    where it fails, DataError where one is no row or has not the columns."""
+    """Return the rows that the user's function makes for a split, with the needed columns. Raises
+    StageError if it fails, DataError if one is no row or lacks a column."""
     source = benchmark.source
     assert isinstance(source, CustomSource) and source.rows is not None
     code, needed = source.rows, benchmark.columns
@@ -84,21 +85,22 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
 
 
 def _plain(value: object) -> object:
-    """A number as text: one column may hold whole numbers and fractions."""
+    """Return a number as text: one column may contain integers and fractions."""
     return str(value) if isinstance(value, int | float) else value
 
 
 def no_rows_message(name: str, part: Part) -> str:
+    """Return the error text for a custom benchmark with neither files nor a function."""
     return (
-        f"data.benchmarks.{name}: its rows are nowhere. Set data.root to the folder that has"
+        f"data.benchmarks.{name}: it has no rows. Set data.root to the folder that has"
         f" {name}/{part}.jsonl (or .parquet, .csv), or rows to a function that makes them, as in"
         " my_task.py:rows"
     )
 
 
 def grade_with_user_code(code: UserFunction, text: str, question: Question) -> Judgement:
-    """What a verifier of one's own says. Raises StageError where it fails or says something else
-    than a judgement."""
+    """Return the judgement of a custom verifier. Raises StageError if it fails or returns anything
+    else."""
     about = f"question {question.id}"
     found: object = code.call(text, question, about=about)
     if not isinstance(found, Judgement) or not _consistent(found):
@@ -116,29 +118,32 @@ def _consistent(found: Judgement) -> bool:
     )
 
 
-def _to_question(row: Row, id: str, benchmark: str, config: CustomBenchmarkConfig) -> Question:
+def _to_question(
+    row: Row, question_id: str, benchmark: str, config: CustomBenchmarkConfig
+) -> Question:
     text = text_in(row, config.question)
     gold = row.get(config.answer)
     if gold is None or not str(gold).strip():
         raise DataError(f"{config.answer!r} is empty, and it is the gold answer")
     if config.choices is not None:
         choices = [choice.strip() for choice in strings(row.get(config.choices))]
-        question = choice_question(benchmark, id, text, choices, _letter(gold, choices))
+        question = choice_question(benchmark, question_id, text, choices, _letter(gold, choices))
     elif config.kind == "number":
-        question = open_question(benchmark, id, text, gold)
+        question = open_question(benchmark, question_id, text, gold)
     else:
-        question = Question(id, benchmark, text, (), str(gold).strip())
+        question = Question(question_id, benchmark, text, (), str(gold).strip())
     return replace(question, instruction=config.instruction)
 
 
 def _letter(gold: object, choices: list[str]) -> str:
-    """The letter of the right option, whichever of the three ways it is told in."""
-    given = str(gold).strip()
+    """Return the letter of the right option, which `gold` names by its letter, text or position."""
+    label = str(gold).strip()
     letters = LETTERS[: len(choices)]
-    meant = {at for at, choice in enumerate(choices) if choice == given}
-    meant |= {letters.index(given)} if len(given) == 1 and given in letters else set()
-    meant |= {at for at in range(len(choices)) if str(at) == given}
+    meant = {index for index, choice in enumerate(choices) if choice == label}
+    meant |= {letters.index(label)} if len(label) == 1 and label in letters else set()
+    meant |= {index for index in range(len(choices)) if str(index) == label}
     if len(meant) != 1:
-        how = "may mean several" if meant else "is neither the letter, the text nor the position"
-        raise DataError(f"the gold answer {given[:40]!r} {how} of the {len(choices)} options")
+        none = "is neither the letter, the text nor the position"
+        problem = "may mean several" if meant else none
+        raise DataError(f"the gold answer {label[:40]!r} {problem} of the {len(choices)} options")
     return LETTERS[meant.pop()]

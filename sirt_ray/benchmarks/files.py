@@ -1,5 +1,5 @@
 """Local benchmark rows: `<root>/<benchmark>/<split>.parquet|.jsonl|.json|.csv`, or a folder
-`<split>/` with several such files. `.json` may be one list or one record in each line."""
+`<split>/` with several such files. `.json` may contain one list or one record per line."""
 
 import csv
 import itertools
@@ -17,7 +17,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 
 
 def find(root: Path, benchmark: Benchmark, part: Part) -> list[Path]:
-    """The files of a split, in order. DataError where there are none."""
+    """Return the files of a split, in order. Raises DataError if there are none."""
     folder = root / benchmark.name
     for name in benchmark.split_names(part):
         for suffix in SUFFIXES:
@@ -26,7 +26,7 @@ def find(root: Path, benchmark: Benchmark, part: Part) -> list[Path]:
         if (folder / name).is_dir():
             return _in_folder(folder / name)
     names = " or ".join(benchmark.split_names(part))
-    what = "no such folder" if not folder.is_dir() else f"it holds {_listing(folder)}"
+    what = "no such folder" if not folder.is_dir() else f"it contains {_listing(folder)}"
     raise DataError(
         f"{benchmark.name}, split {part}: no rows in {folder} ({what}). Put a file {names}"
         f" ({', '.join(SUFFIXES)}) there, or leave data.root out to load from the hub"
@@ -34,7 +34,7 @@ def find(root: Path, benchmark: Benchmark, part: Part) -> list[Path]:
 
 
 def check(path: Path, benchmark: Benchmark, part: Part) -> None:
-    """Look at a file's first rows: it must be readable and have the columns that are needed."""
+    """Check the first rows of a file. Raises DataError if it cannot be read or lacks a column."""
     try:
         columns = read_columns(path)
     except (OSError, ValueError) as error:  # pyarrow's errors and JSON's are ValueErrors
@@ -45,7 +45,7 @@ def check(path: Path, benchmark: Benchmark, part: Part) -> None:
         ) from error
     if not columns:
         raise DataError(
-            f"{benchmark.name}, split {part}: {path} has no rows, so nothing can be asked. Put the"
+            f"{benchmark.name}, split {part}: {path} has no rows, so there are no questions. Put"
             " rows there, or take the benchmark out of the job's data section"
         )
     missing = [column for column in benchmark.columns if column not in columns]
@@ -58,7 +58,7 @@ def check(path: Path, benchmark: Benchmark, part: Part) -> None:
 
 
 def read_columns(path: Path) -> Sequence[str]:
-    """Names of the columns; none where the file has no rows."""
+    """Return the names of the columns; none if the file has no rows."""
     if path.suffix == ".parquet":
         file = cast(Any, pq.ParquetFile(path))
         return list(file.schema_arrow.names) if file.metadata.num_rows else []
@@ -80,7 +80,8 @@ def read_columns(path: Path) -> Sequence[str]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. DataError where it cannot be read, or one of them is no row."""
+    """Return all rows of one file. Raises DataError if it cannot be read, or one of them is no
+    row."""
     try:
         if path.suffix == ".parquet":
             return cast(Any, pq.ParquetFile(path)).read().to_pylist()
@@ -98,7 +99,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _records(text: str) -> list[tuple[int, Any]]:
-    """What a list holds, or what stands in each line that is not blank; numbered from 1."""
+    """Return the items of a list, or of the lines that are not blank, numbered from 1."""
     if text.lstrip().startswith("["):
         listed: list[Any] = json.loads(text)
         return list(enumerate(listed, start=1))
@@ -112,7 +113,7 @@ def _in_folder(folder: Path) -> list[Path]:
     if len(suffixes) != 1:
         found = f"files of several kinds ({', '.join(sorted(suffixes))})" if files else "no files"
         raise DataError(
-            f"{folder} holds {found}. A split's folder must hold files of one kind out of"
+            f"{folder} contains {found}. A split's folder must contain files of one kind out of"
             f" {', '.join(SUFFIXES)}"
         )
     return files

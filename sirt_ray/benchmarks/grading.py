@@ -1,7 +1,7 @@
-"""The verifier on a file of responses, whoever wrote them.
+"""Grading of a file of responses with the verifier.
 
-The file is read line by line, so its size does not matter. With a bad line in it there is no
-result: the rest is only looked through for more of them.
+The file is read line by line, so its size does not matter. A file with a bad line has no result:
+the remaining lines are only searched for more bad ones.
 """
 
 import json
@@ -19,16 +19,16 @@ from sirt_ray.types import LETTERS, Judgement, Question
 from sirt_ray.verifier import numerals, statements
 
 MOST_SHOWN = 10
-"""Bad lines that an error names; all are counted."""
+"""Bad lines that an error lists; all are counted."""
 
 
 def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
-    """Grade every row of `file`; write each with its judgement to `out`, which is there only once
-    it is whole.
+    """Grade every row of `file`; write each with its judgement to `out`, which is created only once
+    it is complete.
 
-    Returns how many are `right`, `wrong` and `unparseable`, and of how many the answer was
-    `guessed` or the comparison `undecided`. Raises DataError with all that is wrong with the
-    arguments, or with the rows; StageError where the disk fails.
+    Return how many are `right`, `wrong` and `unparseable`, and for how many the answer was
+    `guessed` or the comparison `undecided`. Raises DataError with everything that is wrong with the
+    arguments, or with the rows; StageError if the disk fails.
     """
     benchmark = _checked(name, file, out)
     partial = out.with_name(f".{out.name}.partial") if out else None
@@ -52,7 +52,7 @@ def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
     except OSError as error:
         raise StageError(
             f"grading {file} has stopped: {error.strerror}. Nothing is written; free some space or"
-            " mend the disk, then run the same command again"
+            " repair the disk, then run the same command again"
         ) from error
     finally:
         if partial:
@@ -82,7 +82,7 @@ def _checked(name: str, file: Path, out: Path | None) -> Benchmark:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1."""
+    """Yield the lines that are not blank, numbered from 1."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -90,7 +90,8 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _row(benchmark: Benchmark, line: bytes) -> tuple[dict[str, Any], Question]:
-    """A line as it is, and what its response answers. DataError with all that is wrong with it."""
+    """Return the record of a line, and the question that its response answers. Raises DataError
+    with everything that is wrong with the line."""
     row = _record(line)
     problems: list[str] = []
     if "response" not in row:
@@ -130,19 +131,19 @@ def _choices(row: Row) -> tuple[str, ...]:
 
 
 def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
-    """The gold answer as the verifier knows it, from how the benchmark's rows have it."""
+    """Return the gold answer in the verifier's notation, from that of the benchmark's rows."""
     if "reference" not in row:
         raise DataError('"reference" is missing: the gold answer')
-    given = row["reference"]
-    if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise DataError(f'"reference" is {_shown(given)} and not text')
-    reference = str(given).strip()
+    gold = row["reference"]
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        raise DataError(f'"reference" is {_shown(gold)} and not text')
+    reference = str(gold).strip()
     if benchmark.kind == "choice":
         return _letter(benchmark, reference, num_choices)
     if benchmark.kind == "number":
         number = numerals.canonical(reference.rpartition("####")[2])
         if number is None:
-            raise DataError(f'"reference" is {_shown(given)} and not a number')
+            raise DataError(f'"reference" is {_shown(gold)} and not a number')
         return number
     boxes = [found.text.strip() for found in statements.find(reference) if found.mark == "boxed"]
     if not reference:
@@ -151,7 +152,7 @@ def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
 
 
 def _letter(benchmark: Benchmark, label: str, num_choices: int) -> str:
-    """The letter of the option with a label: the benchmark's own, or a letter."""
+    """Return the letter of the option with a label: one of the benchmark's labels, or a letter."""
     for labels in (LETTERS, benchmark.labels):
         names = labels[:num_choices]
         if label and label.upper() in tuple(names):
@@ -172,8 +173,14 @@ def _grade(
     counts["guessed"] += found.extracted is not None and not found.stated
     counts["undecided"] += found.undecided
     if written is not None:
-        said = {"extracted": found.extracted, "stated": found.stated, "undecided": found.undecided}
-        written.write(json.dumps({**row, "verdict": found.verdict, **said}) + "\n")
+        graded = {
+            **row,
+            "verdict": found.verdict,
+            "extracted": found.extracted,
+            "stated": found.stated,
+            "undecided": found.undecided,
+        }
+        written.write(json.dumps(graded) + "\n")
 
 
 def _refusal(file: Path, bad: list[str]) -> str:
@@ -181,7 +188,7 @@ def _refusal(file: Path, bad: list[str]) -> str:
         return f"{file} has no rows, so there is nothing to grade. Write one JSON record a line"
     more = [f"and {len(bad) - MOST_SHOWN:,} more"] if len(bad) > MOST_SHOWN else []
     shown = "\n  ".join([*bad[:MOST_SHOWN], *more])
-    return f"{file}: {len(bad):,} lines cannot be graded. Mend them; nothing was graded:\n  {shown}"
+    return f"{file}: {len(bad):,} lines cannot be graded. Fix them; nothing was graded:\n  {shown}"
 
 
 def _shown(value: object) -> str:

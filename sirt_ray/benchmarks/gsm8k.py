@@ -1,4 +1,4 @@
-"""GSM8K: grade-school math word problems (Cobbe et al. 2021). 7473 training, 1319 test questions.
+"""GSM8K: grade-school math word problems (Cobbe et al. 2021).
 
 A row::
 
@@ -15,19 +15,25 @@ from sirt_ray.types import Question
 COLUMNS = ("question", "answer")
 
 
-def to_question(row: Row, id: str, benchmark: str = "gsm8k") -> Question:
+def to_question(row: Row, question_id: str, benchmark: str = "gsm8k") -> Question:
     text, answer = text_in(row, "question"), text_in(row, "answer")
     _, mark, gold = answer.rpartition("####")
     if not mark:
         raise DataError("'answer' does not end in '#### <number>'")
-    return open_question(benchmark, id, text, gold.strip())
+    return open_question(benchmark, question_id, text, gold.strip())
 
 
 GSM8K = Benchmark(
     name="gsm8k",
     version=1,
     kind="number",
-    source=Hub("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", ("main",)),
+    source=Hub(
+        "openai/gsm8k",
+        "740312add88f781978c0658806c59bc2815b9866",
+        num_train=7473,
+        num_test=1319,
+        configs=("main",),
+    ),
     columns=COLUMNS,
     to_question=to_question,
 )

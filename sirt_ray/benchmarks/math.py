@@ -1,5 +1,5 @@
-"""MATH: competition mathematics, the answer is a LaTeX expression (Hendrycks et al. 2021). 7500
-training, 5000 test questions; local files may have the subset of 500 that is known as MATH-500.
+"""MATH: competition mathematics, the answer is a LaTeX expression (Hendrycks et al. 2021).
+Local files may have the subset of 500 test questions that is known as MATH-500.
 
 A row::
 
@@ -27,19 +27,25 @@ _SUBJECTS = (
 )
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     text, solution = text_in(row, "problem"), text_in(row, "solution")
     boxes = [s.text.strip() for s in statements.find(solution) if s.mark == "boxed"]
     if not boxes or not boxes[-1]:
         raise DataError("'solution' has no answer in \\boxed{...}")
-    return Question(id, "math", text, (), boxes[-1])
+    return Question(question_id, "math", text, (), boxes[-1])
 
 
 MATH = Benchmark(
     name="math",
     version=2,
     kind="expression",
-    source=Hub("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3", _SUBJECTS),
+    source=Hub(
+        "EleutherAI/hendrycks_math",
+        "21a5633873b6a120296cce3e2df9d5550074f4a3",
+        num_train=7500,
+        num_test=5000,
+        configs=_SUBJECTS,
+    ),
     columns=("problem", "solution"),
     to_question=to_question,
     test=("test", "test500"),

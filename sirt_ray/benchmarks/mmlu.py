@@ -1,5 +1,5 @@
-"""MMLU: knowledge of 57 subjects, four options (Hendrycks et al. 2021). 14042 test questions; local
-files may have the 3018 of the STEM subjects. It is only evaluated.
+"""MMLU: knowledge of 57 subjects, four options (Hendrycks et al. 2021). It is only evaluated.
+Local files may have the 3018 test questions of the STEM subjects.
 
 A row::
 
@@ -20,16 +20,22 @@ from sirt_ray.types import Question
 _LABELS = tuple("0123456789")
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     text, choices = text_in(row, "question"), strings(row.get("choices"))
-    return choice_question("mmlu", id, text, choices, row.get("answer"), _LABELS)
+    return choice_question("mmlu", question_id, text, choices, row.get("answer"), _LABELS)
 
 
 MMLU = Benchmark(
     name="mmlu",
     version=1,
     kind="choice",
-    source=Hub("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", ("all",)),
+    source=Hub(
+        "cais/mmlu",
+        "c30699e8356da336a370243923dbaf21066bb9fe",
+        num_train=0,
+        num_test=14042,
+        configs=("all",),
+    ),
     columns=("question", "choices", "answer"),
     to_question=to_question,
     labels=_LABELS,

@@ -1,5 +1,4 @@
-"""MultiArith: arithmetic word problems of several steps (Roy and Roth 2015). 420 training, 180 test
-questions.
+"""MultiArith: arithmetic word problems of several steps (Roy and Roth 2015).
 
 A row::
 
@@ -14,18 +13,23 @@ from sirt_ray.errors import DataError
 from sirt_ray.types import Question
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     text = text_in(row, "question")
     if "final_ans" not in row:
         raise DataError("column 'final_ans' is missing")
-    return open_question("multiarith", id, text, row["final_ans"])
+    return open_question("multiarith", question_id, text, row["final_ans"])
 
 
 MULTIARITH = Benchmark(
     name="multiarith",
     version=1,
     kind="number",
-    source=Hub("ChilleD/MultiArith", "144d44c3fb87c0b9097ac9593c789e716a282e3e"),
+    source=Hub(
+        "ChilleD/MultiArith",
+        "144d44c3fb87c0b9097ac9593c789e716a282e3e",
+        num_train=420,
+        num_test=180,
+    ),
     columns=("question", "final_ans"),
     to_question=to_question,
 )

@@ -1,6 +1,6 @@
-"""OpenBookQA: elementary science, four options (Mihaylov et al. 2018). 4957 training questions; the
-500 of the validation split are the test, as in the paper. Where local files have only a test split
-(500 other questions, with answers), that is used.
+"""OpenBookQA: elementary science, four options (Mihaylov et al. 2018). The validation split is the
+test, as in the paper. Where local files have only a test split (500 other questions, with answers),
+that is used.
 
 A row::
 
@@ -24,17 +24,23 @@ from sirt_ray.benchmarks.base import (
 from sirt_ray.types import Question
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     text = text_in(row, "question_stem")
     labels, texts = labelled_choices(row)
-    return choice_question("openbookqa", id, text, texts, row.get("answerKey"), labels)
+    return choice_question("openbookqa", question_id, text, texts, row.get("answerKey"), labels)
 
 
 OPENBOOKQA = Benchmark(
     name="openbookqa",
     version=1,
     kind="choice",
-    source=Hub("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", ("main",)),
+    source=Hub(
+        "allenai/openbookqa",
+        "388097ea7776314e93a529163e0fea805b8a6454",
+        num_train=4957,
+        num_test=500,
+        configs=("main",),
+    ),
     columns=("question_stem", "choices", "answerKey"),
     to_question=to_question,
     test=("validation", "test"),

@@ -1,6 +1,5 @@
-"""PIQA: physical commonsense, two solutions to a goal (Bisk et al. 2020). 16113 training questions;
-the 1838 of the validation split are the test, as in the paper, since the hub's test split has no
-answers.
+"""PIQA: physical commonsense, two solutions to a goal (Bisk et al. 2020). The validation split is
+the test, as in the paper, since the hub's test split has no answers.
 
 A row::
 
@@ -25,16 +24,24 @@ from sirt_ray.types import Question
 _LABELS = ("0", "1")
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     solutions = [text_in(row, "sol1"), text_in(row, "sol2")]
-    return choice_question("piqa", id, text_in(row, "goal"), solutions, row.get("label"), _LABELS)
+    return choice_question(
+        "piqa", question_id, text_in(row, "goal"), solutions, row.get("label"), _LABELS
+    )
 
 
 PIQA = Benchmark(
     name="piqa",
     version=1,
     kind="choice",
-    source=Hub("ybisk/piqa", "refs/convert/parquet", files="plain_text/{split}/*.parquet"),
+    source=Hub(
+        "ybisk/piqa",
+        "refs/convert/parquet",
+        num_train=16113,
+        num_test=1838,
+        files="plain_text/{split}/*.parquet",
+    ),
     columns=("goal", "sol1", "sol2", "label"),
     to_question=to_question,
     test=("validation", "test"),

@@ -1,7 +1,7 @@
-"""Benchmark rows -> questions, with everything that is wrong told at once.
+"""Benchmark rows -> questions, with everything that is wrong with them in one error.
 
-A row that cannot be used stops the run instead of being dropped: it means that the file is not what
-it is taken for, and a quietly smaller benchmark would make every score incomparable.
+A row that cannot be used stops the run instead of being dropped: it means that the file is not the
+expected one, and a silently smaller benchmark would make every score incomparable.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,25 +19,27 @@ MOST_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """Example::
+    """A row that cannot be used.
 
-    BadRow(position=17, label="id 'train-17'", reason="'question_stem' is empty")
+    Example::
+
+        BadRow(position=17, label="id 'train-17'", reason="'question_stem' is empty")
     """
 
     position: int
     """Counted from 0 over all files of the split."""
     label: str
-    """The row's own name, where it has one."""
+    """The name that the row has in the file; empty without one."""
     reason: str
 
     def __str__(self) -> str:
-        own = f" ({self.label})" if self.label else ""
-        return f"row {self.position}{own}: {self.reason}"
+        label = f" ({self.label})" if self.label else ""
+        return f"row {self.position}{label}: {self.reason}"
 
 
 def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
-    """One row as a question still without an id, or as the `reason` why it is none. A shard of rows
-    does not know where it stands in the whole; `number` gives the ids."""
+    """Return a row as a question without an id, or with the `reason` why it is none. A shard of
+    rows does not know its position in the split; `number` assigns the ids."""
     named = f"id {row['id']!r}" if "id" in row else ""
     try:
         question = benchmark.to_question(row, "")
@@ -50,23 +52,23 @@ def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
 def number(
     benchmark: Benchmark, part: Part, converted: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Question], list[BadRow]]:
-    """All converted rows of a split, in order -> questions with the id
-    `<benchmark>/<part>/<position>`, and the rows that are none."""
+    """Return the questions of a split's converted rows, which are in order, with the ids
+    `<benchmark>/<part>/<position>`, and the bad rows."""
     questions: list[Question] = []
     bad: list[BadRow] = []
     for position, row in enumerate(converted):
         if row["reason"]:
             bad.append(BadRow(position, row["label"], row["reason"]))
         else:
-            id = f"{benchmark.name}/{part}/{position}"
-            questions.append(parquet.from_row(Question, {**row, "id": id}))
+            question_id = f"{benchmark.name}/{part}/{position}"
+            questions.append(parquet.from_row(Question, {**row, "id": question_id}))
     return questions, bad
 
 
 def bad_rows_message(
     benchmark: str, part: Part, where: str, bad: Sequence[BadRow], num_rows: int
 ) -> str:
-    """What the user is told about a split with rows that cannot be used."""
+    """Return the error text for a split with rows that cannot be used."""
     lines = [f"  {row}" for row in bad[:MOST_SHOWN]]
     if len(bad) > MOST_SHOWN:
         lines.append(f"  and {len(bad) - MOST_SHOWN} more")
@@ -74,20 +76,21 @@ def bad_rows_message(
         [
             f"{benchmark}, split {part} ({where}): {len(bad)} of {num_rows} rows cannot be used:",
             *lines,
-            "  Mend or remove these rows; a benchmark with rows left out would not be comparable.",
+            "  Fix or remove these rows; a benchmark with rows left out would not be comparable.",
         ]
     )
 
 
 def empty_message(benchmark: str, part: Part, where: str) -> str:
+    """Return the error text for a split without rows."""
     return (
-        f"{benchmark}, split {part} ({where}): there are no rows, so nothing can be asked."
+        f"{benchmark}, split {part} ({where}): there are no rows, so there are no questions."
         " Put the rows there, or take the benchmark out of the job's data section"
     )
 
 
 def raise_all(problems: Iterable[str]) -> None:
-    """One DataError for all problems, if there are any."""
+    """Raise one DataError for all problems, if there are any."""
     found = list(problems)
     if found:
         raise DataError("\n".join(found))

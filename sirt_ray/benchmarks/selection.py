@@ -1,7 +1,7 @@
-"""Which questions are trained on, held out and reported on.
+"""Selection of the questions that are trained on, held out and reported on.
 
-Deterministic in (rows, settings, seed), and in the order of the rows. Each benchmark is drawn on
-its own, so adding one to a job does not change what another one contributes.
+It is deterministic in (rows, settings, seed), and keeps the order of the rows. Each benchmark is
+sampled separately, so adding one to a job does not change what another one contributes.
 """
 
 import random
@@ -15,20 +15,22 @@ from sirt_ray.types import Question
 
 @dataclass(frozen=True, slots=True)
 class Selection:
+    """The training rows of one benchmark, split."""
+
     train: list[Question]
     validation: list[Question]
     counts: dict[str, int]
-    """What became of the training rows; `rows` is the sum of `train`, `validation` and everything
-    that starts with `dropped_`."""
+    """Outcomes of the training rows; `rows` is the sum of `train`, `validation` and everything that
+    starts with `dropped_`."""
 
 
 def text_key(question: Question) -> str:
-    """What makes two questions the same text, whatever their options are."""
+    """Return the key that questions with the same text share, whatever their options are."""
     return normalised(question.text)
 
 
 def normalised(text: str) -> str:
-    """A text without regard to case and spacing."""
+    """Return a text in one case, with single spaces."""
     return " ".join(text.casefold().split())
 
 
@@ -42,11 +44,11 @@ def select_training(
 ) -> Selection:
     """Split the training rows of one benchmark.
 
-    Rows that repeat another's text and options are dropped. `num_validation` are held out first,
-    each with a text of its own; a training question with the same text as a held-out one is
-    dropped. Of the rest `num_train` are chosen (None: all), where `balanced` equally many for each
-    answer. Too few rows make fewer training questions, and `counts["missing"]` says how many; none
-    at all is an error.
+    Rows that repeat the text and options of another are dropped. `num_validation` are held out
+    first, each with a different text; a training question with the same text as a held-out one is
+    dropped. `num_train` of the rest are chosen (None: all), equally many for each answer where
+    `balanced`. With too few rows there are fewer training questions, counted as
+    `counts["missing"]`. Raises DataError if there are none at all.
     """
     distinct = _without_duplicates(questions)
     validation = _held_out(distinct, num_validation, random.Random(f"{seed}/{name}/validation"))
@@ -76,8 +78,8 @@ def select_training(
 def select_test(
     name: str, questions: Sequence[Question], num_test: int | None, seed: int
 ) -> list[Question]:
-    """At most `num_test` questions, in order. Duplicates stay: a published split is asked as it
-    is."""
+    """Return at most `num_test` questions, in order. Duplicates stay: a published split is used as
+    it is."""
     if num_test is None or num_test >= len(questions):
         return list(questions)
     chosen = random.Random(f"{seed}/{name}/test").sample(range(len(questions)), num_test)
@@ -85,13 +87,14 @@ def select_test(
 
 
 def contaminated(train: Sequence[Question], test_texts: Collection[str]) -> int:
-    """Training questions whose text is also asked in a test. They are counted and not dropped: the
-    paper trains on the published splits as they are, and so does everyone it is compared to."""
+    """Return how many training questions have the text of a test question. They are counted and not
+    dropped: the paper trains on the published splits as they are, as do the works it compares
+    with."""
     return sum(text_key(question) in test_texts for question in train)
 
 
 def _without_duplicates(questions: Sequence[Question]) -> list[Question]:
-    """The first of all questions with the same text and options, in any order of the options."""
+    """Return the first of all questions with the same text and the same options in any order."""
     seen: set[tuple[str, tuple[str, ...]]] = set()
     kept: list[Question] = []
     for question in questions:
@@ -127,7 +130,7 @@ def _choose(
 
 
 def quotas(answers: Sequence[str], count: int) -> dict[str, int]:
-    """`count` shared out equally; the first answers get one more where it does not divide.
+    """Return equal shares of `count`; the first answers get one more if it does not divide.
 
     Example::
 
@@ -138,5 +141,5 @@ def quotas(answers: Sequence[str], count: int) -> dict[str, int]:
 
 
 def answer_counts(questions: Sequence[Question]) -> dict[str, int]:
-    """How often each option is the right one; empty for open questions."""
+    """Return how often each option is the right one; empty for open questions."""
     return dict(sorted(Counter(q.reference for q in questions if q.choices).items()))

@@ -1,5 +1,5 @@
-"""SocialIQA: what people feel and do, three options (Sap et al. 2019). 33410 training questions;
-the 1954 of the validation split are the test, as in the paper, since there is no other.
+"""SocialIQA: what people feel and do, three options (Sap et al. 2019). The validation split is the
+test, as in the paper, since there is no other.
 
 A row::
 
@@ -23,17 +23,23 @@ from sirt_ray.types import Question
 _LABELS = ("1", "2", "3")
 
 
-def to_question(row: Row, id: str) -> Question:
+def to_question(row: Row, question_id: str) -> Question:
     text = f"{text_in(row, 'context')} {text_in(row, 'question')}"
     choices = [text_in(row, f"answer{letter}") for letter in "ABC"]
-    return choice_question("social_i_qa", id, text, choices, row.get("label"), _LABELS)
+    return choice_question("social_i_qa", question_id, text, choices, row.get("label"), _LABELS)
 
 
 SOCIAL_I_QA = Benchmark(
     name="social_i_qa",
     version=1,
     kind="choice",
-    source=Hub("allenai/social_i_qa", "refs/convert/parquet", files="default/{split}/*.parquet"),
+    source=Hub(
+        "allenai/social_i_qa",
+        "refs/convert/parquet",
+        num_train=33410,
+        num_test=1954,
+        files="default/{split}/*.parquet",
+    ),
     columns=("context", "question", "answerA", "answerB", "answerC", "label"),
     to_question=to_question,
     test=("validation", "test"),

@@ -1,6 +1,6 @@
-"""The quickstart's own tasks. `quickstart/tasks.py` generates their rows: word problems in GSM8K's
-columns, letter choices in CommonsenseQA's. The `_ood` twins are the same kind of task in other
-words and with longer chains, for a look at out-domain accuracy.
+"""The synthetic tasks of the quickstart. `quickstart/tasks.py` generates their rows: word problems
+in GSM8K's columns, letter choices in CommonsenseQA's. The `_ood` variants are the same kind of task
+in different words and with longer chains, to measure out-domain accuracy.
 
 Rows of the two kinds::
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sirt_ray.artifacts.store import RECORD, ArtifactStatus
-from sirt_ray.benchmarks.base import Generated
-from sirt_ray.benchmarks.registry import PUBLISHED, benchmarks_of
+from sirt_ray.benchmarks.base import CustomSource
+from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.study import Study
 from sirt_ray.config.training import RULES, TrainingConfig
@@ -175,10 +175,9 @@ def _training(
     for name in tasks:
         benchmark = known[name]
         size = job.data.num_train or benchmark.default_num_train
-        if size is None and isinstance(benchmark.source, Generated):
+        if not size and not isinstance(benchmark.source, CustomSource):
             size = benchmark.source.num_train
-        size = size or PUBLISHED.get((name, "train"))
-        if size is None:
+        if not size:
             work.unsized.add(f"{name} train")
             continue
         total += min(math.ceil(size * fraction), most or size)
@@ -190,10 +189,9 @@ def _test_questions(job: JobConfig, work: Work) -> Iterator[int]:
     for name in job.data.evaluate:
         source = known[name].source
         size = job.data.num_test
-        if size is None and isinstance(source, Generated):
+        if not size and not isinstance(source, CustomSource):
             size = source.num_test
-        size = size or PUBLISHED.get((name, "test"))
-        if size is None:
+        if not size:
             work.unsized.add(f"{name} test")
         yield size or 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sirt_ray import user_code
-from sirt_ray.benchmarks.custom import made_rows, own_benchmark
+from sirt_ray.benchmarks.custom import custom_benchmark, made_rows
 from sirt_ray.benchmarks.registry import REGISTRY, benchmarks_of
 from sirt_ray.config import load
 from sirt_ray.config.custom import CustomBenchmarkConfig
@@ -45,7 +45,7 @@ def code(tmp_path: Path, text: str, function: str = "own") -> user_code.UserFunc
 
 
 def question_of(row: dict[str, object], **config: Any) -> Question:
-    benchmark = own_benchmark("mine", CustomBenchmarkConfig(**config))
+    benchmark = custom_benchmark("mine", CustomBenchmarkConfig(**config))
     return benchmark.to_question(row, "mine/test/0")
 
 
@@ -107,7 +107,7 @@ class TestWhatIsReturned:
     )  # fmt: skip
     def test_rows(self, tmp_path: Path, body: str, words: str) -> None:
         read = code(tmp_path, f"def own(split):\n    {body}\n")
-        benchmark = own_benchmark("mine", CustomBenchmarkConfig(rows=f"{read.file}:own"))
+        benchmark = custom_benchmark("mine", CustomBenchmarkConfig(rows=f"{read.file}:own"))
         with pytest.raises((DataError, StageError), match=words) as told:
             made_rows(benchmark, "train")
         assert read.file in str(told.value)
@@ -129,7 +129,7 @@ class TestWhatIsReturned:
         read = code(tmp_path, text)
         config = CustomBenchmarkConfig(verifier=f"{read.file}:own")
         with pytest.raises(StageError, match=r"own\.py.* own .*question sums/test/0"):
-            own_benchmark("sums", config).grade("so 4", QUESTION)
+            custom_benchmark("sums", config).grade("so 4", QUESTION)
 
     @pytest.mark.parametrize(
         "body",

@@ -49,7 +49,7 @@ def test_counts_are_printed_and_rows_repeated(
     told = capsys.readouterr()
     assert json.loads(told.out) == {"right": 2, "wrong": 1, "unparseable": 1, "accuracy": 0.5}
     assert told.out.count("\n") == 1
-    assert "1 of 4 responses do not say" in told.err
+    assert "1 of 4 responses do not state" in told.err
     verdicts = [("right", "18", True), ("right", "18", False), ("wrong", "17", True)]
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
         row | {"verdict": verdict, "extracted": extracted, "stated": stated, "undecided": False}

@@ -45,12 +45,12 @@ def test_files_are_found_in_all_forms(root: Path) -> None:
 
 def test_missing_files_say_what_is_there(root: Path) -> None:
     (root / "gsm8k" / "tests.parquet").touch()
-    with pytest.raises(DataError, match=r"gsm8k, split test: no rows in .*holds tests.parquet"):
+    with pytest.raises(DataError, match=r"gsm8k, split test: no rows in .*contains tests.parquet"):
         found(root, "test")
     with pytest.raises(DataError, match=r"piqa, split train: .*no such folder"):
         found(root, "train", "piqa")
     (root / "gsm8k" / "train").mkdir()
-    with pytest.raises(DataError, match="holds no files"):
+    with pytest.raises(DataError, match="contains no files"):
         found(root)
     (root / "gsm8k" / "train" / "a.csv").touch()
     (root / "gsm8k" / "train" / "a.jsonl").touch()
