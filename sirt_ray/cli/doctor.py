@@ -43,6 +43,7 @@ _PORTS = (
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `sirt doctor`."""
     doctor = commands.add_parser(
         "doctor",
         help="check what this machine lacks for a run, and how to fix it",

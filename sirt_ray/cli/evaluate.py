@@ -25,6 +25,7 @@ _ARGUMENTS = ("benchmarks", "root", "num", "prompts", "seed")
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `sirt evaluate`."""
     command = commands.add_parser(
         "evaluate",
         help="score a run's student, or any model, on benchmarks",

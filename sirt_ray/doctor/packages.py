@@ -38,6 +38,7 @@ def requires(package: str) -> Sequence[str]:
 
 
 def check_python() -> list[Finding]:
+    """Check the version of Python against the metadata of this package."""
     wanted = metadata.metadata(PACKAGE)["Requires-Python"]
     running = platform.python_version()
     if running in SpecifierSet(wanted):

@@ -44,6 +44,7 @@ class Usage:
 
     @property
     def tokens(self) -> int:
+        """Tokens of prompt and completions together."""
         return self.prompt_tokens + self.completion_tokens
 
 

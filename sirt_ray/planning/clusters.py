@@ -32,6 +32,7 @@ class Node:
 
     @property
     def gpus(self) -> int:
+        """Number of GPUs."""
         return int(self.resources.get("GPU", 0))
 
 
@@ -50,6 +51,7 @@ class Cluster:
 
     @property
     def gpus(self) -> int:
+        """Number of GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
 
     @property

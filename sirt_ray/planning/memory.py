@@ -49,6 +49,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Sum of all parts on the GPU, without `host`."""
         return sum(getattr(self, part.name) for part in fields(self)) - self.host
 
     def times(self, sharing: int) -> "Memory":

@@ -46,14 +46,17 @@ class Setup:
 
     @property
     def roles(self) -> tuple[Role, ...]:
+        """Roles that are placed, in the order of their start."""
         engines: tuple[Role, ...] = ("student",) if self.teacher is None else ("teacher", "student")
         return (*engines, "trainer") if self.trainings else engines
 
     def shape(self, role: Role) -> ModelShape | None:
+        """Return the shape of the role's model; None if not known."""
         name = self.teacher if role == "teacher" else self.student
         return None if name is None else self.shapes[name]
 
     def engine(self, role: Role) -> EngineConfig:
+        """Return the settings of the engine of the teacher or the student."""
         return self.resources.teacher if role == "teacher" else self.resources.student
 
 
@@ -81,6 +84,7 @@ class Part:
 
     @property
     def total_gpus(self) -> float:
+        """GPUs of all replicas or workers."""
         return self.count * self.gpus
 
 

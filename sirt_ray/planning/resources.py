@@ -34,6 +34,7 @@ class ResourceRequest:
 
     @property
     def total(self) -> dict[str, float]:
+        """Sum of all bundles."""
         return _sum(self.bundles)
 
 
@@ -69,6 +70,7 @@ def of_engine(
 
 
 def of_trainer(trainer: TrainerResources, cluster_gpus: float) -> ResourceRequest:
+    """Return the request of all training workers."""
     gpus = gpus_per_worker(trainer, cluster_gpus)
     worker = {"CPU": float(trainer.cpus_per_worker), **trainer.custom_resources}
     if gpus:
@@ -200,6 +202,7 @@ def _described(node: Node, with_labels: bool) -> str:
 
 
 def has_labels(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Return whether a node with the labels `found` has all `wanted` ones."""
     return all(found.get(name) == value for name, value in wanted.items())
 
 

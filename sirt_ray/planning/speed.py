@@ -67,6 +67,7 @@ class TimeEstimate:
     """Number of artifacts whose time is taken from finished ones of their kind."""
 
     def plus(self, other: "TimeEstimate") -> "TimeEstimate":
+        """Return the sum of two estimates, with the kind of the first."""
         return TimeEstimate(
             self.kind,
             self.artifacts + other.artifacts,

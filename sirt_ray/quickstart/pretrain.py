@@ -186,6 +186,7 @@ def make(out: Path, seed: int, steps_scale: float) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command line; `argv` None means `sys.argv`."""
     parser = argparse.ArgumentParser(description="Train the quickstart's student and teacher.")
     parser.add_argument("--out", type=Path, required=True, help="folder for student/ and teacher/")
     parser.add_argument("--seed", type=int, default=0)

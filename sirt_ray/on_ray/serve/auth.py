@@ -49,10 +49,12 @@ class KeyCheck:
 
     @classmethod
     def of(cls, key: str, variable: str = DEFAULT_VARIABLE) -> "KeyCheck":
+        """Return the check for a key, with a new salt."""
         salt = secrets.token_bytes(16)
         return cls(variable, salt, _digest(salt, key.encode()))
 
     def matches(self, key: bytes) -> bool:
+        """Return whether this is the right key."""
         return hmac.compare_digest(_digest(self.salt, key), self.digest)
 
 

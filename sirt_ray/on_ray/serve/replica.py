@@ -52,8 +52,10 @@ class OpenAIReplica:
         return RequireKey(await self._server.__serve_build_asgi_app__(), self._key)
 
     async def check_health(self) -> None:
+        """Raise if the engine is dead. Serve calls this regularly."""
         await self._server.check_health()
 
     async def facts(self) -> ReplicaFacts:
+        """Return what `ModelServer` needs to know of the engine."""
         model = _compat.engine_client(self._server).model_config
         return ReplicaFacts("", model.max_model_len, ())

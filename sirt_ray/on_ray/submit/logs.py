@@ -46,7 +46,9 @@ class LogSource(Protocol):
 
     address: str
 
-    def submission(self, submission_id: str) -> Submission: ...
+    def submission(self, submission_id: str) -> Submission:
+        """Return the current state of a submission."""
+        ...
 
     def tail(self, submission_id: str) -> AsyncIterator[str]:
         """Yield the log from its beginning, and what is written to it until the job ends."""

@@ -32,6 +32,7 @@ class SubmittedRun:
 
     @property
     def id(self) -> str:
+        """Id of the run, the same in all its submissions."""
         return serve_apps.run_id(self.folder)
 
     @property
@@ -66,6 +67,7 @@ class Submission:
 
     @property
     def is_over(self) -> bool:
+        """Whether the job has ended."""
         return self.state.is_terminal()
 
     @classmethod
@@ -94,6 +96,7 @@ class Submission:
 
 
 def submission_id(run: SubmittedRun, number: int) -> str:
+    """Return Ray's submission id for the run's submission of this number."""
     return f"sirt-{run.id}-{number:02d}"
 
 
