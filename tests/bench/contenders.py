@@ -18,8 +18,8 @@ from sirt_ray.on_ray.engine.options import engine_kwargs, environment
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed
 from sirt_ray.quickstart import assets, tasks
 from sirt_ray.types import Question
-from tests.helpers.asked import start_sampler
-from tests.helpers.bars import Bars
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sampling import start_sampler
 
 MODEL = "quickstart:student"
 SAMPLING = SamplingConfig(temperature=0.9, max_tokens=96)
@@ -155,7 +155,7 @@ class Ours:
             out=self._folder / f"run_{self._runs}",
             block_size=ResourcesConfig().block_size,
             name="samples",
-            progress=Bars(),
+            progress=RecordedProgress(),
         )
         return Rate(counts["completion_tokens"], time.perf_counter() - began)
 

@@ -31,17 +31,17 @@ from sirt_ray.core.interfaces import Policy, Progress
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.report.progress import LogProgress
-from tests.helpers import sleeping
-from tests.helpers.asked import start_sampler
-from tests.helpers.bars import Bars
+from tests.helpers import sleeping_engine
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sampling import start_sampler
 
-ray.cloudpickle.register_pickle_by_value(sleeping)
+ray.cloudpickle.register_pickle_by_value(sleeping_engine)
 
 
 class Plane:
     """A server of sleeping engines, and the way to sample from it."""
 
-    def __init__(self, engine: sleeping.SleepingEngine, replicas: int) -> None:
+    def __init__(self, engine: sleeping_engine.SleepingEngine, replicas: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="sirt-bench-"))
         self._sampler = start_sampler(
             "student",
@@ -64,7 +64,7 @@ class Plane:
         out = self._folder / "out"
         began = time.perf_counter()
         counts = self._sampler.sample(
-            sleeping.apple_questions(count),
+            sleeping_engine.apple_questions(count),
             SamplingPlan({"cot": 1}, SamplingConfig(temperature=1.0), 0),
             TextPrompter("chat"),
             grade,
@@ -85,7 +85,9 @@ class Plane:
 
 
 def rate(count: int) -> float:
-    plane = Plane(sleeping.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    plane = Plane(
+        sleeping_engine.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1
+    )
     plane.sample(256)
     seconds = plane.sample(count)
     plane.close()
@@ -96,11 +98,11 @@ def rate(count: int) -> float:
 def busy(count: int, replicas: int = 16) -> float:
     """Measured from the first answer on, for as long as there is work for all: at the end of any
     list of questions some engine waits for the others."""
-    engine = sleeping.SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
+    engine = sleeping_engine.SleepingEngine(places=8, shortest_s=1.0, longest_s=6.0)
     plane = Plane(engine, replicas)
     places = replicas * engine.places
     taken: list[tuple[float, bool]] = []
-    bars = Bars()
+    bars = RecordedProgress()
     over = threading.Event()
 
     def watch() -> None:
@@ -129,7 +131,9 @@ def busy(count: int, replicas: int = 16) -> float:
 
 
 def memory(counts: list[int]) -> list[float]:
-    plane = Plane(sleeping.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1)
+    plane = Plane(
+        sleeping_engine.SleepingEngine(places=256, shortest_s=0.0, longest_s=0.0), replicas=1
+    )
     process, peaks = psutil.Process(), []
     for count in counts:
         over, seen = threading.Event(), [0]

@@ -19,8 +19,8 @@ from sirt_ray.training.model import add_lora, load_model
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import read_lines
-from tests.helpers.dying import KilledAt, KilledError
-from tests.helpers.kinds import KINDS
+from tests.helpers.gpu_trainings import KINDS
+from tests.helpers.killed_training import KilledAt, KilledError
 
 NEAR = 0.02
 """Tolerance of losses of about 5 nats in bfloat16, computed in another order."""

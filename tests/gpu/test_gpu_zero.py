@@ -13,7 +13,7 @@ from sirt_ray.config.training import TuneConfig
 from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import read_lines
-from tests.helpers.kinds import KINDS
+from tests.helpers.gpu_trainings import KINDS
 
 pytest.importorskip("deepspeed")
 

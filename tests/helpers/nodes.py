@@ -113,7 +113,7 @@ class Nodes:
 
     def stop(self) -> None:
         """Raises AssertionError where an engine outlives its node by more than a moment."""
-        from tests.helpers.sleeping import wait_until
+        from tests.helpers.sleeping_engine import wait_until
 
         for command in self._commands:
             command.kill()

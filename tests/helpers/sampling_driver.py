@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 
 from sirt_ray.core.interfaces import Policy
-from tests.helpers.asked import start_sampler
+from tests.helpers.sampling import start_sampler
 from tests.integration.on_ray.sampling.test_faults import ENGINE, Sampling
 
 

@@ -21,43 +21,43 @@ from sirt_ray.quickstart import assets
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import WorkDir
 from tests.helpers import tiny
-from tests.helpers.desk import Desk, makes
+from tests.helpers.workspace import Workspace, makes
 
 
-def refine_standalone(desk: Desk, *settings: str) -> int:
+def refine_standalone(workspace: Workspace, *settings: str) -> int:
     """Run `sirt train dpo` on pairs in the token ids of the tiny student."""
-    pairs = tiny.write_pairs(desk.folder / "pairs", range(4)) / "pairs.parquet"
+    pairs = tiny.write_pairs(workspace.folder / "pairs", range(4)) / "pairs.parquet"
     overrides = [part for setting in settings for part in ("--set", setting)]
-    out = ["--data", str(pairs), "--out", str(desk.folder / "out")]
+    out = ["--data", str(pairs), "--out", str(workspace.folder / "out")]
     return main(["train", "dpo", *out, *overrides])
 
 
 @makes("pairs of a student with another tokenizer")
-def _(desk: Desk) -> int:
-    return refine_standalone(desk, f"model={assets.resolve('quickstart:student')}")
+def _(workspace: Workspace) -> int:
+    return refine_standalone(workspace, f"model={assets.resolve('quickstart:student')}")
 
 
-def fill_the_gpu(desk: Desk) -> Path:
+def fill_the_gpu(workspace: Workspace) -> Path:
     """Let the first optimizer step run out of memory, and return a student."""
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    desk.patch.setattr(torch.optim.AdamW, "step", full)
-    return tiny.save_student(desk.folder / "model")
+    workspace.patch.setattr(torch.optim.AdamW, "step", full)
+    return tiny.save_student(workspace.folder / "model")
 
 
-def tune_as_a_worker(desk: Desk, student: Path) -> int:
+def tune_as_a_worker(workspace: Workspace, student: Path) -> int:
     """Train one step as a worker of Ray Train, in this process; then the driver reads its error."""
     task = TuneTask(
-        desk.folder / "out",
+        workspace.folder / "out",
         Source(str(student)),
-        tiny.write_demonstrations(desk.folder / "shown", range(4)),
+        tiny.write_demonstrations(workspace.folder / "shown", range(4)),
         TuneConfig(max_steps=1, validation_fraction=0.0),
         TrainerResources(),
         seed=0,
     )
-    desk.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
+    workspace.patch.setattr(trainer, "_device", lambda resources: torch.device("cpu"))
     work = WorkDir(task.out)
     attempt = work.acquire(task.resources)
     with contextlib.suppress(SirtError):
@@ -73,26 +73,26 @@ def tune_as_a_worker(desk: Desk, student: Path) -> int:
 
 
 @makes("too little memory for the training")
-def _(desk: Desk) -> int:
-    return tune_as_a_worker(desk, fill_the_gpu(desk))
+def _(workspace: Workspace) -> int:
+    return tune_as_a_worker(workspace, fill_the_gpu(workspace))
 
 
 @makes("a disk that gets full in a training")
-def _(desk: Desk) -> int:
+def _(workspace: Workspace) -> int:
     def full(tensors: object, path: Path) -> None:
         Path(path).write_text("the beginning")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    desk.patch.setattr(safetensors.torch, "save_file", full)
-    return tune_as_a_worker(desk, tiny.save_student(desk.folder / "model"))
+    workspace.patch.setattr(safetensors.torch, "save_file", full)
+    return tune_as_a_worker(workspace, tiny.save_student(workspace.folder / "model"))
 
 
 @makes("too little memory for a training in one process")
-def _(desk: Desk) -> int:
-    return refine_standalone(desk, f"model={fill_the_gpu(desk)}")
+def _(workspace: Workspace) -> int:
+    return refine_standalone(workspace, f"model={fill_the_gpu(workspace)}")
 
 
 @makes("a package of an extra that is missing")
-def _(desk: Desk) -> int:
-    student = tiny.save_student(desk.folder / "model")
-    return refine_standalone(desk, f"model={student}", "refine.lora.quantize=nf4")
+def _(workspace: Workspace) -> int:
+    student = tiny.save_student(workspace.folder / "model")
+    return refine_standalone(workspace, f"model={student}", "refine.lora.quantize=nf4")

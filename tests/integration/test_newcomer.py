@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import newcomer
-from tests.helpers.hub_receiver import receiver
+from tests.helpers.fake_hub_uploads import receiver
 from tests.helpers.newcomer import Step
 from tests.helpers.paths import ROOT
 from tests.helpers.ports import free_port

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from sirt_ray.cli import main
-from tests.helpers.hub_receiver import receiver
+from tests.helpers.fake_hub_uploads import receiver
 from tests.helpers.trained_runs import TrainedStages, export, write
 
 TOKEN = "hf_write_0123456789"

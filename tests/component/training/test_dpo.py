@@ -26,7 +26,7 @@ from sirt_ray.training.run import REFERENCE_FILE, run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
 from sirt_ray.training.workdir import WorkDir, read_lines
 from tests.helpers import tiny
-from tests.helpers.dying import KilledAt, KilledError
+from tests.helpers.killed_training import KilledAt, KilledError
 
 CPU = torch.device("cpu")
 REFINE = RefineConfig(batch_size=8, epochs=2, learning_rate=1e-3, warmup_steps=0)

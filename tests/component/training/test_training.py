@@ -22,7 +22,7 @@ from sirt_ray.training.run import run
 from sirt_ray.training.tasks import Source, TuneTask
 from sirt_ray.training.workdir import WorkDir, read_lines
 from tests.helpers import tiny
-from tests.helpers.dying import KilledAt, KilledError
+from tests.helpers.killed_training import KilledAt, KilledError
 
 CPU = torch.device("cpu")
 TUNE = TuneConfig(

@@ -22,7 +22,7 @@ import pytest
 from tests.helpers.nodes import plain_environment
 from tests.helpers.paths import ROOT
 from tests.helpers.ports import free_port
-from tests.helpers.sleeping import wait_until
+from tests.helpers.sleeping_engine import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -19,7 +19,7 @@ import pytest
 from sirt_ray.training.workdir import read_lines
 from tests.helpers.nodes import Nodes
 from tests.helpers.run_folders import content
-from tests.helpers.sleeping import wait_until
+from tests.helpers.sleeping_engine import wait_until
 from tests.helpers.small_run import JOBS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -17,9 +17,9 @@ from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
 from sirt_ray.training.tasks import Source
-from tests.helpers.asked import start_server
-from tests.helpers.bars import Bars
-from tests.helpers.sleeping import SleepingEngine
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sampling import start_server
+from tests.helpers.sleeping_engine import SleepingEngine
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -89,7 +89,7 @@ def test_training_workers_that_find_no_room(
             resources=resources,
             seed=0,
             name="round_00/student",
-            progress=Bars(),
+            progress=RecordedProgress(),
         )
     what = "the first step of round_00/student by 2 training workers"
     check(said, what, "2 x (1 CPU)", engine.app)

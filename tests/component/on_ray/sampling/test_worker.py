@@ -26,7 +26,7 @@ from sirt_ray.on_ray.sampling.worker import (
     request_seed,
 )
 from sirt_ray.types import Question
-from tests.helpers.sleeping import SleepingEngine, apple_questions
+from tests.helpers.sleeping_engine import SleepingEngine, apple_questions
 
 PLAN = SamplingPlan({"cot": 2, "plain": 1}, SamplingConfig(temperature=1.0, max_tokens=32), seed=3)
 FORBIDDEN = Question("word_problems/train/f", "word_problems", "forbidden", (), "1")

@@ -13,7 +13,7 @@ from sirt_ray.config.data import DataConfig
 from sirt_ray.errors import DataError
 from sirt_ray.on_ray.data.read import prepare_questions
 from sirt_ray.types import Question
-from tests.helpers.bars import Bars
+from tests.helpers.progress import RecordedProgress
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -51,7 +51,7 @@ def test_custom_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "fruit": {"question": "q", "answer": "a", "choices": "o", "instruction": "Choose."},
         },
     }
-    counts = prepare_questions(tmp_path / "out", config(**settings), 0, Bars())
+    counts = prepare_questions(tmp_path / "out", config(**settings), 0, RecordedProgress())
     assert counts["sums"]["training_rows"]["rows"] == 40
     found = questions(tmp_path / "out", "sums", "test")
     assert [question.reference for question in found[:3]] == ["0", "1.5", "2"]
@@ -59,7 +59,7 @@ def test_custom_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert first == Question("fruit/test/0", "fruit", "test 0?", ("plum", "fig 0"), "B", "Choose.")
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:mixed"
     with pytest.raises(DataError, match=r"own\.py:mixed\): the rows are not a table"):
-        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
+        prepare_questions(tmp_path / "again", config(**settings), 0, RecordedProgress())
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
     with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):
-        prepare_questions(tmp_path / "again", config(**settings), 0, Bars())
+        prepare_questions(tmp_path / "again", config(**settings), 0, RecordedProgress())

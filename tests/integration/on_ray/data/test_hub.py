@@ -1,4 +1,4 @@
-"""All eight benchmarks by their hub names, from a fake hub (`tests/helpers/hub_stand_in.py`).
+"""All eight benchmarks by their hub names, from a fake hub (`tests/helpers/fake_hub.py`).
 
 In a process of its own: the libraries read the hub's address once, when they are imported. The tests
 check the requests to the hub, their revision, and what becomes of the rows; that the real
@@ -20,7 +20,7 @@ import pytest
 from sirt_ray.benchmarks.base import Benchmark, Hub, Part
 from sirt_ray.benchmarks.registry import REGISTRY
 from tests.helpers.benchmark_rows import ROWS
-from tests.helpers.hub_stand_in import Repository, hub
+from tests.helpers.fake_hub import Repository, hub
 
 SPLITS = {"train": 3, "validation": 2, "test": 4}
 """Rows of each split of each configuration."""

@@ -21,7 +21,7 @@ from sirt_ray.errors import DataError
 from sirt_ray.on_ray.data import read as on_ray_data
 from sirt_ray.on_ray.data.read import check_rows_available, prepare_questions, rows_identity
 from sirt_ray.types import Question
-from tests.helpers.bars import Bars
+from tests.helpers.progress import RecordedProgress
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -51,7 +51,7 @@ def test_rows_of_several_blocks_and_files_keep_their_order(tmp_path: Path) -> No
         path = tmp_path / "rows" / "gsm8k" / "train" / f"part-{number}.parquet"
         write_parquet(path, gsm_rows(200, first=200 * number))
     write_parquet(tmp_path / "rows" / "gsm8k" / "test.parquet", gsm_rows(30, first=5000))
-    progress = Bars()
+    progress = RecordedProgress()
     settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path / "rows"))
     counts = prepare_questions(tmp_path / "out", settings, 0, progress)
 
@@ -94,7 +94,9 @@ def test_all_file_formats_give_the_same_questions(tmp_path: Path) -> None:
     for suffix in ("parquet", "jsonl", "json", "csv"):
         settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path / suffix))
         check_rows_available(settings)
-        counts[suffix] = prepare_questions(tmp_path / "out" / suffix, settings, 3, Bars())
+        counts[suffix] = prepare_questions(
+            tmp_path / "out" / suffix, settings, 3, RecordedProgress()
+        )
     assert counts["parquet"] == counts["jsonl"] == counts["json"] == counts["csv"]
 
 
@@ -106,7 +108,7 @@ def test_paper_protocol_on_real_rows(assets: Path, tmp_path: Path) -> None:
         num_test=100,
     )
     check_rows_available(settings)
-    counts = prepare_questions(tmp_path, settings, 1, Bars())
+    counts = prepare_questions(tmp_path, settings, 1, RecordedProgress())
     for name, letters in (("commonsense_qa", "ABCDE"), ("openbookqa", "ABCD")):
         train = questions(tmp_path, name, "train")
         each = 4000 // len(letters)
@@ -123,8 +125,8 @@ def test_paper_protocol_on_real_rows(assets: Path, tmp_path: Path) -> None:
         assert len(questions(tmp_path, name, "test")) == 100
     assert not (tmp_path / "mmlu" / "train.parquet").exists()
 
-    again = prepare_questions(tmp_path / "again", settings, 1, Bars())
-    other = prepare_questions(tmp_path / "other", settings, 2, Bars())
+    again = prepare_questions(tmp_path / "again", settings, 1, RecordedProgress())
+    other = prepare_questions(tmp_path / "other", settings, 2, RecordedProgress())
     assert again == counts
     assert other["commonsense_qa"]["train"]["sha256"] != counts["commonsense_qa"]["train"]["sha256"]
 
@@ -138,8 +140,8 @@ def test_generated_tasks_need_no_files(tmp_path: Path) -> None:
         root=str(tmp_path),
     )
     check_rows_available(settings)
-    first = prepare_questions(tmp_path / "a", settings, 0, Bars())
-    other = prepare_questions(tmp_path / "b", settings, 1, Bars())
+    first = prepare_questions(tmp_path / "a", settings, 0, RecordedProgress())
+    other = prepare_questions(tmp_path / "b", settings, 1, RecordedProgress())
     for split, count in (("train", 60), ("validation", 10), ("test", 20)):
         assert len(questions(tmp_path / "a", "word_problems", split)) == count
     assert first["word_problems"]["train"]["sha256"] != other["word_problems"]["train"]["sha256"]
@@ -154,7 +156,7 @@ def test_repeated_and_contaminated_rows_are_counted(tmp_path: Path) -> None:
     settings = config(
         train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path), num_validation=0, num_train=100
     )
-    counts = prepare_questions(tmp_path / "out", settings, 0, Bars())["gsm8k"]
+    counts = prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())["gsm8k"]
     assert counts["training_rows"]["dropped_duplicate"] == 7
     assert counts["training_rows"]["train_also_in_test"] == 20
     assert counts["training_rows"]["missing"] == 60
@@ -177,7 +179,7 @@ def test_problems_of_all_benchmarks_come_at_once(tmp_path: Path) -> None:
     )
     settings = config(train=["gsm8k"], evaluate=["gsm8k", "multiarith"], root=str(tmp_path))
     with pytest.raises(DataError) as caught:
-        prepare_questions(tmp_path / "out", settings, 0, Bars())
+        prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())
     message = str(caught.value)
     assert "gsm8k, split train" in message
     assert "2 of 12 rows" in message
@@ -196,7 +198,7 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "gsm8k" / "test.parquet", gsm_rows(3))
     settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path))
     with pytest.raises(DataError, match=r"gsm8k, split train \(.*train.jsonl\): .*cannot be read"):
-        prepare_questions(tmp_path / "out", settings, 0, Bars())
+        prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())
 
 
 def test_error_of_ours_comes_out_of_rays_wrapping() -> None:
@@ -217,7 +219,7 @@ def test_error_of_ours_comes_out_of_rays_wrapping() -> None:
 def test_callers_context_is_unchanged(tmp_path: Path) -> None:
     context = DataContext.get_current()
     settings = config(train=["word_problems"], evaluate=["word_problems"], num_train=5, num_test=5)
-    prepare_questions(tmp_path, settings, 0, Bars())
+    prepare_questions(tmp_path, settings, 0, RecordedProgress())
     assert DataContext.get_current() is context
     assert context.execution_options.preserve_order is False
 
@@ -268,7 +270,7 @@ def test_hub_that_cannot_be_reached_is_an_error_with_what_to_do(
     settings = config(train=["gsm8k"], evaluate=["piqa"])
     check_rows_available(settings)
     with pytest.raises(DataError) as caught:
-        prepare_questions(tmp_path, settings, 0, Bars())
+        prepare_questions(tmp_path, settings, 0, RecordedProgress())
     assert "gsm8k, split train: openai/gsm8k at 740312a" in str(caught.value)
     assert "piqa, split test: ybisk/piqa" in str(caught.value)
     assert "set data.root to a folder with piqa/validation.parquet" in str(caught.value)
@@ -287,7 +289,7 @@ def test_hub_rows_are_read_at_the_pinned_revision(
 
     monkeypatch.setattr("datasets.load_dataset", from_hub)
     settings = config(train=["gsm8k"], evaluate=["gsm8k"])
-    prepare_questions(tmp_path, settings, 0, Bars())
+    prepare_questions(tmp_path, settings, 0, RecordedProgress())
     revision = {"revision": "740312add88f781978c0658806c59bc2815b9866"}
     assert requests == [
         ("openai/gsm8k", ("main",), "train", revision),

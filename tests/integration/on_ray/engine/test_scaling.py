@@ -23,15 +23,15 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.metrics import METRICS, StageMetrics
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 from sirt_ray.on_ray.sampling.sampler import Sampler
-from tests.helpers.asked import (
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sampling import (
     PLAN,
     QUESTIONS,
     grader,
     greedy_reference,
     start_sampler,
 )
-from tests.helpers.bars import Bars
-from tests.helpers.sleeping import wait_until
+from tests.helpers.sleeping_engine import wait_until
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -163,7 +163,7 @@ def test_what_is_sampled_is_counted_for_prometheus(
             out=tmp_path / "samples",
             block_size=4,
             name="round_01/samples",
-            progress=Bars(),
+            progress=RecordedProgress(),
         )
         tell = StageMetrics(place.run).artifact
         tell("finished", "round_01/samples", counts=counts, seconds=12.5)

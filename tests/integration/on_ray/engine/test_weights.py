@@ -17,7 +17,7 @@ from sirt_ray.errors import ModelError
 from sirt_ray.on_ray.engine.protocol import SampleRequest
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.publish.adapters import combine
-from tests.helpers.asked import start_server
+from tests.helpers.sampling import start_server
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]

@@ -1,6 +1,6 @@
 """Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
 
-Most faults are caused in an engine that sleeps (`tests/helpers/sleeping.py` describes it), behind
+Most faults are caused in an engine that sleeps (`tests/helpers/sleeping_engine.py` describes it), behind
 real Serve. The last tests, twenty runs that are not part of `make test`, kill
 real engines, replicas and drivers; `test_sampling.py` kills one.
 """
@@ -28,14 +28,14 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
 from sirt_ray.types import Question
-from tests.helpers import sleeping
-from tests.helpers.asked import BLOCK, Sampling, engine_process, start_sampler
-from tests.helpers.sleeping import SleepingEngine, apple_questions, wait_until
+from tests.helpers import sleeping_engine
+from tests.helpers.sampling import BLOCK, Sampling, engine_process, start_sampler
+from tests.helpers.sleeping_engine import SleepingEngine, apple_questions, wait_until
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
-ray.cloudpickle.register_pickle_by_value(sleeping)
+ray.cloudpickle.register_pickle_by_value(sleeping_engine)
 
 SILENT_SECONDS = 8
 """Less than after what Ray gives a node up."""

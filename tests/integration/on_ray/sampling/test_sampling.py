@@ -25,7 +25,8 @@ from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TokenPrompter
 from sirt_ray.on_ray.sampling.sampler import Sampler
 from sirt_ray.types import Question
-from tests.helpers.asked import (
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sampling import (
     MAX_TOKENS,
     PLAN,
     QUESTIONS,
@@ -35,8 +36,7 @@ from tests.helpers.asked import (
     question,
     start_sampler,
 )
-from tests.helpers.bars import Bars
-from tests.helpers.sleeping import wait_until
+from tests.helpers.sleeping_engine import wait_until
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -75,7 +75,7 @@ def sampled(
     out: Path,
     checkpoint: Path,
     questions: Sequence[Question] = QUESTIONS,
-    bars: Bars | None = None,
+    bars: RecordedProgress | None = None,
     block_size: int = 4,
 ) -> Counts:
     return sampler.sample(
@@ -86,7 +86,7 @@ def sampled(
         out=out,
         block_size=block_size,
         name="samples",
-        progress=bars or Bars(),
+        progress=bars or RecordedProgress(),
     )
 
 
@@ -97,14 +97,14 @@ def without_usage(counts: Counts) -> Counts:
 @pytest.fixture(scope="module")
 def whole(
     sampler: Sampler, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Counts, Bars]:
-    out, bars = tmp_path_factory.mktemp("whole") / "samples", Bars()
+) -> tuple[Path, Counts, RecordedProgress]:
+    out, bars = tmp_path_factory.mktemp("whole") / "samples", RecordedProgress()
     return out, sampled(sampler, out, checkpoints["one"], bars=bars), bars
 
 
 class TestRows:
     def test_every_question_kind_and_index_is_there_once(
-        self, whole: tuple[Path, Counts, Bars]
+        self, whole: tuple[Path, Counts, RecordedProgress]
     ) -> None:
         rows = parquet.read(whole[0])
         keys = [(row["question_id"], row["prompt_kind"], row["sample_index"]) for row in rows]
@@ -113,7 +113,7 @@ class TestRows:
         assert {row["model_version"] for row in rows} == {"one"}
 
     def test_ids_text_and_stop_reason_agree(
-        self, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+        self, whole: tuple[Path, Counts, RecordedProgress], checkpoints: dict[str, Path]
     ) -> None:
         tokenizer = AutoTokenizer.from_pretrained(checkpoints["one"])
         by_id = {q.id: q for q in QUESTIONS}
@@ -133,11 +133,15 @@ class TestRows:
             assert row["completion"] == tokenizer.decode(ids, skip_special_tokens=True)
         assert reasons == {"stop", "length"}
 
-    def test_completions_of_one_request_differ(self, whole: tuple[Path, Counts, Bars]) -> None:
+    def test_completions_of_one_request_differ(
+        self, whole: tuple[Path, Counts, RecordedProgress]
+    ) -> None:
         rows = parquet.read(whole[0])[:8]
         assert len({tuple(row["completion_ids"]) for row in rows}) == 8
 
-    def test_counts_are_those_of_the_rows(self, whole: tuple[Path, Counts, Bars]) -> None:
+    def test_counts_are_those_of_the_rows(
+        self, whole: tuple[Path, Counts, RecordedProgress]
+    ) -> None:
         out, counts, bars = whole
         rows = parquet.read(out)
         assert counts["questions"] == len(QUESTIONS)
@@ -159,7 +163,7 @@ class TestResume:
     def test_finished_parts_stay_and_the_rest_is_sampled_the_same(
         self,
         sampler: Sampler,
-        whole: tuple[Path, Counts, Bars],
+        whole: tuple[Path, Counts, RecordedProgress],
         checkpoints: dict[str, Path],
         tmp_path: Path,
     ) -> None:
@@ -182,7 +186,10 @@ class TestResume:
         assert without_usage(counts) == without_usage(whole[1])
 
     def test_nothing_is_left_to_do(
-        self, sampler: Sampler, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+        self,
+        sampler: Sampler,
+        whole: tuple[Path, Counts, RecordedProgress],
+        checkpoints: dict[str, Path],
     ) -> None:
         out, counts, _ = whole
         before = {part: part.stat().st_mtime_ns for part in out.glob("*.parquet")}
@@ -191,7 +198,10 @@ class TestResume:
         assert {part: part.stat().st_mtime_ns for part in out.glob("*.parquet")} == before
 
     def test_parts_of_other_questions_are_refused(
-        self, sampler: Sampler, whole: tuple[Path, Counts, Bars], checkpoints: dict[str, Path]
+        self,
+        sampler: Sampler,
+        whole: tuple[Path, Counts, RecordedProgress],
+        checkpoints: dict[str, Path],
     ) -> None:
         with pytest.raises(ArtifactError, match="other questions"):
             sampled(sampler, whole[0], checkpoints["one"], QUESTIONS[::-1])

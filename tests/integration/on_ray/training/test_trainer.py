@@ -24,8 +24,8 @@ from sirt_ray.training.run import run
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, TuneTask
 from sirt_ray.training.workdir import last_line, read_lines
 from tests.helpers import tiny
-from tests.helpers.bars import Bars
 from tests.helpers.paths import ROOT
+from tests.helpers.progress import RecordedProgress
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -70,7 +70,7 @@ def tune(room: Path, out: Path, resources: TrainerResources, **changed: Any) -> 
         resources=resources,
         seed=0,
         name="tune",
-        progress=Bars(),
+        progress=RecordedProgress(),
     )
 
 
@@ -203,7 +203,7 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
     room: Path, ray_cluster: None
 ) -> None:
     resources, pairs, student = layout(2, 2), room / "pairs", Source(str(room / "base"))
-    bars = Bars()
+    bars = RecordedProgress()
     counts = trainer.reference_logps(
         room / "reference",
         student=student,

@@ -1,10 +1,10 @@
-"""A `Progress` that remembers what it was told, in the place of a terminal's."""
+"""A `Progress` that records what it is given, instead of a terminal's."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 
 
-class Bars:
+class RecordedProgress:
     def __init__(self) -> None:
         self.stages: list[tuple[str, float, str]] = []
         """Name, total and unit of each bar."""
@@ -12,7 +12,7 @@ class Bars:
         """How much is done, and what stood beside the bar."""
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: float, unit: str) -> Iterator["Bars"]:
+    def stage(self, name: str, total: float, unit: str) -> Iterator["RecordedProgress"]:
         self.stages.append((name, total, unit))
         yield self
 

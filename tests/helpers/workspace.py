@@ -11,9 +11,9 @@ import pytest
 
 from sirt_ray.cli.main import main
 from sirt_ray.quickstart import assets
-from tests.helpers.hub_stand_in import Repository, hub
+from tests.helpers.fake_hub import Repository, hub
 
-Made = Callable[["Desk"], int]
+Made = Callable[["Workspace"], int]
 MADE: dict[str, Made] = {}
 """By the mistake's name, what makes it and returns the exit code."""
 
@@ -26,7 +26,7 @@ def makes(what: str) -> Callable[[Made], Made]:
     return keep
 
 
-class Desk:
+class Workspace:
     """A folder with a job that would run."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from sirt_ray.on_ray.sampling.prompts import Prompter, TokenPrompter
 from sirt_ray.on_ray.sampling.sampler import Sampler
 from sirt_ray.on_ray.sampling.worker import Grade, SamplingPlan
 from sirt_ray.types import Judgement, Question
-from tests.helpers.bars import Bars
-from tests.helpers.sleeping import wait_until
+from tests.helpers.progress import RecordedProgress
+from tests.helpers.sleeping_engine import wait_until
 
 MAX_TOKENS = 24
 BLOCK = 8
@@ -105,7 +105,7 @@ class Sampling:
             out=out,
             block_size=BLOCK,
             name="samples",
-            progress=Bars(),
+            progress=RecordedProgress(),
         )
 
     def disturbed(self, out: Path, after: float, fault: Callable[[], None]) -> Counts:
