@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from sirt_ray.quickstart import assets, tasks
 
-NUM_TRAIN, NUM_DEMONSTRATIONS, NUM_TEST = 300, 60, 96
+NUM_TRAIN, NUM_DEMONSTRATIONS, NUM_TEST = 300, 30, 128
 SAMPLES, PAIRS_PER_QUESTION = 8, 3
 TEMPERATURE, MAX_NEW_TOKENS = 0.9, 96
 BETA, NLL_WEIGHT = 0.1, 4.0

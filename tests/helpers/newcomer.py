@@ -112,9 +112,9 @@ STEPS = (
     ),
     Step("sirt plan jobs/own_task.yaml", "own_task.py"),
     Step("sirt run jobs/own_task.yaml --allow-code", "The report is runs/own_task/report.html"),
-    Step("sirt plan jobs/study_quickstart.yaml", "27 cells"),
+    Step("sirt plan jobs/study_quickstart.yaml", "27 (cells|trials)"),
     Step("sirt run jobs/study_quickstart.yaml", "rft", extra=f"{SMALL} {TWO_METHODS}"),
-    Step("sirt plan my_study.yaml", "small-rft-seed0"),
+    Step("sirt plan my_study.yaml", "8 (cells|trials)"),
     Step("sirt run my_study.yaml", "tuned", extra=f"{SMALL} {ONE_TRIAL}"),
     Step("sirt run my_study.yaml --cells 4", "tuned", extra=f"{SMALL} {ONE_TRIAL}"),
     Step(
