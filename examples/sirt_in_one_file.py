@@ -2,9 +2,10 @@
 
     python examples/sirt_in_one_file.py
 
-The method of Ranaldi and Freitas (EMNLP 2024) as a flat script on one CPU: transformers' `generate`,
-a verifier of one regular expression, instruction tuning and one round of DPO, on the two models and
-the word problems of the package (413,568 parameters each; nothing is downloaded). It prints
+The method of Ranaldi and Freitas (EMNLP 2024) as a flat script on one CPU: `generate` of
+transformers, a verifier of one regular expression, instruction tuning and one round of DPO, on the
+package's word problems and its two models (413,568 parameters each; nothing is downloaded). It
+prints the accuracy on held-out questions of
 
     baseline  the student as it was pretrained
     tuned     after instruction tuning on the teacher's right answers
@@ -36,32 +37,33 @@ Example = tuple[list[int], list[int]]
 """Token ids of a prompt and of a completion, which ends with EOS."""
 
 
-# --- questions, prompts, verifier ------------------------------------------------------------------
+# --- questions, prompts, verifier ---------------------------------------------------------------
 
 
 def questions(split, count):
-    """`count` pairs of (prompt, reference answer). The prompt ends with the zero-shot trigger."""
+    """Return `count` pairs (prompt, reference answer). A prompt ends with the zero-shot trigger."""
     problems = [tasks.problem("word_problems", split, number, seed=0) for number in range(count)]
     instruction, trigger = "Answer the math question with a number.", "Let's think step by step."
     return [(f"{instruction}\nQuestion: {p.text}\nAnswer: {trigger}", p.answer) for p in problems]
 
 
 def is_right(text, reference):
-    """Whether the final answer of a completion, its last number, equals the reference."""
+    """Return whether the final answer of a completion, its last number, equals the reference."""
     numbers = re.findall(r"-?\d+", text)
     return bool(numbers) and numbers[-1] == reference
 
 
-# --- models: sampling and log-probabilities --------------------------------------------------------
+# --- models: sampling and log-probabilities -----------------------------------------------------
 
 
 def load(name):
+    """Load `teacher` or `student` from the package."""
     return AutoModelForCausalLM.from_pretrained(assets.resolve(f"quickstart:{name}"))
 
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts, samples=0):
-    """One greedy completion of each prompt, or `samples` drawn ones; token ids, EOS included."""
+    """Return a greedy completion of each prompt, or `samples` drawn ones, as token ids with EOS."""
     options = {"do_sample": False}
     if samples:
         options = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0}
@@ -77,20 +79,20 @@ def generate(model, tokenizer, prompts, samples=0):
 
 
 def logps(model, examples):
-    """Log-probabilities of whole completions, in nats, and their lengths in tokens; each [E]."""
+    """Return log-probabilities of E completions, in nats, and lengths in tokens; each [E]."""
     rows = [torch.tensor(prompt + completion) for prompt, completion in examples]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    places = torch.arange(ids.shape[1])
+    positions = torch.arange(ids.shape[1])
     starts = torch.tensor([len(prompt) for prompt, _ in examples])[:, None]
     ends = torch.tensor([len(row) for row in rows])[:, None]
-    completion = ((places >= starts) & (places < ends))[:, 1:]
-    scores = model(input_ids=ids, attention_mask=(places < ends).long()).logits[:, :-1]
+    completion = ((positions >= starts) & (positions < ends))[:, 1:]
+    scores = model(input_ids=ids, attention_mask=(positions < ends).long()).logits[:, :-1]
     tokens = scores.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     return (tokens * completion).sum(1), completion.sum(1)
 
 
 def train(model, data, loss, epochs, learning_rate):
-    """AdamW with a cosine schedule over shuffled batches; returns the model."""
+    """Train with AdamW, a cosine schedule and shuffled batches; return the model."""
     steps = epochs * -(-len(data) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -106,19 +108,20 @@ def train(model, data, loss, epochs, learning_rate):
     return model.eval()
 
 
-# --- the two losses --------------------------------------------------------------------------------
+# --- the two losses -----------------------------------------------------------------------------
 
 
 def sft_loss(model, batch):
-    """Mean negative log-likelihood of a completion token (section 2.1 of the paper)."""
+    """Return the mean negative log-likelihood of a completion token (section 2.1 of the paper)."""
     logp, lengths = logps(model, batch)
     return -logp.sum() / lengths.sum()
 
 
 def dpo_loss(model, batch):
-    """DPO (Rafailov et al. 2023, equation 7) with the NLL of the chosen completion (Iterative RPO).
+    """Return DPO's loss (Rafailov et al. 2023, equation 7) with the NLL of what is chosen.
 
-    A row of `batch` is (chosen, rejected, reference log-probabilities of both).
+    The NLL term is that of Iterative RPO (Pang et al. 2024, equation 2). A row of `batch` is
+    (chosen, rejected, reference log-probabilities of both).
     """
     logp, lengths = logps(model, [row[side] for side in (0, 1) for row in batch])
     policy = logp.view(2, -1)
@@ -128,10 +131,11 @@ def dpo_loss(model, batch):
     return (-F.logsigmoid(BETA * (chosen - rejected)) + NLL_WEIGHT * nll).mean()
 
 
-# --- the method ------------------------------------------------------------------------------------
+# --- the method ---------------------------------------------------------------------------------
 
 
 def accuracy(name, model, tokenizer, test):
+    """Print and return the share of the test questions that the model answers right."""
     answers = tokenizer.batch_decode(generate(model, tokenizer, [q for q, _ in test]), True)
     right = sum(is_right(text, ref) for text, (_, ref) in zip(answers, test, strict=True))
     print(f"{name:9} {100 * right / len(test):5.1f} % right of {len(test)} questions", flush=True)
@@ -139,6 +143,7 @@ def accuracy(name, model, tokenizer, test):
 
 
 def main(seed=0):
+    """Run the method; return the accuracy of each stage."""
     logging.disable_progress_bar()
     random.seed(seed)
     torch.manual_seed(seed)
@@ -164,13 +169,16 @@ def main(seed=0):
     train(student, demonstrations[:NUM_DEMONSTRATIONS], sft_loss, epochs=12, learning_rate=2e-3)
     scores["tuned"] = accuracy("tuned", student, tokenizer, test)
 
-    # 3. The student answers the training questions; a right answer is preferred to a wrong one.
+    # 3. The student answers the training questions, several times each; a right answer is
+    #    preferred to a wrong one to the same question.
     sampled = generate(student, tokenizer, prompts, SAMPLES)
     pairs = []
     for number, (_, reference) in enumerate(train_set):
         answers = {tuple(a) for a in sampled[number * SAMPLES : (number + 1) * SAMPLES]}
         sides: tuple[list, list] = ([], [])
         for answer in sorted(answers):
+            if answer[-1] != tokenizer.eos_token_id:
+                continue  # A completion that was cut off is neither chosen nor rejected.
             wrong = not is_right(tokenizer.decode(answer, True), reference)
             sides[wrong].append((prompt_ids[number], list(answer)))
         both = [(chosen, rejected) for chosen in sides[0] for rejected in sides[1]]

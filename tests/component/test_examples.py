@@ -12,6 +12,9 @@ from sirt_ray.quickstart import tasks
 from tests.helpers.paths import ROOT
 
 
+pytestmark = pytest.mark.timeout(300)
+
+
 @pytest.fixture
 def example() -> ModuleType:
     path = ROOT / "examples/sirt_in_one_file.py"
@@ -42,7 +45,6 @@ def test_its_dpo_loss_is_that_of_the_package(
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.timeout(300)
 def test_it_runs(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
