@@ -4,7 +4,6 @@ import ray
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.on_ray import cluster as live_cluster
-from sirt_ray.on_ray import cluster as needs
 from sirt_ray.planning.placement import Setup, plan_placement, problem
 
 
@@ -23,7 +22,7 @@ def test_the_plan_and_the_run_refuse_with_the_same_words(ray_cluster: None) -> N
     setup = Setup(None, "none", {"none": None}, resources, (), 1)
     planned = problem(setup, live_cluster.read("auto"), "student")
     try:
-        needs.check_resources(needs.of_engine("student", resources.student))
+        live_cluster.check_resources(live_cluster.of_engine("student", resources.student))
     except Exception as refused:
         assert str(refused) == planned
     else:
