@@ -1,10 +1,10 @@
-"""The records that travel between the stages, and nothing else.
+"""The records that are passed between the stages.
 
     Question --teacher--> Graded --keep--> Demonstration
     Question --student--> Graded --pair--> PreferencePair
 
 Every record is frozen and made of plain Python values, so that it crosses process and machine
-boundaries unchanged and is a row of Parquet as it is (`dataclasses.asdict`).
+boundaries unchanged and is a row of Parquet (`artifacts/parquet.py`).
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ PromptKind = Literal["cot", "plain"]
 Verdict = Literal["right", "wrong", "unparseable"]
 
 Split = Literal["train", "validation", "test"]
-"""`train` feeds demonstrations and pairs, `validation` decides (checkpoints, roll-back),
-`test` is only ever reported."""
+"""`train` is for demonstrations and pairs, `validation` for decisions (checkpoints, roll-back),
+`test` is only reported."""
 
 StopReason = Literal["stop", "length"]
-"""`stop`: the model ended its answer. `length`: it was cut off by the token limit."""
+"""`stop`: the model ended its answer. `length`: it was truncated by the token limit."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The labels of a question's options, in order."""
@@ -28,7 +28,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One benchmark row in the form every stage understands.
+    """One benchmark row in the common form of all stages.
 
     Example::
 
@@ -48,18 +48,18 @@ class Question:
     choices: tuple[str, ...]
     """The options' texts in the order A, B, C, ...; empty for an open question."""
     reference: str
-    """The final answer that completions are judged by: a number or expression, or a choice's
-    letter. The benchmark's gold answer, or the teacher's where the job says so."""
+    """The final answer against which completions are graded: a number or expression, or a choice's
+    letter. The benchmark's gold answer, or the teacher's (`refine.ground_truth`)."""
     instruction: str | None = None
-    """The prompt's first line; None: that of the other questions of its kind."""
+    """The prompt's first line; None: the default of the question's kind (`core/prompts.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote to one prompt, token for token.
+    """The output of a model for one prompt, token by token.
 
-    `prompt_ids` and `completion_ids` are the sampler's own; nothing is tokenised a second time.
-    Where `stop_reason` is `stop`, the last completion token is the model's end-of-sequence token.
+    `prompt_ids` and `completion_ids` are those of the sampler; nothing is tokenised a second time.
+    If `stop_reason` is `stop`, the last completion token is the model's end-of-sequence token.
     """
 
     question_id: str
@@ -74,13 +74,13 @@ class Completion:
     completion_ids: tuple[int, ...]
     stop_reason: StopReason
     model_version: str
-    """Which weights wrote it: `teacher`, `baseline`, `round_00`, `round_01`, ..."""
+    """The weights that sampled it: `teacher`, `baseline`, `round_00`, `round_01`, ..."""
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the verifier says of a text.
+    """The verifier's judgement of a text.
 
     Example::
 
@@ -91,11 +91,11 @@ class Judgement:
     extracted: str | None
     """The final answer found in the text; None where the verdict is `unparseable`."""
     stated: bool
-    """Whether the text says that this is its answer. False where it was guessed: the last number,
-    formula or option that the text mentions; and where there is none."""
+    """Whether the text marks this as its answer. False if it is a guess, the last number, formula
+    or option that the text mentions, and if there is none."""
     undecided: bool = False
-    """Whether the comparison with the reference had to be given up, because it took too much time
-    or memory. The verdict is `wrong` then."""
+    """Whether the comparison with the reference was aborted because it took too much time or
+    memory. The verdict is `wrong` then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,9 @@ class Graded:
     completion: Completion
     verdict: Verdict
     extracted: str | None
-    """As the `Judgement` has them."""
+    """Verdict and final answer of the `Judgement`."""
     reference: str
+    """That of the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,8 @@ class Demonstration:
 class PreferencePair:
     """Chosen over rejected, for one prompt: the unit of self-refinement.
 
-    The rejected completion may have been written to another prompt than the chosen one (the paper's
-    rule rejects the Answer to the plain prompt); both are scored after `prompt_ids`.
+    The rejected completion may have been sampled from another prompt than the chosen one (the
+    paper's rule rejects the Answer to the plain prompt); both are scored after `prompt_ids`.
 
     Example::
 
@@ -138,7 +139,7 @@ class PreferencePair:
     prompt_ids: tuple[int, ...]
     chosen: Graded
     rejected: Graded | None
-    """None where the chosen completion is only to be imitated."""
+    """None if the chosen completion is only to be imitated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +147,12 @@ class Score:
     """Accuracy of one model on one benchmark with one kind of prompt."""
 
     accuracy: float
-    """Share of questions answered right, 0 .. 1. Wrong, unparseable and unanswered all count as
-    not right."""
+    """Share of questions with a right answer, 0 .. 1. Wrong, unparseable and unanswered all count
+    as not right."""
     stderr: float
     """Binomial standard error of `accuracy`."""
     n: int
-    """Questions asked."""
+    """Number of questions."""
 
 
 Scores = dict[str, dict[PromptKind, Score]]

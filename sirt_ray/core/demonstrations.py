@@ -1,4 +1,4 @@
-"""Stage 1: which of the teacher's answers the student learns from."""
+"""Stage 1: the demonstrations, which are the teacher's answers that the student learns from."""
 
 import hashlib
 from collections import Counter
@@ -12,16 +12,15 @@ from sirt_ray.types import Demonstration, Graded, Question
 def keep_demonstrations(
     questions: Sequence[Question], graded: Iterable[Graded], config: DemonstrationsConfig
 ) -> tuple[list[Demonstration], dict[str, int]]:
-    """One demonstration per question at most, in question order: the first completion that may be
-    kept. A completion that was cut off is never kept, since its end would be learned as an end.
-
-    Returns the demonstrations and the number of questions by what became of them.
+    """Return at most one demonstration per question, in question order: the first completion that
+    may be kept. A truncated completion is never kept, since its end would be learned as an end of
+    sequence. Also return the number of questions by outcome.
     """
     by_question: dict[str, list[Graded]] = {}
     for item in graded:
         by_question.setdefault(item.completion.question_id, []).append(item)
     kept: list[Demonstration] = []
-    fate: Counter[str] = Counter(questions=len(questions), kept=0)
+    outcomes: Counter[str] = Counter(questions=len(questions), kept=0)
     for question in questions:
         samples = sorted(
             by_question.get(question.id, []), key=lambda item: item.completion.sample_index
@@ -29,10 +28,10 @@ def keep_demonstrations(
         reasons = [_reason_to_drop(sample, config) for sample in samples]
         if None in reasons:
             kept.append(Demonstration(question, samples[reasons.index(None)]))
-            fate["kept"] += 1
+            outcomes["kept"] += 1
         else:
-            fate[f"dropped_{reasons[0] if reasons else 'not_answered'}"] += 1
-    return kept, dict(fate)
+            outcomes[f"dropped_{reasons[0] if reasons else 'not_answered'}"] += 1
+    return kept, dict(outcomes)
 
 
 def _reason_to_drop(graded: Graded, config: DemonstrationsConfig) -> str | None:
@@ -45,20 +44,22 @@ def _reason_to_drop(graded: Graded, config: DemonstrationsConfig) -> str | None:
     return None
 
 
-def to_tune_on(demonstrations: Iterable[Demonstration], job: JobConfig) -> list[Demonstration]:
-    """The demonstrations that the student is tuned on: of the tasks to tune on and of the share of
-    questions to learn from, the first `tune.max_demonstrations` of each benchmark."""
+def select_for_tuning(
+    demonstrations: Iterable[Demonstration], job: JobConfig
+) -> list[Demonstration]:
+    """Return the demonstrations that the student is tuned on: the first `tune.max_demonstrations`
+    of each benchmark, among the tasks to tune on and the share of questions to learn from."""
     tasks = job.tune.tasks or job.data.train
-    asked = [
+    selected = [
         item
         for item in demonstrations
         if item.question.benchmark in tasks and in_share(item.question.id, job)
     ]
-    return first_per_benchmark(asked, job.tune.max_demonstrations)
+    return first_per_benchmark(selected, job.tune.max_demonstrations)
 
 
 def in_share(question_id: str, job: JobConfig) -> bool:
-    """Whether a training question is one of those to learn from (`data.fraction`)."""
+    """Return whether a training question is in the share to learn from (`data.fraction`)."""
     if job.data.fraction == 1:
         return True
     digest = hashlib.sha256(f"share/{job.seed}/{question_id}".encode()).digest()
@@ -68,7 +69,7 @@ def in_share(question_id: str, job: JobConfig) -> bool:
 def first_per_benchmark(
     demonstrations: Iterable[Demonstration], most: int | None
 ) -> list[Demonstration]:
-    """The first `most` demonstrations of each benchmark, in order; all of them for None."""
+    """Return the first `most` demonstrations of each benchmark, in order; all of them for None."""
     taken: Counter[str] = Counter()
     chosen: list[Demonstration] = []
     for item in demonstrations:
@@ -83,30 +84,31 @@ def refinement_questions(
     demonstrations: Iterable[Demonstration],
     job: JobConfig,
 ) -> tuple[list[Question], dict[str, int]]:
-    """The questions that a round samples, with the reference that decides what is right.
+    """Return the questions that a round samples, with the reference that decides what is right, and
+    the number of training questions by the reason to leave them out.
 
-    `ground_truth: teacher` (the paper): the demonstrated questions, judged by the teacher's final
-    answer. `gold`: every training question, judged by the benchmark's. In both cases those of the
-    tasks to refine on and of the share of questions to learn from.
+    `ground_truth: teacher` (the paper): the demonstrated questions, graded against the teacher's
+    final answer. `gold`: every training question, graded against the benchmark's. In both cases
+    only those of the tasks to refine on and of the share of questions to learn from.
     """
     config = job.refine
     tasks = config.tasks or job.data.train
     of_tasks = [question for question in questions if question.benchmark in tasks]
     shared = [question for question in of_tasks if in_share(question.id, job)]
     if config.ground_truth == "gold":
-        judged = shared
+        with_reference = shared
     else:
         answers: Mapping[str, str | None] = {
             item.question.id: item.graded.extracted for item in demonstrations
         }
-        judged = [
+        with_reference = [
             replace(question, reference=answer)
             for question in shared
             if (answer := answers.get(question.id)) is not None
         ]
     taken: Counter[str] = Counter()
     chosen: list[Question] = []
-    for question in judged:
+    for question in with_reference:
         taken[question.benchmark] += 1
         if config.max_questions is None or taken[question.benchmark] <= config.max_questions:
             chosen.append(question)
@@ -114,6 +116,6 @@ def refinement_questions(
         "training_questions": len(questions),
         "of_other_tasks": len(questions) - len(of_tasks),
         "beyond_fraction": len(of_tasks) - len(shared),
-        "without_teacher_answer": len(shared) - len(judged),
-        "beyond_max_questions": len(judged) - len(chosen),
+        "without_teacher_answer": len(shared) - len(with_reference),
+        "beyond_max_questions": len(with_reference) - len(chosen),
     }

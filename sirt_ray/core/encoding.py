@@ -1,14 +1,15 @@
-"""Text -> token ids, around any tokenizer object. No tokenizer library is imported here.
+"""Text -> token ids, with any tokenizer object. No tokenizer library is imported here.
 
-A prompt is encoded in one place, so that sampling and instruction tuning see the same ids::
+A prompt is encoded in one function, so that sampling and instruction tuning get the same ids::
 
     [BOS] instruction, question, options, "Answer: ..."   | completion                   EOS
     prompt_ids                                            | completion_ids
 
 The prompt's ids are a strict prefix of the sequence, exactly as when a model continues a prompt. A
-completion is encoded behind its prompt: many tokenizers put a space before whatever comes first.
-Where a tokenizer would merge the two for one text, that text is encoded by itself; one that always
-does, or a chat template that words an answered prompt anew, is refused early (`check_prompts`).
+completion is encoded after its prompt, because many tokenizers put a space before the first token.
+Where a tokenizer would merge the two for one text, that text is encoded separately; a tokenizer
+that always does so, and a chat template that changes an answered prompt, are rejected early
+(`check_prompts`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,11 @@ _PROBE = Question("probe", "probe", "What is 3 plus 4?", (), "7")
 _PROBE_ANSWER = "3 and 4 make 7. The answer is 7."
 _KINDS: tuple[PromptKind, ...] = ("cot", "plain")
 _SHOWN = 40
-"""Characters of a prompt in a message."""
+"""Characters of a prompt in an error text."""
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; every `transformers` tokenizer has it."""
+    """The methods that are used of a tokenizer; every `transformers` tokenizer has them."""
 
     @property
     def bos_token_id(self) -> int | None: ...
@@ -67,39 +68,40 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """What one row of training data becomes: a sequence to imitate, or a pair to prefer by."""
+    """One row of training data, encoded: a sequence to imitate, or a preference pair."""
 
     question_id: str
     sequences: tuple[TokenSequence, ...]
     """One for instruction tuning; (chosen, rejected) for refinement by pairs, one by KTO."""
     reference_logps: tuple[float, ...] = ()
-    """Refinement only: the reference's log-probability of each sequence's completion, in nats."""
+    """Refinement only: the log-probability of each completion under the reference, in nats."""
     desirable: bool = True
-    """KTO only: whether its completion is one to write or one to avoid."""
+    """KTO only: whether the completion is desirable."""
     mismatched: "TrainingExample | None" = None
-    """KTO only: another question's completion after the same prompt."""
+    """KTO only: the completion of another question after the same prompt."""
 
     @property
     def num_tokens(self) -> int:
+        """Tokens of all sequences."""
         return sum(len(sequence) for sequence in self.sequences)
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest sequence."""
+        """Tokens of the longest sequence."""
         return max(len(sequence) for sequence in self.sequences)
 
 
 def encode_prompt(
     question: Question, kind: PromptKind, tokenizer: Tokenizer
 ) -> tuple[str, tuple[int, ...]]:
-    """The prompt as text, without a BOS that the tokenizer adds by itself, and as ids.
+    """Return the prompt as text, without the BOS that the tokenizer adds, and as ids.
 
-    A tokenizer with a chat template gets the question as a user's message, followed by what opens
-    the assistant's answer, and the template alone decides about BOS; any other gets the plain
-    prompt, with BOS where the tokenizer puts one. Raises ModelError where BOS stands twice.
+    With a chat template the prompt is the question as a user's message and the template's
+    generation prompt, and only the template adds BOS; without one it is the plain prompt, with BOS
+    if the tokenizer adds one. Raises ModelError for two BOS tokens.
     """
-    worded = prompts.chat_message if tokenizer.chat_template else prompts.render
-    return _encode_prompt(worded(question, kind), question.id, tokenizer)
+    to_text = prompts.chat_message if tokenizer.chat_template else prompts.render
+    return _encode_prompt(to_text(question, kind), question.id, tokenizer)
 
 
 def _encode_prompt(
@@ -121,19 +123,19 @@ def _encode_prompt(
 
 
 def check_pair_ids(pair: PreferencePair, tokenizer: Tokenizer) -> None:
-    """Raises ModelError where the pair's token ids are not those of this tokenizer."""
+    """Check that the pair's token ids are those of this tokenizer. Raises ModelError."""
     if _ids(pair.prompt, tokenizer) != tuple(pair.prompt_ids):
         raise ModelError(
             f"the pair of question {pair.question_id} holds the token ids of another tokenizer or"
-            " chat template, so the student would learn from other words than were written. Train"
-            " the student that wrote these pairs, or give them as text: the columns prompt, chosen"
-            " and rejected alone"
+            " chat template, so the student would learn a different text. Train the student that"
+            " sampled these pairs, or provide them as text: only the columns prompt, chosen and"
+            " rejected"
         )
 
 
 def missing_chat_template(tokenizer: Tokenizer) -> str | None:
-    """The template by which messages become the prompts that `encode_prompt` makes, for a tokenizer
-    that has none; None for one that brings its own."""
+    """Return a template that turns messages into the prompts of `encode_prompt`, for a tokenizer
+    without one; None if it has one."""
     if tokenizer.chat_template:
         return None
     return prompts.chat_template(opens_with_bos=bool(_opening(tokenizer)))
@@ -142,11 +144,11 @@ def missing_chat_template(tokenizer: Tokenizer) -> str | None:
 def encode_demonstration(
     demonstration: Demonstration, kind: PromptKind, tokenizer: Tokenizer
 ) -> TokenSequence:
-    """The prompt of the demonstrated question and the teacher's text as it was written, then EOS.
+    """Encode the prompt of the demonstrated question and the teacher's text as it is, then EOS.
 
-    Only a space is put between a plain prompt and a text that does not start with one: a teacher
-    with a chat template, or a file, writes none, and the student has to learn to continue its own
-    prompt.
+    Only a space is inserted between a plain prompt and a text that does not start with one: a
+    teacher with a chat template, or a file, writes none, and the student has to learn to continue
+    its prompt.
 
     Raises ModelError for a tokenizer without EOS, DataError for a text with EOS in its middle.
     """
@@ -158,9 +160,9 @@ def encode_demonstration(
     return _sequence(prompt, prompt_ids, text, question.id, tokenizer)
 
 
-def as_own(demonstration: Demonstration, tokenizer: Tokenizer) -> Graded:
-    """The demonstration as if the student had written it to its own prompt with the trigger, in the
-    ids that `encode_demonstration` trains on. Raises as that."""
+def as_student_answer(demonstration: Demonstration, tokenizer: Tokenizer) -> Graded:
+    """Return the demonstration as if the student had sampled it from its prompt with the trigger,
+    in the ids of `encode_demonstration`. Raises the same errors."""
     prompt, _ = encode_prompt(demonstration.question, "cot", tokenizer)
     sequence = encode_demonstration(demonstration, "cot", tokenizer)
     graded = demonstration.graded
@@ -178,8 +180,8 @@ def as_own(demonstration: Demonstration, tokenizer: Tokenizer) -> Graded:
 def encode_as_written(
     prompt: str, completion: str, question_id: str, tokenizer: Tokenizer
 ) -> TokenSequence:
-    """A prompt in anybody's words, a user's message where there is a chat template, and what was
-    written to it, not even a space added; then EOS. Raises as `encode_demonstration`."""
+    """Encode an arbitrary prompt, as a user's message where there is a chat template, and its
+    completion without an inserted space, then EOS. Raises the errors of `encode_demonstration`."""
     text, prompt_ids = _encode_prompt(prompt, question_id, tokenizer)
     return _sequence(text, prompt_ids, completion, question_id, tokenizer)
 
@@ -206,7 +208,7 @@ def _sequence(
 def encode_pair(
     pair: PreferencePair, reference_logps: tuple[float, float] | None = None
 ) -> TrainingExample:
-    """Chosen and rejected, if there is one, after the pair's prompt, in the sampler's own ids."""
+    """Return chosen and rejected, if there is one, after the pair's prompt, in the sampled ids."""
     return TrainingExample(
         pair.question_id,
         tuple(
@@ -219,7 +221,8 @@ def encode_pair(
 
 
 def end_of_sequence(tokenizer: Tokenizer) -> int:
-    """The id that ends a completion. Padding never is told by its id, so it may equal EOS."""
+    """Return the id that ends a completion. It may be the padding id, too: padding is never
+    recognised by its id. Raises ModelError if there is none."""
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "The tokenizer has no end-of-sequence token, so a student could not learn to stop."
@@ -229,13 +232,13 @@ def end_of_sequence(tokenizer: Tokenizer) -> int:
 
 
 def check_prompts(tokenizer: Tokenizer, trained: bool) -> None:
-    """Look at the prompts of one question before anything is started. Raises ModelError.
+    """Check the prompts of one question before anything is started. Raises ModelError.
 
-    Refused are a chat template that cannot be rendered and BOS that stands twice. `trained`: the
-    model is also to learn behind these prompts. Then a prompt must be the beginning of itself and
-    its answer together, as text and as ids: a template that drops, strips or words anew what came
-    before an answer is refused, as is a tokenizer that merges the end of every prompt with the
-    beginning of its answer.
+    A chat template that cannot be rendered and a double BOS are rejected. `trained`: the model is
+    also trained on answers to these prompts. Then a prompt must be a prefix of itself and its
+    answer together, as text and as ids: a template that drops, strips or changes what precedes an
+    answer is rejected, as is a tokenizer that merges the end of every prompt with the beginning of
+    its answer.
     """
     for kind in _KINDS:
         try:
@@ -243,32 +246,30 @@ def check_prompts(tokenizer: Tokenizer, trained: bool) -> None:
             answered = _answered(prompt, kind, tokenizer) if trained else []
         except ModelError:
             raise
-        except Exception as error:  # A template is a program of others: it raises what it likes.
+        except Exception as error:  # A template is a foreign program and may raise anything.
             raise ModelError(
-                f"the chat template cannot be rendered for a user's message: {error}. Mend"
-                " chat_template in the model's folder, or take it away to use plain prompts"
+                f"the chat template cannot be rendered for a user's message: {error}. Fix"
+                " chat_template in the model's folder, or remove it to use plain prompts"
             ) from error
         for text in answered:
             if not text.startswith(prompt):
                 raise ModelError(
-                    "the chat template changes a prompt once it is answered, so what the student"
-                    " learns from would not begin as what it is asked. It makes"
-                    f" {_around(prompt, text)} Give the model's folder a chat template whose"
-                    " generation prompt is how an answer begins, or take it away to use plain"
-                    " prompts"
+                    "the chat template changes a prompt once it is answered, so the student's"
+                    " training sequences would not begin with its prompts. It turns"
+                    f" {_difference(prompt, text)} Give the model's folder a chat template whose"
+                    " generation prompt is how an answer begins, or remove it to use plain prompts"
                 )
             if _ids(text, tokenizer)[: len(prompt_ids)] != prompt_ids:
                 raise ModelError(
                     f"the tokenizer merges the end of a prompt, {prompt[-_SHOWN:]!r}, with the"
-                    " beginning of its answer, so what the student learns from would not begin"
-                    " with the tokens that it is asked with. Give the model's folder a chat"
-                    " template whose generation prompt ends in a special token, or choose another"
-                    " student"
+                    " beginning of its answer, so the student's training sequences would not begin"
+                    " with the tokens of its prompts. Give the model's folder a chat template whose"
+                    " generation prompt ends in a special token, or choose another student"
                 )
 
 
 def _answered(prompt: str, kind: PromptKind, tokenizer: Tokenizer) -> list[str]:
-    """The probe's prompt with its answer: as it is trained on, and as the chat template has it."""
+    """Return the probe's prompt with its answer, as in training and as the chat template has it."""
     if not tokenizer.chat_template:
         return [f"{prompt} {_PROBE_ANSWER}"]
     messages = [
@@ -279,22 +280,25 @@ def _answered(prompt: str, kind: PromptKind, tokenizer: Tokenizer) -> list[str]:
     return [str(whole), prompt + _PROBE_ANSWER]
 
 
-def _around(prompt: str, text: str) -> str:
-    """Where a prompt and its answered form part, for a message."""
+def _difference(prompt: str, text: str) -> str:
+    """Return the first difference between a prompt and its answered form, for an error text."""
     pairs = enumerate(zip(prompt, text, strict=False))
-    at = next((at for at, (one, other) in pairs if one != other), min(len(prompt), len(text)))
-    start = max(0, at - _SHOWN // 2)
-    return f"{prompt[start : at + _SHOWN]!r} into {text[start : at + _SHOWN]!r}."
+    index = next(
+        (index for index, (one, other) in pairs if one != other), min(len(prompt), len(text))
+    )
+    start = max(0, index - _SHOWN // 2)
+    return f"{prompt[start : index + _SHOWN]!r} into {text[start : index + _SHOWN]!r}."
 
 
 def _ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """A text that opens a sequence. The template alone decides about BOS where there is one."""
+    """Encode a text at the start of a sequence. If there is a template, only the template adds
+    BOS."""
     opening = () if tokenizer.chat_template else _opening(tokenizer)
     return (*opening, *tokenizer.encode(text, add_special_tokens=False))
 
 
 def _opening(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """BOS where the tokenizer puts one before a plain text, else nothing."""
+    """Return BOS if the tokenizer puts one before a plain text, else nothing."""
     bos = tokenizer.bos_token_id
     added = tokenizer.encode("", add_special_tokens=True)
     return (bos,) if bos is not None and added[:1] == [bos] else ()

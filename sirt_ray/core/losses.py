@@ -1,11 +1,11 @@
-"""The losses, as pure functions of log-probabilities. The one file of the core with torch.
+"""The losses, as pure functions of log-probabilities. This is the only file of `core` with torch.
 
 Shapes: P pairs, the 2 of [P, 2] is (chosen, rejected); E examples of one completion each.
 Log-probabilities are of whole completions, in nats; lengths are their tokens.
 
 A loss is divided by the denominator of the *whole* optimizer batch, over all workers and
-micro-batches, which its caller knows. So losses, metrics and gradients of the parts add up to
-those of the batch, however it is cut.
+micro-batches, which its caller knows. So the losses, metrics and gradients of the micro-batches add
+up to those of the batch, however it is split.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
-"""Detached scalars, each already a share of the batch's mean."""
+"""Detached scalars, each the micro-batch's share of the mean over the batch."""
 
 PairLoss = Literal["sigmoid", "ipo", "robust", "simpo", "orpo"]
 """`sigmoid`: DPO (Rafailov et al. 2023, equation 7), cDPO with `label_smoothing` (Mitchell 2023,
@@ -24,23 +24,26 @@ equation 3). `ipo`: Azar et al. 2024, equation 17. `robust`: Chowdhury et al. 20
 `simpo`: Meng et al. 2024, equation 6. `orpo`: Hong et al. 2024, equations 6 and 7."""
 
 REFERENCE_FREE: frozenset[str] = frozenset({"simpo", "orpo"})
-"""Losses that look at the student alone."""
+"""Losses that do not use the reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairSettings:
+    """The settings of a preference loss."""
+
     loss: PairLoss
     beta: float
-    """How strongly the student is held to the reference; of ORPO: the weight of the odds ratio."""
+    """Strength of the regularisation to the reference; for ORPO, the weight of the odds ratio."""
     label_smoothing: float = 0.0
-    """The share of pairs that may be the wrong way round (sigmoid, robust, simpo)."""
+    """Assumed share of pairs with swapped labels (sigmoid, robust, simpo)."""
     length_normalised: bool = False
-    """Log-probabilities a token in place of a completion (sigmoid, ipo; always in simpo, orpo)."""
+    """Use log-probabilities per token instead of per completion (sigmoid, ipo; always in simpo,
+    orpo)."""
     simpo_margin: float = 0.0
     """SimPO's gamma."""
     nll_weight: float = 0.0
     """Weight of the chosen completion's length-normalised NLL (Pang et al. 2024, Iterative RPO,
-    equation 2); ORPO has it anyway, at 1."""
+    equation 2); ORPO always has it, with weight 1."""
 
 
 def sft_loss(logps: Tensor, num_tokens: float) -> tuple[Tensor, Metrics]:
@@ -56,10 +59,10 @@ def sft_loss(logps: Tensor, num_tokens: float) -> tuple[Tensor, Metrics]:
 def pair_losses(
     logps: Tensor, reference: Tensor, lengths: Tensor, settings: PairSettings
 ) -> Tensor:
-    """The preference loss of each pair, [P], without the NLL term; all arguments [P, 2].
+    """Return the preference loss of each pair, [P], without the NLL term; all arguments [P, 2].
 
     Student equal to reference gives ln 2 for `sigmoid` (any `label_smoothing`) and `robust`, and
-    (1 / (2 beta))^2 for `ipo`. The losses of `REFERENCE_FREE` do not look at `reference`.
+    (1 / (2 beta))^2 for `ipo`. The losses of `REFERENCE_FREE` do not use `reference`.
     """
     beta, smooth = settings.beta, settings.label_smoothing
     if settings.loss == "orpo":
@@ -83,7 +86,7 @@ def pair_losses(
 
 
 def log_odds(mean_logps: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = exp(mean log-probability a token), which is below 1."""
+    """Return log(p / (1 - p)) for p = exp(mean log-probability per token), which is below 1."""
     below = mean_logps.clamp(max=-1e-6)
     return below - torch.log(-torch.expm1(below))
 
@@ -99,11 +102,11 @@ def preference_loss(
     - log pi(y_l|x) / ref(y_l|x))). All of [P, 2]; `num_pairs` is the number of pairs of the whole
     optimizer batch. Rewards and margins are DPO's, whatever the loss.
 
-    `kl` is the mean of log ref(y|x) - log pi(y|x) over both completions, in nats a completion
+    `kl` is the mean of log ref(y|x) - log pi(y|x) over both completions, in nats per completion
     (Schulman 2020, "Approximating KL Divergence", k1): an estimate of KL(reference || policy), as
-    the completions are the reference's own samples. It is biased by all that makes them other than
-    that: a sampling temperature below 1, the choice of pairs, and the training on them; and it may
-    be negative. k3 never is, but its exp of a whole completion's ratio has no usable variance.
+    the completions are the reference's own samples. It is biased by every departure
+    from that: a sampling temperature below 1, the choice of pairs, and the training on them; and it
+    may be negative. k3 never is, but the exp of a whole completion's ratio has no usable variance.
     """
     preference = pair_losses(logps, reference, lengths, settings)
     losses = preference
@@ -132,24 +135,26 @@ def preference_loss(
 
 @dataclass(frozen=True, slots=True)
 class KtoSettings:
+    """The settings of the KTO loss."""
+
     beta: float
-    """How soon an example's gain saturates."""
+    """How quickly an example's gain saturates."""
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class KtoBatch:
-    """What each part's loss has to know of the whole optimizer batch."""
+    """Quantities of the whole optimizer batch that the loss of each micro-batch needs."""
 
     kl: float
-    """The estimate of the policy's divergence from the reference: see `kto_divergence`."""
+    """Estimate of the divergence of the policy from the reference (`kto_divergence`)."""
     num_desirable: int
     num_undesirable: int
 
 
 def kto_divergence(logps: Tensor, reference: Tensor) -> float:
-    """KTO's reference point z_0 = max(0, mean of log pi(y'|x) / ref(y'|x)).
+    """Return KTO's reference point z_0 = max(0, mean of log pi(y'|x) / ref(y'|x)).
 
     Ethayarajh et al. 2024, section 4.2. Both [E], of completions y' that were written to other
     questions than x; over the whole optimizer batch, without gradient.
@@ -160,7 +165,7 @@ def kto_divergence(logps: Tensor, reference: Tensor) -> float:
 def kto_losses(
     logps: Tensor, reference: Tensor, desirable: Tensor, kl: float, settings: KtoSettings
 ) -> Tensor:
-    """KTO (Ethayarajh et al. 2024, equation 8), unpaired: the loss of each example, [E].
+    """Return the unpaired KTO loss of each example, [E] (Ethayarajh et al. 2024, equation 8).
 
     logps, reference [E]; desirable [E] (bool). Student equal to reference, with `kl` 0, gives half
     of each example's weight.
@@ -174,11 +179,11 @@ def kto_losses(
 def kto_loss(
     logps: Tensor, reference: Tensor, desirable: Tensor, batch: KtoBatch, settings: KtoSettings
 ) -> tuple[Tensor, Metrics]:
-    """The mean of `kto_losses` over the examples of the whole optimizer batch; all of [E].
+    """Return the mean of `kto_losses` over the examples of the whole optimizer batch; all of [E].
 
     Rewards are means over the desirable (`chosen`) and over the undesirable examples
-    (`rejected`), and the margin is their difference. `accuracy` is the share of examples on their
-    own side of the divergence.
+    (`rejected`), and the margin is their difference. `accuracy` is the share of examples on the
+    correct side of the divergence.
     """
     losses = kto_losses(logps, reference, desirable, batch.kl, settings)
     num_examples = batch.num_desirable + batch.num_undesirable

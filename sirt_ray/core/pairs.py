@@ -3,12 +3,12 @@
 `dpo_cot` (DPO_CoT, the paper's section 2.2 and appendix B): a right CoT-Answer is preferred to the
 student's own Answer to the plain prompt. `correctness` (Iterative RPO): a right CoT-Answer is
 preferred to a wrong one. `both`: the union. `spin` (SPIN): the demonstration is preferred to the
-student's own CoT-Answer. `right` (RFT, STaR, ReST-EM): right CoT-Answers, over nothing.
+student's own CoT-Answer. `right` (RFT, STaR, ReST-EM): right CoT-Answers, without rejected ones.
 
-`path.py:function`: one's own (`own_pairs.py`).
+`path.py:function`: a custom rule (`CustomPairRule`).
 
-Never chosen nor rejected: a completion that was cut off, and one whose tokens stand on the other
-side already. Which pairs are made depends on the seed and the completions alone.
+A truncated completion is neither chosen nor rejected, nor is one whose tokens are on the other side
+already. The pairs depend on the seed and the completions only.
 """
 
 import random
@@ -21,49 +21,49 @@ from sirt_ray.config.training import RULES, PairsConfig
 from sirt_ray.types import Graded, PreferencePair
 from sirt_ray.user_code import UserFunction
 
-# FOLDED core.own_pairs: A pair rule of one's own: what it is asked, and what is taken of its answer.
-#
-# It is called once for each question, with the student's finished, distinct completions (and with the
-# demonstration, where the job says so), and draws from `rng` alone, so that the same completions make
-# the same pairs.
-
 _WANTED = (
     "an iterable of (chosen, rejected), each of them one of the answers that it was given and their"
     " tokens different"
 )
-_ASKED_TWICE = 4
-"""Of the first questions a rule is asked again: one that draws from elsewhere than its `rng` would
-make other pairs on every run."""
+_CALLED_TWICE = 4
+"""A custom rule is called twice for so many first questions: a rule with other sources of
+randomness than its `rng` would make different pairs in every run."""
 
 
 class CustomPairRule:
-    """What a rule is like::
+    """A pair rule of the user, called once for each question.
 
-    def right_over_wrong(answers: list[Graded], rng: random.Random):
-        right = [a for a in answers if a.verdict == "right"]
-        wrong = [a for a in answers if a.verdict == "wrong"]
-        rng.shuffle(wrong)
-        return zip(right, wrong)
+    Its arguments are the student's finished, distinct completions (and the demonstration, where the
+    job includes it) and a random generator, the only source of randomness that it may use, so that
+    the same completions make the same pairs.
+
+    Example::
+
+        def right_over_wrong(answers: list[Graded], rng: random.Random):
+            right = [a for a in answers if a.verdict == "right"]
+            wrong = [a for a in answers if a.verdict == "wrong"]
+            rng.shuffle(wrong)
+            return zip(right, wrong)
     """
 
     def __init__(self, code: UserFunction) -> None:
         self._code = code
-        self._asked = 0
+        self._called_twice = 0
 
     def sides(
         self, question_id: str, answers: Sequence[Graded], seed: str
     ) -> list[tuple[Graded, Graded]]:
-        """(chosen, rejected) of one question. Raises StageError where the rule fails, does not keep
-        to the contract, or gives other pairs when it is asked again."""
-        sides = self._ask(question_id, answers, seed)
-        if self._asked < _ASKED_TWICE:
-            self._asked += 1
-            if self._ask(question_id, answers, seed) != sides:
+        """Return the (chosen, rejected) of one question. Raises StageError if the rule fails,
+        breaks the contract, or returns different pairs when it is called again."""
+        sides = self._call(question_id, answers, seed)
+        if self._called_twice < _CALLED_TWICE:
+            self._called_twice += 1
+            if self._call(question_id, answers, seed) != sides:
                 about = f"question {question_id}"
-                raise self._code.wrong(sides, about, "the same when it was asked again")
+                raise self._code.wrong(sides, about, "the same when it was called again")
         return sides
 
-    def _ask(
+    def _call(
         self, question_id: str, answers: Sequence[Graded], seed: str
     ) -> list[tuple[Graded, Graded]]:
         rng = random.Random(f"{seed}/{question_id}/own")
@@ -75,15 +75,11 @@ class CustomPairRule:
             both = (
                 cast("Sequence[Graded]", pair) if isinstance(pair, tuple | list) else list[Graded]()
             )
-            given = len(both) == 2 and {id(side) for side in both} <= known
-            if not given or _same(both[0], both[1]):
+            valid = len(both) == 2 and {id(side) for side in both} <= known
+            if not valid or _same(both[0], both[1]):
                 raise self._code.wrong(cast(object, pair), about, _WANTED)
             sides.append((both[0], both[1]))
         return sides
-
-
-def _same(chosen: Graded, rejected: Graded) -> bool:
-    return chosen.completion.completion_ids == rejected.completion.completion_ids
 
 
 def make_pairs(
@@ -91,14 +87,14 @@ def make_pairs(
     config: PairsConfig,
     seed: str,
     demonstrations: Iterable[Graded] = (),
-    own: CustomPairRule | None = None,
+    custom_rule: CustomPairRule | None = None,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """At most `config.max_per_question` pairs for each question and rule.
+    """Return at most `config.max_per_question` pairs for each question and rule, in the order of
+    the questions, and the number of questions and completions by outcome.
 
-    `seed` names the run's seed and the round. `demonstrations`, one for a question at most and in
-    the student's own token ids, are what a rule or `config.with_demonstrations` chooses. `own`
-    stands in the place of a rule of ours. Returns the pairs in the order of their questions, and
-    how many questions and completions went which way, by reason.
+    `seed` combines the run's seed and the round. `demonstrations`, at most one for a question and
+    in the student's token ids, are chosen by a rule or by `config.with_demonstrations`.
+    `custom_rule` replaces the built-in rules.
     """
     by_question: dict[str, list[Graded]] = {}
     for item in graded:
@@ -110,10 +106,10 @@ def make_pairs(
         usable = _usable(samples, config, counts)
         made: list[PreferencePair] = []
         demonstration = demonstrated.get(question_id)
-        if own is not None:
+        if custom_rule is not None:
             answers = usable if demonstration is None else [*usable, demonstration]
-            made += _own_pairs(own, question_id, answers, config, seed, counts)
-        for rule in RULES[config.rule] if own is None else ():
+            made += _pairs_of_custom_rule(custom_rule, question_id, answers, config, seed, counts)
+        for rule in RULES[config.rule] if custom_rule is None else ():
             sides = _sides(rule, usable, config, demonstration)
             made += _pair_question(question_id, rule, sides, config, seed, counts)
         pairs += made
@@ -123,7 +119,7 @@ def make_pairs(
 
 
 def _usable(samples: Iterable[Graded], config: PairsConfig, counts: Counter[str]) -> list[Graded]:
-    """Finished, distinct completions in a stable order; the others are counted."""
+    """Return the finished, distinct completions in a stable order; count the others."""
     seen: dict[tuple[str, tuple[int, ...]], Graded] = {}
     for item in sorted(samples, key=_order):
         done = item.completion
@@ -139,12 +135,12 @@ def _usable(samples: Iterable[Graded], config: PairsConfig, counts: Counter[str]
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """What a rule may choose and reject for one question, no tokens twice."""
+    """What a rule may choose and reject for one question; no token sequence occurs twice."""
 
     chosen: list[Graded]
     rejected: list[Graded]
     demonstration: Graded | None
-    """Chosen beside the drawn ones (`right`)."""
+    """Chosen in addition to the drawn ones (`right`)."""
 
 
 def _sides(
@@ -153,12 +149,12 @@ def _sides(
     chosen = [g for g in usable if g.completion.prompt_kind == "cot" and g.verdict == "right"]
     if rule == "spin":
         chosen = []
-    beside = None
+    additional = None
     if demonstration is not None:
         shown = demonstration.completion.completion_ids
         chosen = [g for g in chosen if g.completion.completion_ids != shown]
         if rule == "right":
-            beside = demonstration
+            additional = demonstration
         else:
             chosen.append(demonstration)
     taken = {g.completion.completion_ids for g in chosen}
@@ -167,7 +163,20 @@ def _sides(
         for g in usable
         if _may_be_rejected(g, rule, config) and g.completion.completion_ids not in taken
     ]
-    return _Sides(chosen, rejected, beside)
+    return _Sides(chosen, rejected, additional)
+
+
+def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:
+    kind, verdict = graded.completion.prompt_kind, graded.verdict
+    if rule == "right":
+        return False
+    if rule == "spin":
+        return kind == "cot"
+    if rule == "dpo_cot":
+        return kind == "plain" and (config.plain_rejected == "any" or verdict == "wrong")
+    if verdict == "unparseable":
+        return kind == "cot" and config.unparseable_rejected
+    return kind == "cot" and verdict == "wrong"
 
 
 def _pair_question(
@@ -191,38 +200,24 @@ def _pair_question(
         missing = "rejected" if chosen else "demonstration" if rule == "spin" else "right"
         counts[f"{rule}_without_{missing}"] += 1
         return []
-    # The shorter side is used again from its start: all combinations below the longer one's length
-    # differ.
+    # The shorter side is repeated: all combinations up to the length of the longer side differ.
     total = min(config.max_per_question, max(len(chosen), len(rejected)))
     return [_pair(rule, chosen[i % len(chosen)], rejected[i % len(rejected)]) for i in range(total)]
 
 
-def _own_pairs(
-    own: CustomPairRule,
+def _pairs_of_custom_rule(
+    custom_rule: CustomPairRule,
     question_id: str,
     answers: Sequence[Graded],
     config: PairsConfig,
     seed: str,
     counts: Counter[str],
 ) -> list[PreferencePair]:
-    """The first pairs of one's own rule, which may say less than all there are."""
-    sides = own.sides(question_id, answers, seed)
+    """Return the first pairs of a custom rule."""
+    sides = custom_rule.sides(question_id, answers, seed)
     counts["questions_no_own_pair"] += not sides
     counts["pairs_rank_above_max_per_question"] += max(0, len(sides) - config.max_per_question)
     return [_pair("own", *side) for side in sides[: config.max_per_question]]
-
-
-def _may_be_rejected(graded: Graded, rule: str, config: PairsConfig) -> bool:
-    kind, verdict = graded.completion.prompt_kind, graded.verdict
-    if rule == "right":
-        return False
-    if rule == "spin":
-        return kind == "cot"
-    if rule == "dpo_cot":
-        return kind == "plain" and (config.plain_rejected == "any" or verdict == "wrong")
-    if verdict == "unparseable":
-        return kind == "cot" and config.unparseable_rejected
-    return kind == "cot" and verdict == "wrong"
 
 
 def _pair(rule: str, chosen: Graded, rejected: Graded | None) -> PreferencePair:
@@ -240,3 +235,7 @@ def _pair(rule: str, chosen: Graded, rejected: Graded | None) -> PreferencePair:
 
 def _order(graded: Graded) -> tuple[str, int]:
     return graded.completion.prompt_kind, graded.completion.sample_index
+
+
+def _same(chosen: Graded, rejected: Graded) -> bool:
+    return chosen.completion.completion_ids == rejected.completion.completion_ids

@@ -1,4 +1,4 @@
-"""Question -> prompt. The only place where a prompt's wording lives.
+"""Question -> prompt. All wording of prompts is in this module.
 
 With the trigger (x_CoT in the paper), for a model without a chat template::
 
@@ -11,30 +11,30 @@ With the trigger (x_CoT in the paper), for a model without a chat template::
     Answer: Let's think step by step.
 
 Without it (x) the prompt ends at ``Answer:``. The wording of the multiple-choice instruction is the
-one of the paper's predecessor; the paper's own template (its Table 6) was not published in a form
-that could be recovered. A model with a chat template gets the same text as a user's message, the
-trigger on a line of its own at the end, and no ``Answer:``. The other way round, a model without
-one that is asked in messages gets them by `chat_template`, which makes the plain prompt of them.
+one of the paper's predecessor; the paper's template (its Table 6) was not published in a form that
+could be recovered. A model with a chat template gets the same text as a user's message, with the
+trigger on a separate line at the end and without ``Answer:``. Conversely, a model without one that
+is served messages gets `chat_template`, which turns them into the plain prompt.
 """
 
 from sirt_ray.types import LETTERS, PromptKind, Question
 
 VERSION = "1"
-"""Raised whenever the prompts of all benchmarks change: it is part of every sampled artifact's
-identity. Where only one benchmark is asked in other words, its own `Benchmark.version` is raised.
-`tests/golden/prompts.txt` shows every prompt as it is rendered."""
+"""Increased whenever the prompts of all benchmarks change: it is part of the fingerprint of every
+sampled artifact. If the prompt of one benchmark changes, its `Benchmark.version` is increased.
+`tests/golden/prompts.txt` has every prompt as it is rendered."""
 
 TRIGGER = "Let's think step by step."
 """The zero-shot chain-of-thought trigger (Kojima et al. 2022)."""
 
 OPEN_INSTRUCTION = "Answer the math question with a number."
 BENCHMARK_INSTRUCTIONS = {"math": "Answer the math question with a number or an expression."}
-"""Of the benchmarks that the other two would ask for the wrong thing."""
+"""Instructions of the benchmarks for which the general ones would be wrong."""
 CHOICE_INSTRUCTION = "Choose the answer to the question only from options {letters}."
 
 
 def instruction(question: Question) -> str:
-    """The instruction line i of the demonstration tuple (i, q, a)."""
+    """Return the instruction line i of the demonstration tuple (i, q, a)."""
     if question.instruction is not None:
         return question.instruction
     if not question.choices:
@@ -43,7 +43,7 @@ def instruction(question: Question) -> str:
 
 
 def body(question: Question) -> str:
-    """Instruction, question and options; what a chat model is sent as the user's message."""
+    """Return instruction, question and options: the user's message to a chat model."""
     lines = [instruction(question), f"Question: {question.text}"]
     if question.choices:
         lines.append("Choices:")
@@ -54,28 +54,29 @@ def body(question: Question) -> str:
 
 
 def render(question: Question, kind: PromptKind) -> str:
-    """The whole prompt for a model without a chat template. A completion starts with a space."""
+    """Return the prompt for a model without a chat template. A completion starts with a space."""
     answer = f"Answer: {TRIGGER}" if kind == "cot" else "Answer:"
     return f"{body(question)}\n{answer}"
 
 
 def chat_message(question: Question, kind: PromptKind) -> str:
-    """The user's message for a model with a chat template."""
+    """Return the user's message for a model with a chat template."""
     return f"{body(question)}\n{TRIGGER}" if kind == "cot" else body(question)
 
 
 def chat_template(opens_with_bos: bool) -> str:
-    """A Jinja template for a model without one: messages -> the plain prompt.
+    """Return a Jinja template for a model without one: messages -> the plain prompt.
 
-    A user's message that `chat_message` made becomes exactly what `render` makes of the same
-    question; any other is followed by ``Answer:``, unless it ends so itself. `opens_with_bos`: put
-    BOS, which no one adds behind a template. An earlier answer ends with EOS, as it was learned.
+    A message from `chat_message` becomes exactly the prompt that `render` makes of the same
+    question; any other one is followed by ``Answer:``, unless it ends so itself. `opens_with_bos`:
+    start with BOS, which nothing else adds to the output of a template. An earlier answer ends with
+    EOS, as in training.
     """
     opening = "{{- bos_token -}}" if opens_with_bos else ""
     return opening + _CHAT_TEMPLATE
 
 
-# Line breaks stand as they are: what reads this may take a backslash for the start of an escape.
+# Line breaks are literal: a reader of the template may take a backslash for an escape sequence.
 _CHAT_TEMPLATE = (
     '{%- set trigger = "' + TRIGGER + '" -%}'
     """{%- set newline = "\n" -%}

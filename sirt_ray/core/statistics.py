@@ -1,9 +1,8 @@
-"""How sure an accuracy is: its standard error, two models on the same questions, several seeds,
-several samples of one question.
+"""Uncertainty of accuracies: standard errors, paired comparisons on the same questions, the spread
+over seeds, and several samples of one question.
 
-Two different noises are kept apart. Of one run, the noise is that a benchmark has only so many
-questions: `proportion_stderr` and `paired`. Of several runs, it is what the seed changes:
-`over_seeds`.
+There are two sources of noise. Within one run, a benchmark has a finite number of questions:
+`proportion_stderr` and `paired`. Between runs, the seed differs: `over_seeds`.
 """
 
 import math
@@ -16,20 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
-"""Of a bootstrap: the ends of its interval are then sure to about a tenth of a standard error."""
+"""Resamples of a bootstrap, which determine the ends of its interval to about a tenth of a standard
+error."""
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t, quantile 0.975, for 1 to 9 degrees of freedom."""
 
 
 def proportion_stderr(right: int, n: int) -> float:
-    """Binomial standard error of `right` among `n` questions; 0 for none."""
+    """Return the binomial standard error of `right` among `n` questions; 0 for none."""
     share = right / n if n else 0.0
     return math.sqrt(share * (1 - share) / n) if n else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two models on the same questions; `after` against `before`.
+    """The comparison of two models on the same questions, `after` against `before`.
 
     Example::
 
@@ -37,17 +37,17 @@ class Paired:
     """
 
     n: int
-    """Questions."""
+    """Number of questions."""
     gained: int
-    """Right after, not right before."""
+    """Questions that are right after and not before."""
     lost: int
-    """Right before, not right after."""
+    """Questions that are right before and not after."""
     low: float
     high: float
     """95 % percentile bootstrap interval of `difference`, over questions."""
     p_value: float
-    """McNemar's exact test, two-sided: how often at least so uneven a split of the questions that
-    changed comes by chance."""
+    """McNemar's exact test, two-sided: the probability of a split of the changed questions that is
+    at least as uneven, by chance."""
 
     @property
     def difference(self) -> float:
@@ -56,7 +56,7 @@ class Paired:
 
 
 def paired(before: Mapping[str, bool], after: Mapping[str, bool], seed: int = 0) -> Paired:
-    """Compare two models by question id -> right?. ValueError where the questions differ."""
+    """Compare two models, as question id -> right?. Raises ValueError if the questions differ."""
     if before.keys() != after.keys() or not before:
         raise ValueError("a paired comparison needs the same questions, and at least one")
     gained = sum(after[question] and not before[question] for question in before)
@@ -66,7 +66,7 @@ def paired(before: Mapping[str, bool], after: Mapping[str, bool], seed: int = 0)
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p-value of McNemar's exact test.
+    """Return the two-sided p-value of McNemar's exact test.
 
     If nothing had changed, each of the `gained + lost` questions whose answer changed would be as
     likely a gain as a loss: twice the lower tail of Binomial(gained + lost, 1/2), at most 1
@@ -82,17 +82,17 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def bootstrap_interval(gained: int, lost: int, n: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the paired difference `(gained - lost) / n` (Efron and Tibshirani
-    1993, chapter 13), the same for the same seed.
+    """Return the 95 % percentile interval of the paired difference `(gained - lost) / n` (Efron and
+    Tibshirani 1993, chapter 13), the same for the same seed.
 
     Questions are drawn with replacement, each with both its answers. A question counts +1, -1 or 0,
-    so a resample is one draw of how many there are of each.
+    so a resample is one multinomial draw of these three counts.
     """
     return _middle(_resampled(gained, lost, n, np.random.default_rng(seed)))
 
 
 def _resampled(gained: int, lost: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The difference in each resample, (RESAMPLES,)."""
+    """Return the difference in each resample, (RESAMPLES,)."""
     shares = (gained / n, lost / n, (n - gained - lost) / n)
     drawn = rng.multinomial(n, shares, size=RESAMPLES)
     return (drawn[:, 0] - drawn[:, 1]) / n
@@ -105,16 +105,17 @@ def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class MeanPaired:
-    """The mean over benchmarks of two models' differences, each benchmark counting the same."""
+    """The mean over benchmarks of the differences of two models, with equal weights."""
 
     difference: float
     low: float
     high: float
-    """95 % percentile bootstrap interval, over the questions of each benchmark by itself."""
+    """95 % percentile bootstrap interval; the questions of each benchmark are resampled
+    separately."""
 
 
 def mean_paired(benchmarks: Sequence[Paired], seed: int = 0) -> MeanPaired:
-    """Average comparisons on different benchmarks. ValueError for none."""
+    """Average comparisons on different benchmarks. Raises ValueError for none."""
     if not benchmarks:
         raise ValueError("a mean over benchmarks needs one at least")
     rng = np.random.default_rng(seed)
@@ -125,21 +126,22 @@ def mean_paired(benchmarks: Sequence[Paired], seed: int = 0) -> MeanPaired:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure over several seeds."""
+    """A figure over several seeds: its mean and spread."""
 
     mean: float
     stderr: float
     """Sample standard deviation divided by the root of the number of seeds."""
     low: float
     high: float
-    """95 % interval of the mean by Student's t, with one degree of freedom less than seeds."""
+    """95 % interval of the mean by Student's t, with (seeds - 1) degrees of freedom."""
 
 
 def over_seeds(values: Sequence[float]) -> Spread:
-    """Mean and spread of one figure over seeds; of a difference, give each seed's own.
+    """Return the mean and spread of one figure over seeds; for a difference, pass that of each
+    seed.
 
-    Where all seeds answer the same questions, the noise of having only those is in the figure and
-    not in its spread. ValueError for fewer than two values: one has no spread.
+    If all seeds answer the same questions, the noise of the finite number of questions is in the
+    figure and not in its spread. Raises ValueError for fewer than two values: one has no spread.
     """
     if len(values) < 2:
         raise ValueError("a spread over seeds needs two values or more")
@@ -152,7 +154,7 @@ def over_seeds(values: Sequence[float]) -> Spread:
 def _t_975(freedom: int) -> float:
     if freedom <= len(_T_975):
         return _T_975[freedom - 1]
-    # Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5): right to 0.001 from here on.
+    # Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5): accurate to 0.001 from here on.
     z = statistics.NormalDist().inv_cdf(0.975)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -161,10 +163,11 @@ def _t_975(freedom: int) -> float:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """How likely at least one of `k` samples is right, from `n` samples with `right` right ones:
-    1 - C(n - right, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1).
+    """Return the probability that at least one of `k` samples is right, from `n` samples with
+    `right` right ones: 1 - C(n - right, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374,
+    equation 1).
 
-    `k = n` is the oracle's best of n; `k = 1` the accuracy of a sample. ValueError unless
+    `k = n` is the oracle's best of n; `k = 1` the accuracy of a sample. Raises ValueError unless
     1 <= k <= n and 0 <= right <= n.
     """
     if not (1 <= k <= n and 0 <= right <= n):
@@ -173,12 +176,13 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def majority(samples: Sequence[tuple[str | None, bool]]) -> float:
-    """Whether the most frequent final answer is right (self-consistency, Wang et al. 2023,
-    arXiv 2203.11171): 1 or 0, and where several are equally frequent the share of right ones.
+    """Return whether the most frequent final answer is right (self-consistency, Wang et al. 2023,
+    arXiv 2203.11171): 1 or 0; if several are equally frequent, the share of right ones.
 
-    `samples` are (final answer, right?) of one question. Without a final answer (None) there is no
-    vote; without any vote it is 0. Right answers are one answer however they are spelled. Wrong
-    ones are told apart by their text, which for numbers and letters is their value.
+    `samples` are (final answer, right?) of one question. A sample without a final answer (None) has
+    no vote; without any vote the result is 0. All right answers count as the same answer, whatever
+    their spelling. Wrong ones are distinguished by their text, which for numbers and letters is
+    their value.
     """
     votes: defaultdict[str | bool, int] = defaultdict(int)
     for answer, right in samples:

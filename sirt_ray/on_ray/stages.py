@@ -133,7 +133,7 @@ class RayStages:
     def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
         job = self._job
         stored = parquet.records(Demonstration, demonstrations.fetched())
-        kept = demonstrating.to_tune_on(stored, job)
+        kept = demonstrating.select_for_tuning(stored, job)
         if not kept:
             raise StageError(
                 "no demonstration is left to tune on. Widen tune.tasks or data.fraction, or look"

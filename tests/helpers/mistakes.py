@@ -127,7 +127,7 @@ MODELS = (
     Mistake(
         "a chat template that changes a prompt once it is answered",
         2,
-        ("cannot be trained", "would not begin as what it is asked"),
+        ("cannot be trained", "training sequences would not begin with its prompts"),
         "Give the model's folder a chat template whose generation prompt is how an answer begins,"
         " or take it away to use plain prompts",
     ),

@@ -8,8 +8,8 @@ from sirt_ray import user_code
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact
 from sirt_ray.config.job import JobConfig
-from sirt_ray.core.demonstrations import to_tune_on
-from sirt_ray.core.encoding import as_own
+from sirt_ray.core.demonstrations import select_for_tuning
+from sirt_ray.core.encoding import as_student_answer
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.core.pairs import CustomPairRule, make_pairs
 from sirt_ray.errors import DataError, StageError
@@ -28,7 +28,7 @@ def pair(
     shown: list[Graded] = []
     if job.refine.pairs.uses_demonstrations:
         stored = parquet.records(Demonstration, demonstrations.fetched())
-        shown = list(_in_student_tokens(to_tune_on(stored, job), job, unlike))
+        shown = list(_in_student_tokens(select_for_tuning(stored, job), job, unlike))
     rule = job.refine.pairs.custom_rule
     pairs, counts = make_pairs(
         parquet.records(Graded, samples.fetched()),
@@ -62,6 +62,6 @@ def _in_student_tokens(
     tokenizer = load_tokenizer(located(source, weights=False))
     for demonstration in demonstrations:
         try:
-            yield as_own(demonstration, tokenizer)
+            yield as_student_answer(demonstration, tokenizer)
         except DataError:
             unlike["demonstrations_end_of_sequence_inside"] += 1

@@ -104,7 +104,7 @@ class TestWhenItIsExecuted:
         assert main(["submit", str(job), "--address", "http://127.0.0.1:1"]) == 2
         assert capsys.readouterr().err.count(NOT_ALLOWED) == 2
         assert not (tmp_path / "ran").exists()
-        rules = {cell.job.refine.pairs.rule for cell in studies.load(study, [], REGISTRY).cells}
+        rules = {trial.job.refine.pairs.rule for trial in studies.load(study, [], REGISTRY).trials}
         assert rules == {f"{tmp_path}/code/own.py:rule"}
 
     def test_nothing_gets_around_the_check(self, job: Path, tmp_path: Path) -> None:

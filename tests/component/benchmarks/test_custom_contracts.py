@@ -165,14 +165,14 @@ class TestPairRule:
     def test_its_pairs_are_taken_up_to_the_most(self, tmp_path: Path) -> None:
         rule = CustomPairRule(code(tmp_path, RULE))
         config = PairsConfig(rule="own.py:rule", max_per_question=1)
-        pairs, counts = make_pairs(SAMPLES, config, "0/1", own=rule)
+        pairs, counts = make_pairs(SAMPLES, config, "0/1", custom_rule=rule)
         assert [pair.rule for pair in pairs] == ["own"]
         assert (
             counts["pairs_rank_above_max_per_question"] == 1
             and counts["completions_truncated"] == 1
         )
-        assert make_pairs(SAMPLES, config, "0/1", own=rule)[0] == pairs
-        nothing, counts = make_pairs(SAMPLES[:2], config, "0/1", own=rule)
+        assert make_pairs(SAMPLES, config, "0/1", custom_rule=rule)[0] == pairs
+        nothing, counts = make_pairs(SAMPLES[:2], config, "0/1", custom_rule=rule)
         assert nothing == [] and counts["questions_no_own_pair"] == 1
 
     def test_one_that_draws_from_elsewhere_is_found_out(self, tmp_path: Path) -> None:

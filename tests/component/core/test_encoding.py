@@ -7,7 +7,7 @@ import pytest
 
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import (
-    as_own,
+    as_student_answer,
     encode_demonstration,
     encode_pair,
     encode_prompt,
@@ -119,7 +119,7 @@ def test_pair_keeps_the_samplers_ids_after_the_pairs_prompt() -> None:
 
 def test_a_demonstration_as_own_has_the_ids_that_tuning_trains_on() -> None:
     teachers, tokenizer = demonstrated(" six"), tiny.byte_tokenizer()
-    own = as_own(teachers, tokenizer).completion
+    own = as_student_answer(teachers, tokenizer).completion
     sequence = encode_demonstration(teachers, "cot", tokenizer)
     assert (own.prompt_ids, own.completion_ids) == (sequence.prompt_ids, sequence.completion_ids)
     assert (own.text, own.prompt_kind, own.stop_reason) == (" six", "cot", "stop")

@@ -7,7 +7,7 @@ from sirt_ray.core.demonstrations import (
     first_per_benchmark,
     keep_demonstrations,
     refinement_questions,
-    to_tune_on,
+    select_for_tuning,
 )
 from sirt_ray.types import Demonstration, Question
 from tests.helpers.fakes import graded, job
@@ -75,7 +75,7 @@ def test_a_round_asks_the_tasks_to_refine_on_and_tuning_shows_its_own() -> None:
     crossed = job(data=both, tune={"tasks": ["gsm8k"]}, refine={"tasks": ["math"]})
     questions = [*QUESTIONS, question("math/0"), question("math/1")]
     items = [Demonstration(q, graded(q.id)) for q in questions]
-    assert {item.question.benchmark for item in to_tune_on(items, crossed)} == {"gsm8k"}
+    assert {item.question.benchmark for item in select_for_tuning(items, crossed)} == {"gsm8k"}
     asked, counts = refinement_questions(questions, items, crossed)
     assert [q.id for q in asked] == ["math/0", "math/1"]
     assert counts["of_other_tasks"] == 6
@@ -90,7 +90,7 @@ def test_a_smaller_share_of_the_questions_lies_within_a_larger_one() -> None:
         some = job(data=data, refine={"ground_truth": "gold"})
         asked, counts = refinement_questions(questions, items, some)
         assert counts["beyond_fraction"] == 400 - len(asked)
-        return {item.question.id for item in to_tune_on(items, some)}, {q.id for q in asked}
+        return {item.question.id for item in select_for_tuning(items, some)}, {q.id for q in asked}
 
     (quarter, quarter_asked), (half, half_asked) = shares(0.25), shares(0.5)
     assert quarter < half and (quarter_asked, half_asked) == (quarter, half)
