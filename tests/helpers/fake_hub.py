@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face hub: data sets and models from memory, over HTTP on this machine.
+"""A fake of the Hugging Face hub: data sets and models from memory, over HTTP on this machine.
 
-It speaks what `datasets` and `huggingface_hub` ask for when one is loaded: a repository's
-revision, listings of its files, and the files. Each repository is there at one revision only.
+It answers the requests of `datasets` and `huggingface_hub` when one is loaded: a repository's
+revision, listings of its files, and the files. Each repository has one revision only.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 @dataclass(frozen=True, slots=True)
 class Repository:
     revision: str
-    """By which it can be asked for: a commit, or a reference."""
+    """A commit or a reference."""
     files: Mapping[str, bytes]
-    """By their paths."""
+    """Path -> content."""
     gated: bool = False
-    """Whether the hub shows the repository, but gives none of its files to us."""
+    """Whether the hub shows the repository, but refuses to send its files."""
 
     @property
     def commit(self) -> str:
@@ -30,7 +30,7 @@ class Repository:
         return self.revision if named else hashlib.sha1(self.revision.encode()).hexdigest()
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Files and folders as the hub lists them."""
+        """Return files and folders as the hub lists them."""
         folders = {
             path[:at] for path in self.files for at, letter in enumerate(path) if letter == "/"
         }
@@ -46,16 +46,16 @@ class Repository:
 
 
 class _NotFoundError(Exception):
-    """The message is the hub's code for what is missing."""
+    """The message is the hub's error code."""
 
 
 class _GatedError(Exception):
-    """The repository's files are for those who have asked for them."""
+    """The repository's files are sent only to users with access."""
 
 
 @contextmanager
 def hub(repositories: Mapping[str, Repository]) -> Iterator[str]:
-    """The address of a hub with these repositories, by their names `<owner>/<name>`."""
+    """Yield the URL of a hub with these repositories: `<owner>/<name>` -> repository."""
 
     class Handler(_Handler):
         known = repositories
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
@@ -106,15 +106,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _found(
         self, path: str, query: Mapping[str, list[str]], form: Mapping[str, list[str]]
     ) -> Any:
-        """JSON, or the commit and the content of a file."""
-        # A model's files lie without a word before its name.
+        """Return JSON, or the commit and the content of a file."""
+        # The paths of a model's files have no prefix.
         path = path.removeprefix("api/").removeprefix("datasets/").removeprefix("models/")
         name = "/".join(path.split("/")[:2])
         if name not in self.known:
             raise _NotFoundError("RepoNotFound")
         repository = self.known[name]
-        _, _, asked = path.partition(name)
-        what, _, rest = asked.strip("/").partition("/")
+        _, _, inside_name = path.partition(name)
+        what, _, rest = inside_name.strip("/").partition("/")
         for revision in (repository.revision, repository.commit):
             if what and (rest == revision or rest.startswith(f"{revision}/")):
                 inside = rest.removeprefix(revision).strip("/")
