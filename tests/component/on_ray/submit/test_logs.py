@@ -75,3 +75,36 @@ def test_following_ends_with_ctrl_c() -> None:
     assert next(lines) == "one"
     with pytest.raises(KeyboardInterrupt):
         next(lines)
+
+
+class PendingDashboard(FakeDashboard):
+    """The job is pending for the first two requests."""
+
+    def submission(self, submission_id: str) -> Submission:
+        found = super().submission(submission_id)
+        return submission(JobStatus.PENDING) if self.requests <= 2 else found
+
+
+def test_a_job_without_a_node_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_REPORT_EVERY_SECONDS", 0.0)
+    reports: list[str] = []
+    assert "".join(follow(PendingDashboard(["one\n"]), "id", reports.append)) == "one\n"
+    assert len(reports) == 2 and all("resources.driver" in text for text in reports)
+
+
+class VanishedDashboard(FakeDashboard):
+    """The job has ended, and its log cannot be read: its node is gone."""
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        self.connections.append([])
+        yield "one\n"
+        raise RuntimeError("no agent")
+
+    def submission(self, submission_id: str) -> Submission:
+        return submission(JobStatus.FAILED)
+
+
+def test_the_rest_of_a_log_whose_node_is_gone_is_given_up() -> None:
+    log = VanishedDashboard()
+    assert "".join(follow(log, "id", lambda text: None)) == "one\n"
+    assert len(log.connections) == logs._LAST_TRIES
