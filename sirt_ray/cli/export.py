@@ -20,7 +20,7 @@ examples:
   hf auth login                                          # once, or HF_TOKEN=...
   sirt push runs/mine me/my-student --private --license apache-2.0
   sirt export runs/mine exported; $EDITOR exported/README.md; sirt push exported me/my-student
-  sirt push runs/mine me/my-student --revision round-2   # a branch of what is there already
+  sirt push runs/mine me/my-student --revision round-2   # a branch of an existing repository
 """
 
 
@@ -33,7 +33,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         **examples(EXPORT_EXAMPLES),
     )
     export.add_argument("run", type=object_store.to_local_path, metavar="RUN_DIR")
-    export.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
+    export.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
     _add_what(export)
     add_debug(export)
     export.set_defaults(command=_export, stopped="stopped; nothing was written")
@@ -51,7 +51,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     push.add_argument(
         "--revision",
         metavar="BRANCH",
-        help="a branch of the repository, which may be there already, `main` too",
+        help="a branch of the repository, which may exist already, `main` too",
     )
     _add_what(push)
     add_debug(push)
@@ -91,12 +91,12 @@ def _write(arguments: argparse.Namespace, run_dir: Path, out: Path) -> None:
     from sirt_ray.publish.students import find_student
 
     student = find_student(run_dir, arguments.stage)
-    license = arguments.license or UNLICENSED
-    export_student(student, out, arguments.merge, arguments.data, license)
-    said = f"{student.version} of {object_store.to_uri(run_dir)}, as it was evaluated"
-    if license == UNLICENSED:
-        said += ". Its licence is yours to fill in: in README.md, or by --license"
-    Console().print(said, soft_wrap=True)
+    licence = arguments.license or UNLICENSED
+    export_student(student, out, arguments.merge, arguments.data, licence)
+    text = f"{student.version} of {object_store.to_uri(run_dir)}, as it was evaluated"
+    if licence == UNLICENSED:
+        text += ". Fill in its licence: in README.md, or by --license"
+    Console().print(text, soft_wrap=True)
 
 
 def _push(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`sirt report` and `sirt compare`: what is asked for; the reports themselves are `report`'s."""
+"""`sirt report` and `sirt compare`: the arguments; the reports are made in `report/`."""
 
 import argparse
 import webbrowser
@@ -48,7 +48,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
     compare = commands.add_parser(
         "compare",
-        help="runs of any jobs side by side, with how sure their differences are",
+        help="runs of any jobs side by side, with the intervals of their differences",
         description="Compare runs with the first of them, on the same test questions. Runs of one"
         " job under several seeds are one row.",
         **examples(COMPARE_EXAMPLES),
@@ -69,7 +69,7 @@ def _add_form(parser: argparse.ArgumentParser, page: str) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"write it there (default of a page: {page} in the folder, or of several beside them)",
+        help=f"write it there (default of a page: {page} in the folder, or next to several)",
     )
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     add_debug(parser)
@@ -112,5 +112,5 @@ def _deliver(
     console = Console()
     console.print(object_store.to_uri(target), markup=False, highlight=False, soft_wrap=True)
     if arguments.open and not webbrowser.open(target.resolve().as_uri()):
-        console.print("There is no browser here: open the file in one", style="dim")
+        console.print("There is no browser on this machine: open the file in one", style="dim")
     return 0

@@ -1,4 +1,4 @@
-"""`sirt watch`: a run in the terminal, live, from another process than the one that runs it."""
+"""`sirt watch`: the status of a run, live, from another process than the one that runs it."""
 
 import argparse
 import time
@@ -13,15 +13,15 @@ from sirt_ray.storage import object_store
 EXAMPLES = """\
 examples:
   sirt watch runs/quickstart                 # until it ends; Ctrl-C stops watching, not the run
-  sirt watch runs/mine --once                # how it stands now
+  sirt watch runs/mine --once                # its status now
 
 exit codes: 0 the run is finished (with --once, or is at work); 1 it has stopped or is gone;
-2 the folder is no run's; 130 after Ctrl-C
+2 the folder is not a run's; 130 after Ctrl-C
 """
 _EVERY_SECONDS = 1.0
 _EVERY_SECONDS_IN_STORAGE = 5.0
-_SAID_EVERY_SECONDS = 30.0
-"""Where no terminal is."""
+_PRINT_EVERY_SECONDS = 30.0
+"""Without a terminal."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,9 +32,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         **examples(EXAMPLES),
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="a run's folder")
-    command.add_argument("--once", action="store_true", help="say how it stands, and end")
+    command.add_argument("--once", action="store_true", help="print its status, and end")
     add_debug(command)
-    command.set_defaults(command=_watch, stopped="stopped watching; the run goes on")
+    command.set_defaults(command=_watch, stopped="stopped watching; the run continues")
 
 
 def _watch(arguments: argparse.Namespace) -> int:
@@ -42,23 +42,23 @@ def _watch(arguments: argparse.Namespace) -> int:
 
     console, run_dir = Console(), object_store.to_local_path(arguments.run_dir)
     every = _EVERY_SECONDS_IN_STORAGE if object_store.stored(run_dir) else _EVERY_SECONDS
-    follower = RunMonitor(run_dir)
-    said = 0.0
+    monitor = RunMonitor(run_dir)
+    printed = 0.0
     with console.status("", spinner="dots") as status:
         while True:
-            for line in follower.read_on():
+            for line in monitor.new_lines():
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-            found = follower.standing()
+            found = monitor.status()
             if found.state != "at work":
                 break
             shown = "between two stages"
             if found.stage is not None:
-                shown = _shown(found.stage, found.since, follower.progress(found.stage))
+                shown = _shown(found.stage, found.since, monitor.progress(found.stage))
             status.update(escape(shown))
-            due = time.monotonic() - said >= _SAID_EVERY_SECONDS
+            due = time.monotonic() - printed >= _PRINT_EVERY_SECONDS
             if arguments.once or (due and not console.is_terminal):
                 console.print(f"▸ {shown}", markup=False, highlight=False, soft_wrap=True)
-                said = time.monotonic()
+                printed = time.monotonic()
             if arguments.once:
                 return 0
             time.sleep(every)
@@ -69,17 +69,17 @@ def _watch(arguments: argparse.Namespace) -> int:
     if found.state == "stopped":
         raise StageError(
             f"the run in {arguments.run_dir} has stopped{at}: {found.why}. `sirt run` with the same"
-            " job goes on with it"
+            " job continues it"
         )
     raise StageError(
         f"no driver is at work in {arguments.run_dir}, and it did not finish{at}: it was killed, or"
-        " it runs on another machine whose lock is not seen here. `sirt run` with the same job goes"
-        " on with it"
+        " it runs on another machine whose lock is not visible here. `sirt run` with the same job"
+        " continues it"
     )
 
 
 def _shown(stage: str, since: float | None, progress: str) -> str:
-    from sirt_ray.report.page.facts import duration
+    from sirt_ray.report.page.effort import duration
 
     parts = [stage]
     if since is not None:

@@ -37,7 +37,7 @@ def plan_table(states: Sequence[ArtifactStatus]) -> Table:
 
 
 def show(console: Console, setup: Setup, placed: Placement) -> None:
-    """Each part's memory and place, and when they take turns."""
+    """Print the memory and nodes of each part, and which parts run at the same time."""
     taught = f"{setup.teacher} teaches {setup.student}" if setup.teacher else setup.student
     table = _table(f"\n{taught}, on {placed.cluster.name}: GB of one GPU")
     if not placed.cluster.gpus:
@@ -49,22 +49,22 @@ def show(console: Console, setup: Setup, placed: Placement) -> None:
         table.add_row(*_row(part))
     console.print(table)
     for part in placed.parts.values():
-        _tell(console, _where(setup, part))
+        _print(console, _where(setup, part))
     if len(placed.parts) == len(setup.roles):
-        _tell(console, _turns(setup, placed))
+        _print(console, _turns(setup, placed))
     for name in placement.unknown(setup):
-        _tell(
+        _print(
             console,
-            f"{name}: its size is unknown: give the model as a folder. Nothing is said of its"
-            " memory and time",
+            f"{name}: its size is unknown: give the model as a folder. Its memory and time are not"
+            " estimated",
         )
 
 
 def show_time(
     console: Console, cluster: Cluster, estimates: Sequence[TimeEstimate], at_once: int
 ) -> None:
-    """What is still to be made, by kind; totals; and all that is assumed. `at_once`: jobs that find
-    room at the same time."""
+    """Print what is still to be made, by kind; totals; and all assumptions. `at_once`: jobs that
+    fit at the same time."""
     if not estimates:
         return
     table = _table("\nTime for what is still to be made, each artifact once, one after the other")
@@ -82,12 +82,14 @@ def show_time(
     console.print(table)
     if cluster.gpus and total.seconds:
         whole = total.seconds * cluster.gpus / 3600
-        _tell(console, f"The whole cluster for that long: {whole:,.1f} GPU-hours")
+        _print(console, f"The whole cluster for that long: {whole:,.1f} GPU-hours")
     if at_once > 1:
-        _tell(console, f"{at_once} cells find room at once: at best it ends in 1 / {at_once} of it")
+        _print(
+            console, f"{at_once} trials fit at once: at best it ends in 1 / {at_once} of the time"
+        )
     if not cluster.gpus:
-        _tell(console, "There is no GPU: no GPU-hours, and hours only by what is finished here")
-    _tell(console, "Assumed, not measured:", style="dim")
+        _print(console, "There is no GPU: no GPU-hours, and hours only by what is finished here")
+    _print(console, "Assumed, not measured:", style="dim")
     for text in (
         *cluster.assumed,
         *(speed.ASSUMED if cluster.gpus else ()),
@@ -95,7 +97,7 @@ def show_time(
         "not counted: starting engines, loading weights, validation while training; rows that are"
         " left out. `planning/memory.py` and `planning/speed.py` have the formulas",
     ):
-        _tell(console, f"  {text}", style="dim")
+        _print(console, f"  {text}", style="dim")
 
 
 def _row(part: Part) -> list[str]:
@@ -141,23 +143,23 @@ def _where(setup: Setup, part: Part) -> str:
 
 
 def _turns(setup: Setup, placed: Placement) -> str:
-    """Who is there at the same time."""
-    told: list[str] = []
+    """Return which parts run at the same time."""
+    turns: list[str] = []
     if "teacher" in placed.parts:
-        told.append(
-            "the student's engine starts beside the teacher's"
+        turns.append(
+            "the student's engine starts while the teacher's runs"
             if placed.prestarts
-            else "the teacher answers alone"
+            else "only the teacher's engine runs first"
         )
-        told.append("the teacher stops before the student is asked")
+        turns.append("the teacher's stops before the student samples")
     if "trainer" in placed.parts:
         if placed.colocates:
-            told.append("the student's engine stays beside the trainer")
+            turns.append("the student's engine stays while the trainer runs")
         elif setup.resources.student.min_replicas == 0:
-            told.append("the student's engine goes before every training (min_replicas 0)")
+            turns.append("the student's engine stops before every training (min_replicas 0)")
         else:
-            told.append("the student's engine goes before every training: no room for both")
-    return f"In turns: {'; '.join(told)}"
+            turns.append("the student's engine stops before every training: both do not fit")
+    return f"In turns: {'; '.join(turns)}"
 
 
 def _figures(one: TimeEstimate, cluster: Cluster) -> list[str]:
@@ -188,5 +190,5 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
 
 
-def _tell(console: Console, text: str, style: str = "") -> None:
+def _print(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)

@@ -3,8 +3,8 @@
     W + s1 B1 A1 + s2 B2 A2  =  W + [B1 B2] [s1 A1; s2 A2]
 
 (Hu et al. 2021, equation 3, twice; s = alpha / rank.) So the ranks add up, and nothing is lost but
-what each merge had rounded off: in float32 nothing that a test can see, in bfloat16 the last bits.
-The base itself is not loaded.
+the rounding of each merge: in float32 nothing measurable, in bfloat16 the last bits. The base
+itself is not loaded.
 """
 
 import json
@@ -28,14 +28,14 @@ Weights = dict[str, torch.Tensor]
 
 
 def combine(adapters: Sequence[Path], out: Path) -> Config:
-    """Write the sum of `adapters`, the oldest first, as one adapter on the first one's base.
-    Returns its configuration. Raises ModelError for what is no plain LoRA."""
+    """Write the sum of `adapters`, the oldest first, as one adapter on the first one's base, and
+    return its configuration. Raises ModelError for an adapter that is not plain LoRA."""
     read = [_read(folder) for folder in adapters]
     (first, weights), ranks = read[0], [config["r"] for config, _ in read]
     config = first
     if len(read) > 1:
         config = read[-1][0] | {name: first.get(name) for name in _BASE}
-        # A scale of 1: each A has its own.
+        # A scale of 1: each A has its scale in it.
         config |= {"r": sum(ranks), "lora_alpha": sum(ranks), "use_rslora": False}
         weights = _stacked(read)
         config["target_modules"] = sorted({name.rpartition(".")[2] for name in _layers(weights)})
@@ -45,7 +45,7 @@ def combine(adapters: Sequence[Path], out: Path) -> Config:
 
 
 def _stacked(read: Sequence[tuple[Config, Weights]]) -> Weights:
-    """A layer that one of the adapters leaves alone has zeros in its place."""
+    """Stack the adapters' weights; a layer that an adapter does not have is zeros there."""
     shapes = {name: tensor.shape for _, weights in read for name, tensor in weights.items()}
     layers = _layers(shapes)
     stacked: Weights = {}
@@ -82,7 +82,7 @@ def _read(folder: Path) -> tuple[Config, Weights]:
     uneven = config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern")
     if config["peft_type"] != "LORA" or uneven or strange:
         raise ModelError(
-            f"{folder} is no plain LoRA adapter of one rank and scale, so it cannot leave the run"
-            " as an adapter. Give --merge for the whole model"
+            f"{folder} is not a plain LoRA adapter of one rank and scale, so it cannot be"
+            " exported as an adapter. Give --merge for the whole model"
         )
     return config, weights

@@ -35,7 +35,7 @@ from sirt_ray.storage.uri import is_uri
 from sirt_ray.types import Question
 
 UNLICENSED = "other"
-"""Of the hub's licences, the one that has a name of its own: here the request to fill it in."""
+"""The hub's licence with a custom name: here the request to fill it in."""
 
 _EXAMPLE = Question(
     "example", "example", "Tom has 3 apples and buys 4 more. How many has he?", (), "7"
@@ -47,13 +47,13 @@ _PRIVATE: Mapping[str, Any] = {
     "data": {"root"},
     "teacher": {"endpoint": {"url", "api_key_env", "cache"}},
 }
-"""Where and how it ran: no part of what came out, and nobody else's concern."""
+"""Where and how it ran: not part of the result, and private."""
 _ENDPOINT = "https://fill.in/v1"
 
 
 def public_job(job: JobConfig) -> str:
-    """The job as YAML that `sirt run` takes, without what only means something on this machine. The
-    code that it names is kept beside it, as in a run's folder."""
+    """Return the job as YAML that `sirt run` takes, without what is specific to this machine. The
+    code that it names is copied next to it, as in a run's folder."""
     stated = job.with_code(user_code.copied_reference).model_dump(
         mode="json", exclude=dict(_PRIVATE)
     )
@@ -68,37 +68,37 @@ def public_job(job: JobConfig) -> str:
     return yaml.safe_dump(stated, sort_keys=False)
 
 
-def model_card(student: Student, *, rank: int | None, license: str, with_data: bool) -> str:
-    """`rank`: of the adapter that the folder holds; None: it holds the whole model."""
-    data = _metadata(student, license, is_adapter=rank is not None)
+def model_card(student: Student, *, rank: int | None, licence: str, with_data: bool) -> str:
+    """Return the card. `rank`: of the adapter in the folder; None: it has the whole model."""
+    data = _metadata(student, licence, is_adapter=rank is not None)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(student, rank, with_data)}"))
 
 
 def base_on_hub(job: JobConfig) -> str | None:
-    """The base's name on the hub; None where it is a folder, or comes with this package."""
+    """Return the base's name on the hub; None if it is a folder, or comes with this package."""
     model = job.student.model
     local = assets.is_quickstart(model) or is_uri(model) or Path(model).expanduser().exists()
     return None if local else model
 
 
 def _public(model: str) -> str:
-    """A name as it is; of a folder, here or in storage, the last part."""
+    """Return a hub name as it is, and of a local or stored folder the last part."""
     path = Path(model).expanduser()
     return f"./{path.name}" if path.is_absolute() or path.exists() or is_uri(model) else model
 
 
-def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData:
+def _metadata(student: Student, licence: str, is_adapter: bool) -> ModelCardData:
     job = student.run.job
     known = benchmarks_of(job.data)
     base = base_on_hub(job)
-    given: dict[str, Any] = {"license": license}
-    if license == UNLICENSED:
-        given["license_name"] = "fill-in"
+    fields: dict[str, Any] = {"license": licence}
+    if licence == UNLICENSED:
+        fields["license_name"] = "fill-in"
     if base is not None:
-        given["base_model"] = base
-        given["base_model_relation"] = "adapter" if is_adapter else "finetune"
+        fields["base_model"] = base
+        fields["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return ModelCardData(
-        **given,
+        **fields,
         datasets=[hub.dataset for name in job.in_domain if (hub := _hub(known[name]))] or None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
@@ -109,7 +109,7 @@ def _metadata(student: Student, license: str, is_adapter: bool) -> ModelCardData
 
 
 def _hub(benchmark: Benchmark) -> Hub | None:
-    """Where its rows are on the hub; None for those that are made, and for the job's own."""
+    """Return where its rows are on the hub; None for generated and custom ones."""
     return benchmark.source if isinstance(benchmark.source, Hub) else None
 
 
@@ -139,7 +139,7 @@ def _text(student: Student, rank: int | None, with_data: bool) -> str:
     )
     made = [] if job.tune.skip else [f"tuned on chain-of-thought demonstrations of `{teacher}`"]
     if student.version != "round_00":
-        made.append("refined by its own verified answers")
+        made.append("refined on its own verified answers")
     intro = (
         f"{what}: `{base}` after Self-refine Instruction-tuning (Ranaldi and Freitas, EMNLP 2024)"
         f" by sirt-ray. It was {', then '.join(made)}; this is `{student.version}` of the run"
@@ -231,7 +231,7 @@ Served: `{served}`. The student answers questions that are worded as in training
 
 
 def _made_from(name: str, version: str) -> bool:
-    """Whether an artifact came before the student, and is more than scores or questions."""
+    """Return whether an artifact precedes the student, and is more than scores or questions."""
     stage, _, kind = name.rpartition("/")
     return kind not in ("questions", "evaluation") and stage <= version
 
@@ -240,22 +240,22 @@ def _code(job: JobConfig) -> str:
     if not job.code:
         return ""
     return (
-        f" `{user_code.KEPT}/` has the functions that it names, which are executed with"
-        " `--allow-code` alone."
+        f" `{user_code.KEPT}/` has the functions that it names, which are executed"
+        " only with `--allow-code`."
     )
 
 
 def _reproduce(student: Student) -> str:
     trained, evaluated = student.record("student"), student.record("evaluation")
     versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
-    asked = evaluated["inputs"]
+    inputs = evaluated["inputs"]
     return f"""## How to reproduce
 
-`job.yaml` has every setting that decides the result; where and how fast it runs is for you to say
-(`resources`), as is where local models and rows lie.{_code(student.run.job)}
+`job.yaml` has every setting that decides the result; where and how fast it runs is yours to set
+(`resources`), as are the paths of local models and rows.{_code(student.run.job)}
 
     sirt run job.yaml
 
-Versions: {versions}. Verifier {asked["verifier"]}, prompts {asked["prompts"]}, seed \
+Versions: {versions}. Verifier {inputs["verifier"]}, prompts {inputs["prompts"]}, seed \
 {student.run.job.seed}. Fingerprints: student {trained["fingerprint"]}, evaluation \
 {evaluated["fingerprint"]}."""

@@ -1,5 +1,10 @@
-"""A run's student -> a folder for others: weights, tokenizer, card, the job; made whole or not at
-all."""
+"""A run's student -> a folder for others: weights, tokenizer, card, the job, and the data that it
+was trained on. The folder is written completely or not at all.
+
+The data files are the run's own, whose columns TRL, LLaMA-Factory and `datasets` know: `prompt` and
+`completion`; `prompt`, `chosen` and `rejected`. With them is a `dataset_info.json` as LLaMA-Factory
+reads it (its `data/README.md`, the alpaca format).
+"""
 
 import shutil
 from collections.abc import Callable
@@ -21,18 +26,18 @@ from sirt_ray.storage.atomic import write_json
 from sirt_ray.training.checkpoint import ADAPTER
 from sirt_ray.training.workdir import RESULT
 
-_OURS = {RECORD, RESULT, "metrics.jsonl", ADAPTER}
-"""In a student's folder, and no part of the model."""
+_RUN_FILES = {RECORD, RESULT, "metrics.jsonl", ADAPTER}
+"""Files of a student's folder that are not part of the model."""
 _WHOLE_MODEL = ("config.json", "*.safetensors", "*.safetensors.index.json")
 JOB = "job.yaml"
 DATA = "data"
 
 
-def export_student(student: Student, out: Path, merge: bool, with_data: bool, license: str) -> None:
-    """Make `out`: the whole model, or the adapter that the student is, unless `merge`.
+def export_student(student: Student, out: Path, merge: bool, with_data: bool, licence: str) -> None:
+    """Write `out`: the whole model, or without `merge` the adapter if the student is one.
 
-    Raises DataError where `out` holds something already, ModelError for an adapter that only makes
-    sense beside weights that the run has made.
+    Raises DataError if `out` is not empty, ModelError for an adapter on weights that only the run
+    has.
     """
 
     def fill(folder: Path) -> None:
@@ -40,7 +45,7 @@ def export_student(student: Student, out: Path, merge: bool, with_data: bool, li
         rank = _copy_adapter(student, folder) if is_adapter else _copy_model(student, folder)
         (folder / JOB).write_text(card.public_job(student.run.job))
         user_code.copy_into_run(student.run.job.code, folder)
-        text = card.model_card(student, rank=rank, license=license, with_data=with_data)
+        text = card.model_card(student, rank=rank, licence=licence, with_data=with_data)
         (folder / "README.md").write_text(text)
         if with_data:
             write_data(student.run, folder / DATA)
@@ -55,12 +60,12 @@ def _copy_model(student: Student, folder: Path) -> None:
 
 
 def _copy_adapter(student: Student, folder: Path) -> int:
-    """Returns the adapter's rank."""
+    """Copy the adapter, and return its rank."""
     if not student.adapters:
         start = student.lineage[-2].parent.name
         raise ModelError(
             f"{student.version} is an adapter on the weights of {start}, in which all weights were"
-            " trained: nobody else has those. Give --merge for the whole model"
+            " trained: only the run has those. Give --merge for the whole model"
         )
     weights = {file for pattern in _WHOLE_MODEL for file in student.folder.glob(pattern)}
     for file in _files(student.folder):
@@ -73,16 +78,16 @@ def _files(folder: Path) -> list[Path]:
     return [
         file
         for file in sorted(folder.iterdir())
-        if file.is_file() and file.name not in _OURS and not file.name.startswith(".")
+        if file.is_file() and file.name not in _RUN_FILES and not file.name.startswith(".")
     ]
 
 
 def _whole_or_nothing(out: Path, fill: Callable[[Path], None]) -> None:
-    """`fill` a folder beside `out`, and rename it when it is whole."""
+    """Let `fill` write a folder next to `out`, and rename it when it is complete."""
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
-            f"{out} is there already and not empty; nothing is overwritten. Name a new folder, or"
+            f"{out} exists already and is not empty; nothing is overwritten. Name a new folder, or"
             " move this one away"
         )
     partial = out.with_name(f".{out.name}.partial")
@@ -93,8 +98,8 @@ def _whole_or_nothing(out: Path, fill: Callable[[Path], None]) -> None:
         partial.rename(out)
     except OSError as error:
         raise StageError(
-            f"{out} cannot be written: {error}. Give a folder with room on a disk that can be"
-            " written to"
+            f"{out} cannot be written: {error}. Give a folder on a writable disk with enough free"
+            " space"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -105,8 +110,8 @@ DEMONSTRATIONS = "demonstrations"
 
 
 def write_data(run: RunRecord, folder: Path) -> None:
-    """`demonstrations.parquet`, `pairs_round_01.parquet`, ...: what the run has finished. Raises
-    DataError where that is nothing."""
+    """Write `demonstrations.parquet`, `pairs_round_01.parquet`, ...: what the run has finished.
+    Raises DataError if that is nothing."""
     named = {
         DEMONSTRATIONS if name == DEMONSTRATIONS else f"pairs_{name.removesuffix('/pairs')}": (
             object_store.fetch(run.path / name, RECORD) / f"{name.rpartition('/')[2]}.parquet"
@@ -132,7 +137,7 @@ def _described(name: str, file: Path) -> dict[str, Any]:
         return {"columns": {"prompt": "prompt", "response": "completion"}}
     rejected = pq.read_table(file, columns=["rejected"])["rejected"]
     if pc.all(rejected.is_null()).as_py():  # pyright: ignore[reportAttributeAccessIssue]
-        # What is only imitated, as the round's loss asks.
+        # The round's loss only imitates the chosen side.
         return {"columns": {"prompt": "prompt", "response": "chosen"}}
     return {
         "ranking": True,

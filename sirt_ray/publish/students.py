@@ -1,4 +1,4 @@
-"""Which of a run's students leaves the run, and what it was trained from."""
+"""The students of a run, which of them to publish, and what they were trained from."""
 
 import json
 from dataclasses import dataclass
@@ -15,19 +15,21 @@ from sirt_ray.training.checkpoint import ADAPTER
 
 @dataclass(frozen=True, slots=True)
 class Student:
+    """A student of a run that can be published."""
+
     run: RunRecord
     version: str
     """`round_00`, `round_01`, ..."""
 
     @property
     def folder(self) -> Path:
-        """A complete Hugging Face model; after LoRA, with the adapter beside it."""
+        """The folder of a complete Hugging Face model; after LoRA, with the adapter in it."""
         return object_store.fetch(self.run.path / self.version / "student", RECORD)
 
     @property
     def lineage(self) -> tuple[Path, ...]:
-        """The folders of the students that this one was trained from, the oldest first, and its
-        own at the end. The first one was trained from the job's base."""
+        """The folders of the students that this one was trained from, the oldest first, and of
+        itself. The first one was trained from the job's base."""
         folders = [self.folder]
         while (start := _trained_from(folders[-1])) is not None:
             folders.append(object_store.fetch(self.run.path / start, RECORD))
@@ -36,20 +38,20 @@ class Student:
     @property
     def adapters(self) -> tuple[Path, ...]:
         """The adapters that together lead from the job's base to this student, the oldest first;
-        none where some of its trainings was one of all weights."""
+        none if one of its trainings trained all weights."""
         found = tuple(folder / ADAPTER for folder in self.lineage)
         return found if all(adapter.is_dir() for adapter in found) else ()
 
     def record(self, stage: str) -> dict[str, Any]:
-        """Of this version's `student` or `evaluation`."""
+        """Return the record of this version's `student` or `evaluation`."""
         return _record(self.run.path / self.version / stage)
 
 
 def find_student(run_dir: Path, version: str | None = None) -> Student:
-    """The student that the run has kept last, or the one of a round.
+    """Return the student that the run kept last, or the one of `version`.
 
-    Raises ModelError where there is none that is finished and was kept, DataError where `run_dir`
-    is no run's folder.
+    Raises ModelError if it is not finished or was rolled back, DataError if `run_dir` is not a
+    run's folder.
     """
     run = read_run(run_dir)
     trained = [
@@ -63,16 +65,16 @@ def find_student(run_dir: Path, version: str | None = None) -> Student:
             f" {', '.join(trained)}"
         )
     fit = [name for name in trained if _unfit(run, name) is None]
-    asked = version or (fit[-1] if fit else trained[0])
-    reason = _unfit(run, asked)
+    chosen = version or (fit[-1] if fit else trained[0])
+    reason = _unfit(run, chosen)
     if reason is not None:
         instead = f", or give --stage {fit[-1]}" if fit else ""
-        raise ModelError(f"{asked} of {object_store.to_uri(run_dir)} {reason}{instead}")
-    return Student(run, asked)
+        raise ModelError(f"{chosen} of {object_store.to_uri(run_dir)} {reason}{instead}")
+    return Student(run, chosen)
 
 
 def _unfit(run: RunRecord, version: str) -> str | None:
-    """Why a student should not leave the run, and what to do about it."""
+    """Return why a student cannot be published, and what to do about it; None if it can."""
     if version in run.rolled_back:
         return (
             "was rolled back: it is worse on held-out questions than the student before it, beyond"
@@ -88,7 +90,7 @@ def _unfit(run: RunRecord, version: str) -> str | None:
 
 
 def _trained_from(folder: Path) -> str | None:
-    """The artifact, by its name, whose weights this student was trained from; None: the base."""
+    """Return the artifact whose weights this student was trained from; None: the base."""
     inputs = _record(folder)["inputs"]
     start = inputs.get("student", inputs.get("base"))
     return start["artifact"] if isinstance(start, dict) else None
@@ -103,7 +105,7 @@ def _record(folder: Path) -> dict[str, Any]:
         why = "there is none"
     if found is None:
         raise DataError(
-            f"the record of {object_store.to_uri(folder)} cannot be read ({why}). Move the folder away"
-            " and let `sirt run` build it again"
+            f"the record of {object_store.to_uri(folder)} cannot be read ({why}). Move the folder"
+            " away and let `sirt run` build it again"
         )
     return found

@@ -20,16 +20,16 @@ Printed = Literal["markdown", "text"]
 
 
 def report_document(folders: Sequence[Path]) -> Document:
-    """Of a study, of a run, or of one job's runs under several seeds.
+    """Return the report of a study, of a run, or of one job's runs under several seeds.
 
-    Raises DataError for a folder that is neither, for a study among others, and for runs of
+    Raises DataError for a folder that is none of these, for a study among others, and for runs of
     different jobs.
     """
     studies = [folder for folder in folders if is_study(folder)]
     if studies and len(folders) > 1:
         raise DataError(
-            f"{studies[0]} is a study's folder, which is reported by itself: its cells are compared"
-            " with each other. Give it alone, or give folders of runs alone"
+            f"{studies[0]} is a study's folder, which is reported by itself: its trials are"
+            " compared with each other. Give only this folder, or only folders of runs"
         )
     if studies:
         return report_study(read_study(folders[0]))
@@ -37,7 +37,7 @@ def report_document(folders: Sequence[Path]) -> Document:
 
 
 def report_page(folders: Sequence[Path]) -> str:
-    """The same as a page; of one run, with charts and examples."""
+    """Return the same as a page; of one run, with charts and examples."""
     from sirt_ray.report.page import pages
 
     if len(folders) == 1 and not is_study(folders[0]):
@@ -46,8 +46,8 @@ def report_page(folders: Sequence[Path]) -> str:
 
 
 def compare_document(folders: Sequence[Path]) -> Document:
-    """Runs of any jobs side by side. Raises DataError for a folder of no run, and for fewer than
-    two."""
+    """Return a comparison of runs of any jobs. Raises DataError for a folder that is not a run's,
+    and for fewer than two."""
     return compare(_sides(folders)).document
 
 
@@ -61,22 +61,22 @@ def _sides(folders: Sequence[Path]) -> Sequence[Side]:
     studies = [folder for folder in folders if is_study(folder)]
     if studies:
         raise DataError(
-            f"{studies[0]} is a study's folder, whose cells `sirt report {studies[0]}` compares."
-            " Give folders of runs; a study's cells are such"
+            f"{studies[0]} is a study's folder, whose trials `sirt report {studies[0]}` compares."
+            " Give folders of runs, such as those of its trials"
         )
     return read_sides(folders)
 
 
 def default_page(folders: Sequence[Path], name: str) -> Path:
-    """Where the page goes: into the folder of the one, or beside the folders of several."""
+    """Return the path of the page: in the one folder, or next to several."""
     if len(folders) == 1:
         return folders[0] / name
     return Path(os.path.commonpath([folder.absolute().parent for folder in folders])) / name
 
 
-def write_document(document: Document, format: Printed, out: Path | None) -> None:
-    """Print it as text or Markdown, or write it to `out`."""
-    if format == "markdown":
+def write_document(document: Document, output_format: Printed, out: Path | None) -> None:
+    """Print a document as text or Markdown, or write it to `out`."""
+    if output_format == "markdown":
         if out is None:
             Console().out(markdown(document), end="", highlight=False)
         else:
@@ -90,9 +90,9 @@ def write_document(document: Document, format: Printed, out: Path | None) -> Non
 
 
 def write_text(out: Path, text: str) -> None:
-    """Write atomically, into storage too: whoever reads meanwhile has the old text.
+    """Write atomically, to object storage too: a reader sees the old text or the new.
 
-    Raises DataError where that cannot be.
+    Raises DataError if it cannot be written.
     """
     try:
         atomic.write_text(out, text)

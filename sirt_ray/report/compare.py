@@ -212,9 +212,7 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
     is given twice and for one that is not a run's."""
     paths = [folder.resolve() for folder in folders]
     if len(paths) < 2:
-        raise DataError(
-            "a comparison needs two runs or more. `sirt report` says what one has come to"
-        )
+        raise DataError("a comparison needs two runs or more. `sirt report` reports a single one")
     for path, folder in zip(paths, folders, strict=True):
         if paths.count(path) > 1:
             raise DataError(f"{object_store.to_uri(folder)} is given twice. Give each run once")

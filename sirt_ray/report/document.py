@@ -1,4 +1,4 @@
-"""A report without a format, and the formats: text for a terminal, Markdown."""
+"""A report without a format, and its formats: text for a terminal, Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,43 +13,50 @@ _BETWEEN_COLUMNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A column of a table."""
+
     name: str
     note: str = ""
-    """Said under the name, such as `in-domain`."""
+    """A remark under the name, such as `in-domain`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Example::
+    """A table of texts.
 
-    Grid("% right", "stage", (Column("gsm8k, cot", "in-domain"),), (("baseline", "34.7 ± 2.7"),))
+    Example::
+
+        columns = (Column("gsm8k, cot", "in-domain"),)
+        Grid("% right", "stage", columns, (("baseline", "34.7 ± 2.7"),))
     """
 
     title: str
     corner: str
-    """What the first column holds."""
+    """Name of the first column."""
     columns: Sequence[Column]
-    """The columns behind it."""
+    """The other columns."""
     rows: Sequence[Sequence[str]]
-    """Cells, the first column's too; a cell may have several lines."""
+    """Cells, including the first column's; a cell may have several lines."""
     note: str = ""
-    """How to read it, in sentences."""
+    """Notes for the reader, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """A title, paragraphs and tables."""
+
     title: str
     paragraphs: Sequence[str]
     grids: Sequence[Grid]
 
 
 def print_text(document: Document, console: Console) -> None:
-    """Print for a terminal: a table with more columns than rows is turned, and one that is still
-    too wide comes in several parts."""
+    """Print for a terminal: a table with more columns than rows is transposed, and one that is
+    still too wide is split into parts."""
     console.print(f"[bold]{escape(document.title)}[/]", highlight=False)
     for paragraph in document.paragraphs:
         console.print(paragraph, markup=False, highlight=False)
-    for grid in map(_narrow, document.grids):
+    for grid in map(_narrowed, document.grids):
         for part in _parts(grid, console.width):
             console.print()
             console.print(terminal_table(grid, part))
@@ -57,8 +64,8 @@ def print_text(document: Document, console: Console) -> None:
             console.print(grid.note, style="dim", markup=False, highlight=False)
 
 
-def _narrow(grid: Grid) -> Grid:
-    """Rows and columns exchanged where that makes fewer columns."""
+def _narrowed(grid: Grid) -> Grid:
+    """Transpose a table if that makes fewer columns."""
     if len(grid.columns) <= len(grid.rows):
         return grid
     rows = [
@@ -69,12 +76,12 @@ def _narrow(grid: Grid) -> Grid:
 
 
 def _header(column: Column) -> str:
-    """Names break at their underscores: a column is as wide as its figures."""
+    """Break a name at its underscores, so that the column is as wide as its figures."""
     return column.name.replace("_", "_\n").replace(", ", ",\n")
 
 
 def _parts(grid: Grid, width: int) -> list[range]:
-    """The columns, cut where a table would become wider than `width`; one at least in each."""
+    """Split the columns into parts that fit into `width`, with at least one column each."""
 
     def wide(cells: Sequence[str]) -> int:
         return max(len(line) for cell in cells for line in cell.split("\n")) + _BETWEEN_COLUMNS
@@ -105,7 +112,7 @@ def terminal_table(grid: Grid, part: range | None = None) -> Table:
 
 
 def markdown(document: Document) -> str:
-    """GitHub-flavoured Markdown."""
+    """Return the document as GitHub-flavoured Markdown."""
     parts = [f"# {document.title}", *document.paragraphs]
     for grid in document.grids:
         parts += [f"## {grid.title}", _markdown_table(grid)]

@@ -1,4 +1,4 @@
-"""What became of every question and completion on its way, by the records' counts."""
+"""The outcome of every question and completion on its way to training, from the records' counts."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,7 +7,7 @@ from sirt_ray.report.document import Column, Grid
 from sirt_ray.report.journal import pair_reason
 
 _SAMPLED = ("completions", "right", "wrong", "unparseable", "truncated")
-_ASKED = (
+_SELECTED = (
     "training_questions",
     "of_other_tasks",
     "beyond_fraction",
@@ -16,7 +16,7 @@ _ASKED = (
     "questions",
 )
 _PAIRED = ("questions", "completions", "questions_paired", "pairs")
-_GOES_ON = frozenset(
+_KEPT = frozenset(
     name.replace("_", " ")
     for name in (*_SAMPLED, *_PAIRED, "training_questions", "kept", "trained_on", "held_out")
 ) | {"rows", "train", "validation", "asked"}
@@ -25,7 +25,7 @@ Figures = dict[str, int]
 
 
 def funnel(runs: Mapping[str, Mapping[str, Counts]]) -> Grid:
-    """Label of a run -> artifact -> counts, as a grid: figures down, runs across."""
+    """Return the counts of runs (label -> artifact -> counts): figures down, runs across."""
     return _grid(
         "From questions to training examples",
         {label: _all(records) for label, records in runs.items()},
@@ -35,8 +35,8 @@ def funnel(runs: Mapping[str, Mapping[str, Counts]]) -> Grid:
 
 
 def contamination(runs: Mapping[str, Counts]) -> Grid | None:
-    """Label of a run -> counts of its `questions`, as a grid of test questions that were seen in
-    training. None where no record has them: earlier versions did not count them."""
+    """Return how many test questions were seen in training, from the counts of `questions` of runs
+    (label -> counts). None if no record has them: earlier versions did not count them."""
     found: dict[str, Figures] = {}
     for label, counts in runs.items():
         found[label] = {}
@@ -68,7 +68,7 @@ def _grid(title: str, runs: Mapping[str, Figures], note: str) -> Grid:
 
 
 def by_artifact(records: Mapping[str, Counts]) -> dict[str, Figures]:
-    """Artifact -> its figures. A reason that dropped nothing is left out."""
+    """Return the figures of each artifact, without reasons that dropped nothing."""
     found: dict[str, Figures] = {}
     for name, counts in records.items():
         figures = _of(name.rsplit("/", maxsplit=1)[-1], counts)
@@ -82,8 +82,8 @@ def by_artifact(records: Mapping[str, Counts]) -> dict[str, Figures]:
 
 
 def is_dropped(figure: str) -> bool:
-    """Whether a figure of `by_artifact` counts what goes no further."""
-    return figure.rpartition(": ")[2] not in _GOES_ON
+    """Return whether a figure of `by_artifact` counts what is dropped."""
+    return figure.rpartition(": ")[2] not in _KEPT
 
 
 def _all(records: Mapping[str, Counts]) -> Figures:
@@ -102,11 +102,13 @@ def _of(kind: str, counts: Counts) -> Figures:
             sampling = counts.get("sampling", {})
             file = {key: n for key, n in counts.get("file", {}).items() if key.endswith("_rows")}
             dropped = {key: n for key, n in counts.items() if key.startswith("dropped_")}
-            asked, kept = _named(counts, ("questions",)), _named(counts, ("kept",))
+            questions, kept = _named(counts, ("questions",)), _named(counts, ("kept",))
             unanswered = sampling.get("dropped", {})
-            return _worded(asked | _named(sampling, _SAMPLED) | unanswered | file | dropped | kept)
+            return _worded(
+                questions | _named(sampling, _SAMPLED) | unanswered | file | dropped | kept
+            )
         case "samples":
-            return _worded(_named(counts, (*_ASKED, *_SAMPLED)) | counts.get("dropped", {}))
+            return _worded(_named(counts, (*_SELECTED, *_SAMPLED)) | counts.get("dropped", {}))
         case "pairs":
             reasons = {pair_reason(key): n for key, n in counts.items() if key not in _PAIRED}
             return _worded(_named(counts, _PAIRED[:2]) | reasons | _named(counts, _PAIRED[2:]))

@@ -1,5 +1,5 @@
-"""What happened in a run: `events.jsonl` and `scores.json` in its folder, lines on the console, and
-all that is told meanwhile as JSON in `logs/driver.jsonl`."""
+"""What a run writes about itself: `events.jsonl` and `scores.json` in its folder, lines on the
+console, and every log record as JSON in `logs/driver.jsonl`."""
 
 import json
 import logging
@@ -27,13 +27,13 @@ _STAGE_LINE = re.compile(r"^[▸✓] (\S+).*\n?", re.MULTILINE)
 
 
 def last_stage(log: str) -> str | None:
-    """The stage that a run has begun or finished last, by what it wrote where no terminal was."""
+    """Return the stage that a run started or finished last, by its output without a terminal."""
     found = _STAGE_LINE.findall(log)
     return found[-1] if found else None
 
 
 def after_last_stage(log: str) -> str:
-    """What a run wrote behind its last stage: of a finished one, its scores."""
+    """Return what a run printed after its last stage: for a finished run, its scores."""
     end = 0
     for line in _STAGE_LINE.finditer(log):
         end = line.end()
@@ -41,16 +41,16 @@ def after_last_stage(log: str) -> str:
 
 
 def run_console() -> Console:
-    """Standard output for a person, who is told nothing where SIRT_LOG=json leaves it to others."""
+    """Return standard output for a person, silent if SIRT_LOG=json reserves it for logs."""
     return Console(quiet=logs.as_json())
 
 
 class RunJournal(logging.Handler):
-    """The Journal of the loop, the Tell of the store, and a handler for what all others tell.
+    """The Journal of the loop, the callback of the store, and a handler of all other log records.
 
-    Every record goes to `logs/driver.jsonl`, and to standard output where SIRT_LOG is `json`; one
-    that names an event, to `events.jsonl` as well; a warning, to the console. `also`: who hears the
-    same, and each step of a training too, which is for nobody to read.
+    Every record is written to `logs/driver.jsonl`, and to standard output if SIRT_LOG is `json`;
+    one that names an event also to `events.jsonl`; a warning also to the console. `also`: handlers
+    that receive the same records, and each step of a training, which is written nowhere.
     """
 
     def __init__(self, root: Path, console: Console) -> None:
@@ -76,15 +76,15 @@ class RunJournal(logging.Handler):
         self._note(None, f"scores of {stage}", version=stage, scores=self._scores[stage])
 
     def finish(self, scores: Mapping[str, Scores]) -> None:
-        """Leave the scores of this job's stages, and of no other, in `scores.json`."""
+        """Write the scores of this job's stages, and of no other, to `scores.json`."""
         self._scores = {stage: scores_to_json(found) for stage, found in scores.items()}
         self._write_scores()
         self._note("finished", "the run is finished")
 
     def stopped(self, error: BaseException) -> None:
-        """The run ends with `error`, which whoever catches it shows."""
+        """Record that the run ends with `error`, which is shown by its handler."""
         message = str(error) or "it was interrupted"
-        with suppress(OSError, StorageError):  # What ended the run may be just that.
+        with suppress(OSError, StorageError):  # The run may have ended because of just that.
             self._note("stopped", message, logging.ERROR, error=type(error).__name__)
 
     def artifact(self, kind: str, name: str, **fields: Any) -> None:
@@ -96,7 +96,7 @@ class RunJournal(logging.Handler):
                 self._console.print(f"▸ {name}", highlight=False)
             return
         if kind == "awaited":
-            self._console.print(f"[dim]  {name}: waiting for the cell that makes it[/]")
+            self._console.print(f"[dim]  {name}: waiting for the trial that makes it[/]")
             return
         took = f"{fields['seconds']:6.1f} s" if kind == "finished" else "  kept  "
         self._console.print(
@@ -111,7 +111,7 @@ class RunJournal(logging.Handler):
             return
         try:
             self._write(record)
-        except (OSError, StorageError):  # they end the work itself, and not the telling of it
+        except (OSError, StorageError):  # The work itself fails on these, its log does not.
             self.handleError(record)
         if record.levelno >= logging.WARNING:
             self._console.print(f"[yellow]![/] {escape(record.getMessage())}", soft_wrap=True)
@@ -119,7 +119,7 @@ class RunJournal(logging.Handler):
     def _note(
         self, kind: str | None, message: str, level: int = logging.INFO, /, **fields: Any
     ) -> None:
-        """What the console shows in another way, or not at all."""
+        """Record what the console shows in another way, or not at all."""
         record = logs.record(level, message, kind, **fields)
         self.acquire()
         try:
@@ -129,23 +129,24 @@ class RunJournal(logging.Handler):
         self._pass_on(record)
 
     def _pass_on(self, record: logging.LogRecord) -> None:
-        """Of a run's end without a lock: who hears of it may wait, and others tell meanwhile."""
+        """Pass a record on. At a run's end no lock is held: a handler may wait then, while other
+        threads log."""
         for handler in self.also:
             handler.handle(record)
 
     def _write(self, record: logging.LogRecord) -> None:
-        told = record.__dict__
+        extra = record.__dict__
         line = self.format(record)
         _append(self._log, line)
         if logs.as_json():
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
-        if told.get("event"):
+        if extra.get("event"):
             event = {
                 "time": logs.utc(record.created),
-                "event": told["event"],
+                "event": extra["event"],
                 "message": record.getMessage(),
-                **told["fields"],
+                **extra["fields"],
             }
             _append(self._events, json.dumps(event, default=str))
             object_store.push(self._events)
@@ -163,7 +164,7 @@ def _append(path: Path, line: str) -> None:
 
 
 class _Silent:
-    """Tells nobody: for looking at a run without running it."""
+    """A journal that writes nothing: for reading a run without running it."""
 
     def event(self, kind: str, message: str, **fields: Any) -> None: ...
 
@@ -177,7 +178,8 @@ Counts = Mapping[str, Any]
 
 
 def summary(name: str, counts: Counts) -> str:
-    """`name` is the artifact's path below the run folder; its last part says what it is."""
+    """Return a record's counts in one line. `name`: the artifact's path below the run folder, whose
+    last part is its kind."""
     return _BY_KIND[name.rsplit("/", maxsplit=1)[-1]](counts)
 
 
@@ -217,7 +219,7 @@ def _student(counts: Counts) -> str:
 
 
 def _validation(counts: Counts) -> str:
-    """Of the chosen weights; nothing where no question was held out."""
+    """Describe the chosen weights; empty if no question was held out."""
     found = counts.get("validation")
     if not found:
         return ""
@@ -226,8 +228,8 @@ def _validation(counts: Counts) -> str:
 
 
 def _training(counts: Counts) -> str:
-    """Speed, the worker's memory and the names of warnings; records of earlier versions do not
-    say."""
+    """Describe speed, the worker's memory and warnings; empty for records of earlier versions,
+    which lack them."""
     if "warnings" not in counts:
         return ""
     speed = counts["tokens"] / counts["seconds"] if counts["seconds"] else 0
@@ -245,7 +247,7 @@ def _samples(counts: Counts) -> str:
     )
     reasons = {
         "truncated completions": counts["truncated"],
-        # Records of earlier versions do not say.
+        # Records of earlier versions lack these.
         "guessed answers": counts.get("guessed", 0),
         "answers given up on, so wrong": counts.get("undecided", 0),
         "questions without the teacher's answer": counts["without_teacher_answer"],
@@ -269,7 +271,7 @@ def _pairs(counts: Counts) -> str:
 
 
 def pair_reason(key: str) -> str:
-    """A count of what made no pair, in words."""
+    """Return the name of a count of what made no pair, in words."""
     kind, _, reason = key.partition("_")
     if kind == "completions":
         return f"{reason} completions"
@@ -294,8 +296,8 @@ def _evaluation(counts: Counts) -> str:
 
 
 def _effort(sampling: Counts) -> str:
-    """How fast it was sampled, and what an endpoint has asked for it; records of earlier versions
-    do not say."""
+    """Describe the sampling speed, and the cost at an endpoint; empty for records of earlier
+    versions, which lack them."""
     if "usage" not in sampling:
         return ""
     retries = f", {sampling['retries']:,} calls made again" if sampling["retries"] else ""
@@ -308,7 +310,7 @@ def _reasons(counts: Mapping[str, int]) -> str:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    """` (12 wrong, 3 truncated)`, or nothing where nothing was dropped."""
+    """Format as ` (12 wrong, 3 truncated)`; empty if nothing was dropped."""
     parts = [f"{n:,} {reason}" for reason, n in counts.items() if n]
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -326,17 +328,19 @@ _BY_KIND = {
 
 @dataclass(frozen=True, slots=True)
 class JsonLines:
+    """The content of a file of JSON lines, which another process may be writing."""
+
     rows: tuple[dict[str, Any], ...]
     """The objects, in order."""
     broken: int = 0
-    """Lines that are no JSON object. A last line without its end is still being written, and is
-    none of them."""
+    """Number of lines that are not a JSON object. A last line without its end is still being
+    written, and is not counted."""
     end: int = 0
-    """Bytes behind the last whole line: where to read on."""
+    """Offset of the byte after the last whole line: where to continue."""
 
 
 def json_lines(path: Path, start: int = 0) -> JsonLines:
-    """The whole lines of a file from the byte `start` on; none where there is no file."""
+    """Return the whole lines of a file from the byte `start` on; none if there is no file."""
     try:
         with path.open("rb") as file:
             file.seek(start)

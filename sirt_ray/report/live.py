@@ -1,4 +1,4 @@
-"""The page of a run that is under way, which its driver writes anew as stages end."""
+"""The page of a run in progress, which its driver rewrites as stages end."""
 
 import time
 from collections.abc import Callable
@@ -7,22 +7,23 @@ from typing import Protocol
 
 PAGE = "report.html"
 """In the run's folder."""
-_WORTH = 50
-"""The page may take a fiftieth of the run's time: after one, so many times its own time pass before
-the next. Only the last one is always written."""
+_PAUSE_FACTOR = 50
+"""The page may take a fiftieth of the run's time: after a page, this many times its own duration
+pass before the next. Only the last page is always written."""
 
 
-class Warned(Protocol):
+class EventLog(Protocol):
     def event(self, kind: str, message: str) -> None: ...
 
 
 class LiveReport:
-    """Keeps `report.html` in a run's folder. That it cannot is told once, and stops nothing."""
+    """Keeps `report.html` in a run's folder up to date. A failure is logged once, and stops only
+    the page."""
 
     def __init__(
         self,
         run_dir: Path,
-        journal: Warned,
+        journal: EventLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir, self._journal, self._clock = run_dir, journal, clock
@@ -31,23 +32,24 @@ class LiveReport:
 
     @property
     def path(self) -> Path | None:
-        """Of the page; None where it could not be written."""
+        """Path of the page; None if it could not be written."""
         return None if self._failed else self._run_dir / PAGE
 
     def refresh(self, last: bool = False) -> None:
-        began = self._clock()
-        if self._failed or (began < self._next and not last):
+        """Write the page, unless the last one is too recent; `last`: in any case."""
+        started = self._clock()
+        if self._failed or (started < self._next and not last):
             return
         try:
             from sirt_ray.report.command import report_page, write_text
 
             write_text(self._run_dir / PAGE, report_page([self._run_dir]))
-        except Exception as error:  # whatever it is, the run is worth more than its page
+        except Exception as error:  # Whatever it is, the run matters more than its page.
             self._failed = True
             self._journal.event(
                 "page_failed",
-                f"{PAGE} cannot be written: {type(error).__name__}: {error}. The run goes on"
+                f"{PAGE} cannot be written: {type(error).__name__}: {error}. The run continues"
                 f" without it; `sirt report {self._run_dir}` makes it at any time",
             )
         ended = self._clock()
-        self._next = ended + _WORTH * (ended - began)
+        self._next = ended + _PAUSE_FACTOR * (ended - started)

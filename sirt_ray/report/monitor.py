@@ -1,4 +1,5 @@
-"""A run seen from outside: what its events and the files of the stage under way say."""
+"""The status of a run that another process drives, from its events and the files of its current
+stage."""
 
 import json
 import time
@@ -14,31 +15,32 @@ from sirt_ray.artifacts.locks import is_locked
 from sirt_ray.artifacts.store import partial_of
 from sirt_ray.errors import DataError
 from sirt_ray.report.journal import json_lines
-from sirt_ray.report.page.effort import kind_of, time_of
-from sirt_ray.report.page.facts import duration
+from sirt_ray.report.page.effort import duration, kind_of, time_of
 from sirt_ray.storage import object_store
 from sirt_ray.training.workdir import WorkDir, last_line
 
 State = Literal["at work", "finished", "stopped", "gone"]
-"""`gone`: no driver holds the folder, and none has said that it stops."""
+"""`gone`: no driver holds the folder's lock, and none has logged that it stops."""
 
 _SILENT_SECONDS = 10.0
-"""So long without an event, it is asked whether there is a driver at all."""
+"""After this time without an event, the folder's lock is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
+    """What a run is doing."""
+
     state: State
     stage: str | None = None
-    """The artifact under way, or that was when the run ended."""
+    """The artifact in progress, or that was in progress when the run ended."""
     since: float | None = None
-    """When it began, in seconds since 1970."""
+    """Its start, in seconds since 1970."""
     why: str = ""
-    """Of a run that has stopped."""
+    """The reason of a run that has stopped."""
 
 
-def standing(events: Sequence[Mapping[str, Any]]) -> RunStatus:
-    """How a run stands by its events; before the first, it is at work."""
+def status_of(events: Sequence[Mapping[str, Any]]) -> RunStatus:
+    """Return the status of a run by its events; before the first, it is at work."""
     found = RunStatus("at work")
     for event in events:
         match event:
@@ -57,7 +59,7 @@ def standing(events: Sequence[Mapping[str, Any]]) -> RunStatus:
 
 
 def format_event(event: Mapping[str, Any]) -> str | None:
-    """An event as a line; None for one that says nothing new."""
+    """Format an event as a line; None for one without news."""
     match event:
         case {"event": "finished", "artifact": str(artifact), "message": str(message)}:
             took = event.get("seconds")
@@ -73,48 +75,49 @@ def format_event(event: Mapping[str, Any]) -> str | None:
 
 @dataclass(slots=True)
 class RunMonitor:
-    """Reads on in a run's folder, which another process writes. Raises DataError for the folder of
-    no run."""
+    """Follows a run's folder, which another process writes. Raises DataError for a folder that is
+    not a run's."""
 
     run_dir: Path
     _events: list[dict[str, Any]] = field(default_factory=list)
     _end: int = 0
-    _heard: float = field(default_factory=time.monotonic)
+    _last_event: float = field(default_factory=time.monotonic)
     _rows: dict[Path, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object_store.pull(self.run_dir / "config.yaml")
         if not (self.run_dir / "config.yaml").is_file():
             raise DataError(
-                f"{object_store.to_uri(self.run_dir)} is the folder of no run: there is no config.yaml in"
-                " it. Give a folder that `sirt run` has written or is writing, such as"
-                " runs/quickstart, or of a study one of its cells'"
+                f"{object_store.to_uri(self.run_dir)} is not the folder of a run: it has no"
+                " config.yaml. Give a folder that `sirt run` has written or is writing, such as"
+                " runs/quickstart, or one of a study's trials"
             )
-        self._heard -= _SILENT_SECONDS
+        self._last_event -= _SILENT_SECONDS
 
-    def read_on(self) -> list[str]:
-        """The lines of the events since the last time."""
+    def new_lines(self) -> list[str]:
+        """Return the lines of the events since the last call."""
         object_store.pull(self.run_dir / "events.jsonl")
         found = json_lines(self.run_dir / "events.jsonl", self._end)
         if found.rows:
-            self._heard = time.monotonic()
+            self._last_event = time.monotonic()
         self._events += found.rows
         first, self._end = not self._end, found.end
         lines = [line for event in found.rows if (line := format_event(event)) is not None]
         if first and found.rows:
-            self._heard -= _SILENT_SECONDS  # What lies there already is no sign of life.
+            self._last_event -= _SILENT_SECONDS  # Old events do not show that it is alive.
         return lines
 
-    def standing(self) -> RunStatus:
-        found = standing(self._events)
-        silent = time.monotonic() - self._heard >= _SILENT_SECONDS
+    def status(self) -> RunStatus:
+        """Return the status by the events so far, and if they have stopped by the lock."""
+        found = status_of(self._events)
+        silent = time.monotonic() - self._last_event >= _SILENT_SECONDS
         if found.state != "at work" or not silent or is_locked(self.run_dir):
             return found
         return RunStatus("gone", found.stage, found.since)
 
     def progress(self, stage: str) -> str:
-        """How far the artifact under way is, by the files that it leaves; empty where they say
-        nothing yet."""
+        """Return the progress of the current artifact, by its files; empty if there are none
+        yet."""
         partial = partial_of(self.run_dir / stage)
         match kind_of(stage):
             case "training":
@@ -150,7 +153,7 @@ def _usage(file: Path) -> dict[str, Any]:
 
 
 def _training(metrics: Path) -> str:
-    """By the last step."""
+    """Return the progress of a training, by its last step."""
     object_store.pull(metrics)
     try:
         last = last_line(metrics)

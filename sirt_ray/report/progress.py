@@ -1,4 +1,4 @@
-"""How far a stage is: bars in a terminal, a line now and then in a log."""
+"""Progress of a stage: bars in a terminal, a line every half minute in a log."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ from sirt_ray.logs import log_event
 _LOG_EVERY_SECONDS = 30.0
 
 
-def _shown(figures: dict[str, str | float]) -> str:
+def _figures(figures: dict[str, str | float]) -> str:
     return "  ".join(
         f"{name.replace('_', ' ')} {value:,.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in figures.items()
@@ -35,11 +35,11 @@ class _RichBar:
         self._progress, self._task = progress, task
 
     def update(self, done: float, **shown: str | float) -> None:
-        self._progress.update(self._task, completed=done, figures=_shown(shown))
+        self._progress.update(self._task, completed=done, figures=_figures(shown))
 
 
 class TerminalProgress:
-    """One bar, with rate and time left, that leaves nothing behind when its stage is done."""
+    """One bar, with rate and time left, that disappears when its stage is done."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -64,21 +64,21 @@ class TerminalProgress:
 class _LogBar:
     def __init__(self, console: Console, name: str, total: float, unit: str) -> None:
         self._console, self._name, self._total, self._unit = console, name, total, unit
-        self._said = self._began = time.monotonic()
+        self._logged = self._started = time.monotonic()
 
     def update(self, done: float, **shown: str | float) -> None:
         now = time.monotonic()
-        if now - self._said < _LOG_EVERY_SECONDS or done >= self._total:
+        if now - self._logged < _LOG_EVERY_SECONDS or done >= self._total:
             return
-        self._said = now
-        left = (now - self._began) / done * (self._total - done) if done else float("nan")
-        far = f"{self._name}: {done:.0f}/{self._total:.0f} {self._unit}"
-        self._console.print(f"  {far}, {left:.0f} s left  {_shown(shown)}", soft_wrap=True)
-        log_event(logging.INFO, far, done=done, total=self._total, unit=self._unit, figures=shown)
+        self._logged = now
+        left = (now - self._started) / done * (self._total - done) if done else float("nan")
+        text = f"{self._name}: {done:.0f}/{self._total:.0f} {self._unit}"
+        self._console.print(f"  {text}, {left:.0f} s left  {_figures(shown)}", soft_wrap=True)
+        log_event(logging.INFO, text, done=done, total=self._total, unit=self._unit, figures=shown)
 
 
 class LogProgress:
-    """A line every half minute, for logs that nobody watches live."""
+    """A line every half minute, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

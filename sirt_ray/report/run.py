@@ -262,7 +262,7 @@ def _accuracies(runs: Sequence[RunRecord], stages: Mapping[str, Row[Result]]) ->
     several = len(runs) > 1
     title = f"Accuracy, % right ± standard error{' over seeds' if several else ''}"
     grid = _table(title, list(stages.values()), accuracy_cell, _accuracy_note(runs))
-    last = next(reversed(stages), TUNED)
+    last = [TUNED, *stages][-1]
     if not several or TUNED not in stages or last == TUNED:
         return grid
 
@@ -322,8 +322,10 @@ def _is_compared(stage: str, before: str) -> bool:
 
 def _forms(stages: Mapping[str, Row[Result]]) -> list[Grid]:
     def grid(title: str, of: Callable[[AnswerForm], float | None], note: str = "") -> Grid:
-        cell = mean_cell(lambda result: of(result.form))
-        return _table(title, list(stages.values()), cell, note)
+        def value(result: Result) -> float | None:
+            return None if result.form is None else of(result.form)
+
+        return _table(title, list(stages.values()), mean_cell(value), note)
 
     return [
         grid("Length of an answer, mean tokens", lambda form: form.tokens),
@@ -339,10 +341,14 @@ def _forms(stages: Mapping[str, Row[Result]]) -> list[Grid]:
 
 def _samples(runs: Sequence[RunRecord]) -> Grid:
     """pass@k and majority@k of each round's samples."""
+
+    def percent(share: float) -> float:
+        return 100 * share
+
     return _table(
         "Samples of a round, % of its questions",
         list(_rows(runs, [_estimates_of(run) for run in runs]).values()),
-        mean_cell(lambda share: 100 * share),
+        mean_cell(percent),
         "The student that the round starts from answers training questions, judged as the round"
         " judges them. pass@1 is the accuracy of a sample; pass@k of all samples is the oracle's"
         " best; majority@k is the most frequent final answer.",
@@ -380,7 +386,7 @@ def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
     ]
     found += [
         f"{object_store.to_uri(run.path)} is not finished: {', '.join(run.missing)}"
-        f" {_are(run.missing)} missing. `sirt run` with the same job goes on with it."
+        f" {_are(run.missing)} missing. `sirt run` with the same job continues it."
         for run in runs
         if run.missing
     ]
@@ -388,8 +394,8 @@ def _paragraphs(runs: Sequence[RunRecord], counted: bool) -> list[str]:
     partly = [stage for stage in all_stages if any(stage not in run.scores for run in runs)]
     if partly:
         found.append(
-            f"{', '.join(partly)} {_are(partly)} not evaluated in every run, and left out of what"
-            " is compared."
+            f"{', '.join(partly)} {_are(partly)} not evaluated in every run, and left out of the"
+            " comparisons."
         )
     if not counted and any("questions" in run.counts for run in runs):
         found.append(

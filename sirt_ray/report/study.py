@@ -33,11 +33,13 @@ from sirt_ray.report.tables import (
     shared_seeds,
 )
 
-State = Literal["finished", "unfinished", "failed", "not begun", "unreadable", "of another grid"]
+State = Literal["finished", "unfinished", "failed", "not started", "unreadable", "of another grid"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
+    """One trial as far as it has come."""
+
     name: str
     labels: Mapping[str, str]
     """Axis -> label."""
@@ -50,6 +52,8 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class StudyRecord:
+    """A study as far as it has come."""
+
     name: str
     axes: Mapping[str, Sequence[str]]
     """Axis -> its labels."""
@@ -81,6 +85,7 @@ class _Study(BaseModel):
 
 
 def is_study(folder: Path) -> bool:
+    """Return whether a folder is a study's."""
     return (folder / STATES).is_file()
 
 
@@ -93,7 +98,7 @@ def read_study(folder: Path) -> StudyRecord:
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{path} cannot be read as a study's record: {_first(error)}. Move it away and run"
-            " `sirt run` with the study's file, which writes it anew and keeps what is finished"
+            " `sirt run` with the study's file, which writes it again and keeps what is finished"
         ) from error
     trials = [
         _read(folder, name, trial, of_grid=trial.labels.keys() == study.axes.keys())
@@ -121,7 +126,7 @@ def _read(folder: Path, name: str, trial: _Trial, of_grid: bool) -> TrialRecord:
         return record("unreadable", "its name is not that of a folder in the study's")
     started = (folder / name / "config.yaml").is_file()
     if not started and trial.state == "missing":
-        return record("not begun")
+        return record("not started")
     try:
         run = read_run(folder / name) if started else None
     except SirtError as error:
@@ -186,7 +191,7 @@ _STATES: Mapping[State, str] = {
     "failed": "Failed",
     "unreadable": "Unreadable",
     "unfinished": "Not finished",
-    "not begun": "Not begun",
+    "not started": "Not started",
     "of another grid": "Of another grid than the study has now",
 }
 
@@ -278,7 +283,7 @@ def _paragraphs(study: StudyRecord, comparisons: Sequence[Comparison]) -> list[s
     for trial in study.trials:
         by_state[trial.state].append(trial)
     finished = len(by_state["finished"])
-    found = [f"{finished} of {len(study.trials)} cells are finished ({axes})."]
+    found = [f"{finished} of {len(study.trials)} trials are finished ({axes})."]
     found += [comparison.about for comparison in comparisons if not comparison.setting]
     for state, shown in _STATES.items():
         by_reason: defaultdict[str, list[str]] = defaultdict(list)
@@ -287,7 +292,7 @@ def _paragraphs(study: StudyRecord, comparisons: Sequence[Comparison]) -> list[s
         for why, names in by_reason.items():
             found.append(f"{shown}: {', '.join(names)}{f': {why}' if why else ''}")
     if len(study.trials) > finished:
-        found.append("`sirt run` with the study's file goes on with what is not finished.")
+        found.append("`sirt run` with the study's file continues what is not finished.")
     return found
 
 
@@ -322,7 +327,7 @@ _NOTE = (
     "Of the mean over tasks with CoT prompts, or plain ones where there are no others: the"
     " difference in points and its 95 % interval, over seeds by Student's t where there are"
     " several, over questions by paired bootstrap where there is one. Reproduced: the interval"
-    " lies above 0. Not reproduced: below. Undecided: 0 is in it. In brackets: the section of"
+    " is above 0. Not reproduced: below. Undecided: 0 is in it. In brackets: the section of"
     " Ranaldi and Freitas 2024 (arXiv 2405.00402) that claims it; rounds are this project's own."
 )
 

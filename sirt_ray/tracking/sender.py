@@ -108,8 +108,10 @@ class _Feed:
     """Sends one tracker what its ledger does not have yet. The tracker is opened with the first
     thing to send."""
 
-    def __init__(self, run_dir: Path, ledger: Ledger, open: Callable[[Ledger], Tracker]) -> None:
-        self._run_dir, self._ledger, self._open = run_dir, ledger, open
+    def __init__(
+        self, run_dir: Path, ledger: Ledger, open_tracker: Callable[[Ledger], Tracker]
+    ) -> None:
+        self._run_dir, self._ledger, self._open = run_dir, ledger, open_tracker
         self._opened: Tracker | None = None
         self._saved = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""A run's figures -> charts. Each says in words what it shows; the numbers stand in tables too."""
+"""The charts of a page. Each has a label that describes it; the numbers are in tables too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ KINDS: Mapping[PromptKind, tuple[str, str, str]] = {
     "cot": ("blue", "o", "-"),
     "plain": ("orange", "s", "--"),
 }
-"""Kind of prompt -> colour, marker, line."""
-_APART = 8.0
-"""Points of accuracy between two labels, at least."""
+"""Kind of prompt -> colour, marker, line style."""
+_MIN_LABEL_GAP = 8.0
+"""Points of accuracy between two labels."""
 
 # Accuracy
 
 
 def accuracy(scores: Mapping[str, Scores], benchmark: str, rolled_back: Sequence[str]) -> Chart:
-    """The stages of the student from left to right, with the teacher as a line."""
+    """Draw the stages of the student from left to right, with the teacher as a line."""
     stages = [stage for stage in scores if stage != "teacher" and benchmark in scores[stage]]
     teacher = scores.get("teacher", {}).get(benchmark, {})
-    said: list[str] = []
+    described: list[str] = []
     dodge = 0.02 * len(stages)
     with drawing(f"accuracy-{benchmark}", width=400) as drawn:
         axes = drawn.axes
@@ -39,11 +39,11 @@ def accuracy(scores: Mapping[str, Scores], benchmark: str, rolled_back: Sequence
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if "cot" in teacher:
             _teacher(axes, teacher["cot"])
-            said.append(f"teacher, cot: {_percent(teacher['cot'])}")
+            described.append(f"teacher, cot: {_percent(teacher['cot'])}")
         last: dict[str, tuple[float, float]] = {}
-        for place, kind in enumerate(KINDS):
+        for position, kind in enumerate(KINDS):
             points = [
-                (at + dodge * (place - 0.5), stage, found[kind])
+                (at + dodge * (position - 0.5), stage, found[kind])
                 for at, stage in enumerate(stages)
                 if kind in (found := scores[stage][benchmark])
             ]
@@ -51,9 +51,9 @@ def accuracy(scores: Mapping[str, Scores], benchmark: str, rolled_back: Sequence
                 _stages(axes, points, kind, rolled_back)
                 last[kind] = points[-1][0], 100 * points[-1][2].accuracy
                 shown = ", ".join(f"{stage} {_percent(score)}" for _, stage, score in points)
-                said.append(f"{kind}: {shown}")
+                described.append(f"{kind}: {shown}")
         _values(axes, last)
-        drawn.label = f"Accuracy on {benchmark} in percent. {'; '.join(said)}."
+        drawn.label = f"Accuracy on {benchmark} in percent. {'; '.join(described)}."
     return Chart(benchmark, drawn.svg)
 
 
@@ -63,7 +63,7 @@ def _stages(
     kind: PromptKind,
     rolled_back: Sequence[str],
 ) -> None:
-    """The line goes on from the student that was kept."""
+    """Draw one kind of prompt. The line continues from the student that was kept."""
     name, marker, line = KINDS[kind]
     colour = COLOURS[name]
     kept = [(at, 100 * score.accuracy) for at, stage, score in points if stage not in rolled_back]
@@ -82,13 +82,13 @@ def _stages(
 
 
 def _values(axes: Axes, last: Mapping[str, tuple[float, float]]) -> None:
-    """The last accuracies, beside their points and apart from each other."""
+    """Write the last accuracies next to their points, without overlap."""
     ordered = sorted(last.items(), key=lambda item: item[1][1])
     heights = [value for _, (_, value) in ordered]
-    if len(heights) == 2 and heights[1] - heights[0] < _APART:
+    if len(heights) == 2 and heights[1] - heights[0] < _MIN_LABEL_GAP:
         middle = sum(heights) / 2
-        heights = [middle - _APART / 2, middle + _APART / 2]
-    lift = max(0.0, _APART / 2 - heights[0]) if heights else 0.0
+        heights = [middle - _MIN_LABEL_GAP / 2, middle + _MIN_LABEL_GAP / 2]
+    lift = max(0.0, _MIN_LABEL_GAP / 2 - heights[0]) if heights else 0.0
     heights = [height + lift for height in heights]
     for (kind, (at, value)), height in zip(ordered, heights, strict=True):
         axes.annotate(
@@ -104,7 +104,7 @@ def _values(axes: Axes, last: Mapping[str, tuple[float, float]]) -> None:
 
 def _teacher(axes: Axes, score: Score) -> None:
     value, stderr = 100 * score.accuracy, 100 * score.stderr
-    high = value + stderr > 90  # There is no room above it.
+    high = value + stderr > 90  # No space above it.
     axes.axhspan(value - stderr, value + stderr, color=COLOURS["muted"], alpha=0.15, linewidth=0)
     axes.axhline(value, color=COLOURS["muted"], linestyle=":", linewidth=1.4)
     axes.annotate(
@@ -123,7 +123,7 @@ def _percent(score: Score) -> str:
 
 
 def _short(stages: Sequence[str]) -> list[str]:
-    """As they are, or where they are too many for their names, the rounds' numbers."""
+    """Return the names of stages, or of many only the rounds' numbers."""
     if len(stages) <= 5:
         return list(stages)
     return [stage.removeprefix("round_").replace("baseline", "base") for stage in stages]
@@ -133,11 +133,12 @@ def _short(stages: Sequence[str]) -> list[str]:
 
 
 def lengths(figures: PairFigures) -> Chart:
+    """Draw how long the sides of a round's pairs are."""
     sides = {"chosen": ("blue", "-"), "rejected": ("orange", "--")}
     medians = {side: found.median for side, found in figures.sides.items()}
-    said = ", ".join(f"{side} {median:.0f}" for side, median in medians.items())
-    label = f"Lengths in {figures.unit} of the pairs of {figures.round}. Medians: {said}."
-    with drawing(f"lengths-{figures.round}", label) as drawn:
+    described = ", ".join(f"{side} {median:.0f}" for side, median in medians.items())
+    label = f"Lengths in {figures.unit} of the pairs of {figures.version}. Medians: {described}."
+    with drawing(f"lengths-{figures.version}", label) as drawn:
         axes = drawn.axes
         axes.set(xlabel=f"length, {figures.unit}", ylabel="share of the side, %")
         for side, found in figures.sides.items():
@@ -147,8 +148,8 @@ def lengths(figures: PairFigures) -> Chart:
             axes.axvline(found.median, color=colour, linestyle=":", linewidth=1.2)
         axes.set_ylim(0)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-    title = f"{figures.round}: {figures.pairs:,} pairs"
-    return Chart(title, drawn.svg, f"Medians, dotted: {said} {figures.unit}.")
+    title = f"{figures.version}: {figures.pairs:,} pairs"
+    return Chart(title, drawn.svg, f"Medians, dotted: {described} {figures.unit}.")
 
 
 # Training
@@ -177,11 +178,11 @@ _DRAWN: tuple[tuple[str, str, Mapping[str, Mark]], ...] = (
         },
     ),
 )
-"""Title, axis, and metric -> how it is drawn."""
+"""Title, axis, and metric -> its mark."""
 
 
 def training(found: Training) -> list[Chart]:
-    """Loss; of a preference loss its margin and log-probabilities as well."""
+    """Draw the loss; of a preference loss its margin and log-probabilities too."""
     charts: list[Chart] = []
     for title, axis, marks in _DRAWN:
         curves = {name: found.curves[name] for name in marks if name in found.curves}
@@ -197,11 +198,11 @@ def _curves(
     curves: Mapping[str, Curve],
     marks: Mapping[str, Mark],
 ) -> Chart:
-    said = "; ".join(
+    described = "; ".join(
         f"{marks[name][2]} from {curve.smoothed[0]:.3g} to {curve.smoothed[-1]:.3g}"
         for name, curve in curves.items()
     )
-    with drawing(f"{artifact}-{title}", f"{title} of {artifact}: {said}.") as drawn:
+    with drawing(f"{artifact}-{title}", f"{title} of {artifact}: {described}.") as drawn:
         axes = drawn.axes
         axes.set(xlabel="optimizer step", ylabel=axis)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -223,12 +224,13 @@ WORK: Mapping[Kind, str] = {"sampling": "blue", "training": "purple", "other": "
 _ROW = 26
 """Pixels of a row of horizontal bars."""
 _CHARACTER = 6.4
-"""Pixels that a character of a label may take."""
+"""Pixels for a character of a label."""
 _WIDE = 1040
+"""Pixels of a chart as wide as the page."""
 
 
 def _across(axes: Axes) -> None:
-    """Rows, with their figures along the x axis."""
+    """Set up axes with rows down and their figures along x."""
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
     axes.spines["left"].set_visible(False)
@@ -241,27 +243,29 @@ def bars(
     rows: Mapping[str, Mapping[str, int]],
     colours: Mapping[str, str],
 ) -> Chart:
-    """A horizontal bar for each row, cut into parts."""
+    """Draw a horizontal bar for each row, divided into parts."""
     longest = max((sum(parts.values()) for parts in rows.values()), default=1) or 1
-    said = [
+    described = [
         f"{row}: {', '.join(f'{n:,} {part}' for part, n in of.items())}" for row, of in rows.items()
     ]
     left = 20 + _CHARACTER * max(map(len, rows), default=0)
-    with drawing(name, f"{title}. {'; '.join(said)}.", _WIDE, 48 + _ROW * len(rows), left) as drawn:
+    with drawing(
+        name, f"{title}. {'; '.join(described)}.", _WIDE, 48 + _ROW * len(rows), left
+    ) as drawn:
         axes = drawn.axes
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set(ylim=(len(rows) - 0.45, -0.55), xlim=(0, longest * 1.02), xlabel=axis)
         _across(axes)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for place, parts in enumerate(rows.values()):
+        for position, parts in enumerate(rows.values()):
             begin = 0
             for part, n in parts.items():
-                axes.barh(place, n, 0.62, begin, color=COLOURS[colours[part]])
+                axes.barh(position, n, 0.62, begin, color=COLOURS[colours[part]])
                 if n > 0.07 * longest:
                     axes.text(
                         begin + n / 2,
-                        place,
+                        position,
                         f"{n:,}",
                         ha="center",
                         va="center",
@@ -275,14 +279,15 @@ def bars(
 
 
 def spans(found: Timeline) -> Chart:
+    """Draw when each artifact was being built."""
     rows = list(dict.fromkeys(span.artifact for span in found.spans))
     unit, seconds = _unit(found.seconds)
-    said = "; ".join(
-        f"{span.artifact} {(span.end - span.begin) / seconds:.1f} {unit}, {span.how}"
+    described = "; ".join(
+        f"{span.artifact} {(span.end - span.begin) / seconds:.1f} {unit}, {span.outcome}"
         for span in found.spans
     )
     left = 20 + _CHARACTER * max(map(len, rows), default=0)
-    with drawing("timeline", f"Timeline. {said}.", _WIDE, 48 + 21 * len(rows), left) as drawn:
+    with drawing("timeline", f"Timeline. {described}.", _WIDE, 48 + 21 * len(rows), left) as drawn:
         axes = drawn.axes
         axes.set_yticks(range(len(rows)), rows)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"time at work, {unit}")
@@ -290,13 +295,13 @@ def spans(found: Timeline) -> Chart:
         _across(axes)
         for span in found.spans:
             begin, took = span.begin / seconds, max(span.end - span.begin, 0.3) / seconds
-            faint = {} if span.how == "finished" else {"alpha": 0.4, "hatch": "////"}
+            faint = {} if span.outcome == "finished" else {"alpha": 0.4, "hatch": "////"}
             colour = COLOURS[WORK[span.kind]]
             axes.barh(rows.index(span.artifact), took, 0.66, begin, color=colour, **faint)
         for start in found.starts:
             axes.axvline(start / seconds, color=COLOURS["ink"], linestyle=":", linewidth=1.2)
-    meant = {"sampling": "sampling, evaluation", "training": "training, reference"}
-    legend = tuple(("box", colour, meant.get(kind, kind)) for kind, colour in WORK.items())
+    names = {"sampling": "sampling, evaluation", "training": "training, reference"}
+    legend = tuple(("box", colour, names.get(kind, kind)) for kind, colour in WORK.items())
     return Chart("Timeline", drawn.svg, legend=legend)
 
 
@@ -308,6 +313,8 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
+    """A row of a forest plot."""
+
     label: str
     value: float
     low: float
@@ -317,28 +324,28 @@ class Estimate:
 def forest(
     name: str, title: str, axis: str, rows: Sequence[Estimate], limits: tuple[float, float]
 ) -> Chart:
-    """A point with its interval in each row. Where the axis, by its `limits`, has its middle at
-    zero, it is of differences: a point whose interval leaves out zero is filled."""
+    """Draw a point with its interval in each row. If `limits` are symmetric about zero, the values
+    are differences: a point whose interval excludes zero is filled."""
     signed = limits[0] == -limits[1]
     sign = "+" if signed else ""
-    said = "; ".join(
+    described = "; ".join(
         f"{row.label} {row.value:{sign}.1f} [{row.low:{sign}.1f}, {row.high:{sign}.1f}]"
         for row in rows
     )
     left = 20 + _CHARACTER * max((len(row.label) for row in rows), default=0)
-    with drawing(name, f"{title}, {axis}: {said}.", 440, 58 + _ROW * len(rows), left) as drawn:
+    with drawing(name, f"{title}, {axis}: {described}.", 440, 58 + _ROW * len(rows), left) as drawn:
         axes = drawn.axes
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.set(ylim=(len(rows) - 0.4, -0.75), xlim=limits, xlabel=axis)
         _across(axes)
         if signed:
             axes.axvline(0, color=COLOURS["ink"], linewidth=1.0)
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             sure = not signed or row.low > 0 or row.high < 0
             reach = np.array([[row.value - row.low], [row.high - row.value]]).clip(0)
             axes.errorbar(
                 row.value,
-                place,
+                position,
                 xerr=reach,
                 fmt="o",
                 color=COLOURS["blue"],
@@ -347,7 +354,7 @@ def forest(
             )
             axes.annotate(
                 f"{row.value:{sign}.1f}",
-                (row.value, place),
+                (row.value, position),
                 (0, 5),
                 textcoords="offset points",
                 ha="center",

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a training -> curves that can be drawn."""
+"""The curves of a training, from its `metrics.jsonl`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any
 
 from sirt_ray.report.journal import json_lines
 
-MOST_POINTS = 300
-"""Of a curve: more cannot be told apart where it is drawn."""
+MAX_POINTS = 300
+"""Points of a curve: more cannot be distinguished in a chart."""
 _SMOOTHED = 20
-"""A smoothed value is the mean over this part of the points: a twentieth."""
+"""A smoothed value is the mean over a twentieth of the points."""
 _NAMES = (
     "loss",
     "margin",
@@ -27,8 +27,10 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Curve:
+    """One metric over the steps of a training."""
+
     steps: tuple[float, ...]
-    """Optimizer steps from 1; where there are more than MOST_POINTS, means of neighbours."""
+    """Optimizer steps from 1; if there are more than MAX_POINTS, means of neighbours."""
     values: tuple[float, ...]
     smoothed: tuple[float, ...]
     """The running mean over neighbours, as long as `values`."""
@@ -36,22 +38,24 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Training:
+    """The metrics of a training so far."""
+
     artifact: str
     """`round_01/student`."""
     step: int
     """The last one."""
     total_steps: int
     curves: Mapping[str, Curve]
-    """Metric, as in `metrics.jsonl` -> its curve; metrics that the training does not have, and
-    values that are not finite, are left out."""
+    """Metric, as in `metrics.jsonl` -> its curve, without metrics that the training does not have
+    and values that are not finite."""
     mfu: float | None
-    """Model FLOPs utilisation, mean over the steps; None where it was not measured."""
+    """Model FLOPs utilisation, mean over the steps; None if it was not measured."""
     broken: int
-    """Lines that cannot be read."""
+    """Number of lines that cannot be read."""
 
 
 def read_training(file: Path, artifact: str) -> Training | None:
-    """None where there is no line yet."""
+    """Read a training's metrics; None if there is no line yet."""
     lines = json_lines(file)
     rows = [row for row in lines.rows if isinstance(row.get("step"), int)]
     if not rows:
@@ -80,7 +84,7 @@ def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Curve | None:
     points = _points(rows, name)
     if not points:
         return None
-    every = -(-len(points) // MOST_POINTS)
+    every = -(-len(points) // MAX_POINTS)
     groups = [points[first : first + every] for first in range(0, len(points), every)]
     values = [fmean(value for _, value in group) for group in groups]
     return Curve(

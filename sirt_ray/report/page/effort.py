@@ -1,4 +1,4 @@
-"""Records and `events.jsonl` of a run -> what each stage took, and when."""
+"""What each stage of a run took, from its record, and when it ran, from `events.jsonl`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,38 +13,42 @@ End = Literal["finished", "stopped", "running"]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What a finished artifact took."""
+    """The cost of a finished artifact."""
 
     artifact: str
     kind: Kind
     seconds: float
-    """Of the attempt that finished it, the start of its engines too."""
+    """Duration of the attempt that finished it, including the start of its engines."""
     tokens: int | None
-    """Generated, or trained on; None where none were."""
+    """Tokens generated, or trained on; None if there were none."""
     tokens_per_second: float | None
-    """While engines or trainer were at work."""
+    """Rate while engines or trainer were working."""
     gpu_hours: float | None
-    """None where it is not known."""
+    """None if it is not known."""
     utilisation: str
-    """In words; empty where nothing was measured."""
+    """In words; empty if nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
+    """The time that an artifact was being built."""
+
     artifact: str
     kind: Kind
     begin: float
     end: float
-    """Seconds that the run was at work before: the time between a stop and the next start is none
-    of them."""
-    how: End
+    """Seconds of work since the run's first start, without the time between a stop and the next
+    start."""
+    outcome: End
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
+    """All spans of a run."""
+
     spans: tuple[Span, ...]
     starts: tuple[float, ...]
-    """Where the run was started again, in the same seconds."""
+    """When the run was started again, in the same seconds."""
 
     @property
     def seconds(self) -> float:
@@ -67,8 +71,8 @@ def efforts(
     mfu: Mapping[str, float],
     trainer_gpus: float | None,
 ) -> list[Effort]:
-    """`seconds` and `mfu`: by artifact, where they are known. `trainer_gpus`: of all its workers
-    together; None where it is not known."""
+    """Return the cost of each artifact of `counts`. `seconds` and `mfu`: artifact -> its value, if
+    known. `trainer_gpus`: of all workers together; None if not known."""
     found: list[Effort] = []
     for name, of_artifact in counts.items():
         kind, took = kind_of(name), seconds.get(name, 0.0)
@@ -105,9 +109,9 @@ def _trained(
 
 
 def timeline(events: Sequence[Mapping[str, Any]]) -> Timeline:
-    """When the run was at work at what, by its events; those without a readable time are left out.
+    """Return the spans of a run from its events; those without a readable time are left out.
 
-    A driver that is killed says nothing: what it was at ends with its last event.
+    A driver that is killed logs no end: the span of its current artifact ends with its last event.
     """
     spans: list[Span] = []
     starts: list[float] = []
@@ -115,9 +119,9 @@ def timeline(events: Sequence[Mapping[str, Any]]) -> Timeline:
     offset = last = 0.0
     at_work = False
 
-    def close(how: End) -> None:
+    def close(outcome: End) -> None:
         for artifact, begin in open_spans.items():
-            spans.append(Span(artifact, kind_of(artifact), begin, last - offset, how))
+            spans.append(Span(artifact, kind_of(artifact), begin, last - offset, outcome))
         open_spans.clear()
 
     for time, event in _timed(events):
@@ -148,8 +152,26 @@ def _timed(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, Mapping[str
 
 
 def time_of(event: Mapping[str, Any]) -> float | None:
-    """Seconds since 1970; None where it is not readable."""
+    """Return an event's time in seconds since 1970; None if it is not readable."""
     try:
         return datetime.fromisoformat(str(event.get("time"))).timestamp()
     except ValueError:
         return None
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as `45 s`, `4 min 10 s` or `3 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def large(number: float) -> str:
+    """Format a number as `812`, `54.2 K`, `1.9 M` or `3.4 G`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"

@@ -1,4 +1,4 @@
-"""A sample of a run's questions, each with what teacher and student answered stage by stage."""
+"""A sample of a run's questions, each with the answers of teacher and student stage by stage."""
 
 import random
 from collections import defaultdict
@@ -18,12 +18,12 @@ from sirt_ray.types import LETTERS, PromptKind
 Part = Literal["test", "training"]
 Change = Literal["became right", "became wrong", "stayed right", "stayed wrong", ""]
 
-MOST_QUESTIONS: Mapping[Part, int] = {"test": 64, "training": 32}
-"""Shown, of all benchmarks together."""
-MOST_CHARACTERS = 3_000
-"""Of a text."""
-MOST_IN_ALL = 1_500_000
-"""Characters of all texts together: what is beyond is left out, whole questions at a time."""
+MAX_QUESTIONS: Mapping[Part, int] = {"test": 64, "training": 32}
+"""Questions shown, of all benchmarks together."""
+MAX_CHARACTERS = 3_000
+"""Characters of a text."""
+MAX_TOTAL_CHARACTERS = 1_500_000
+"""Characters of all texts together: whole questions beyond it are left out."""
 _COLUMNS = (
     *("question_id", "prompt_kind", "sample_index", "completion"),
     *("verdict", "extracted", "stop_reason"),
@@ -31,33 +31,35 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One answer."""
+class ShownAnswer:
+    """An answer in an example."""
 
     source: str
-    """`teacher`, `baseline`, `round_00`, ...: who wrote it."""
+    """The model that wrote it: `teacher`, `baseline`, `round_00`, ..."""
     note: str
-    """What it is, such as `1 of 8 samples, 5 are right`."""
+    """A remark such as `1 of 8 samples, 5 are right`."""
     verdict: str
     """`right`, `wrong` or `unparseable`."""
     extracted: str
     text: str
     left_out: int
-    """Characters behind `text`."""
+    """Number of characters that follow `text`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
+    """A question with its answers."""
+
     id: str
     benchmark: str
     part: Part
     text: str
     choices: tuple[tuple[str, str], ...]
-    """Letter and text."""
+    """Letter and text of each option."""
     reference: str
-    answers: tuple[Shown, ...]
+    answers: tuple[ShownAnswer, ...]
     change: Change
-    """From the first student that is compared to the last; empty where there are not two."""
+    """From the first student that is compared to the last; empty if there are not two."""
 
     @property
     def characters(self) -> int:
@@ -66,23 +68,24 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
+    """All examples of a page."""
+
     shown: tuple[Example, ...]
     questions: Mapping[Part, int]
-    """All that there are."""
+    """Number of questions in the run."""
     kind: PromptKind
-    """What the shown answers were asked with."""
+    """The kind of prompt that the shown answers reply to."""
     before: Mapping[Part, str]
     after: Mapping[Part, str]
-    """The two students whose answers `Example.change` compares; no entry where there are not
-    two."""
+    """The two students whose answers `Example.change` compares; no entry if there are not two."""
 
     def number(self, part: Part) -> int:
         return sum(example.part == part for example in self.shown)
 
 
 def read_examples(run: RunRecord) -> Examples:
-    """A sample by the run's seed, of each benchmark as many as of the others. Raises DataError
-    where a file cannot be read."""
+    """Draw a sample by the run's seed, with as many questions of each benchmark. Raises DataError
+    if a file cannot be read."""
     kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
     tested = [stage for stage in run.scores if stage != "teacher"]
     rounds = [name for name in run.counts if name.endswith("/samples")]
@@ -93,9 +96,9 @@ def read_examples(run: RunRecord) -> Examples:
     found: list[Example] = []
     numbers: dict[Part, int] = {"test": 0, "training": 0}
     for part in numbers:
-        asked = _questions(run, part)
-        numbers[part] = sum(map(len, asked.values()))
-        chosen = _drawn(asked, MOST_QUESTIONS[part], f"{run.job.seed}/{part}")
+        by_benchmark = _questions(run, part)
+        numbers[part] = sum(map(len, by_benchmark.values()))
+        chosen = _drawn(by_benchmark, MAX_QUESTIONS[part], f"{run.job.seed}/{part}")
         read = _tested if part == "test" else _trained
         answers = read(run, {row["id"] for row in chosen}, kind)
         found += [_example(row, part, answers[row["id"]], sources[part]) for row in chosen]
@@ -109,15 +112,15 @@ def read_examples(run: RunRecord) -> Examples:
 
 
 def _compared(stages: Sequence[str]) -> tuple[str, str] | None:
-    """The last with instruction tuning, or where that is the last or was left out with the first;
-    None where there are not two."""
+    """Return the stages that are compared: the last with instruction tuning, or with the first if
+    instruction tuning is the last or was left out; None if there are not two."""
     if len(stages) < 2:
         return None
     return (TUNED if TUNED in stages[:-1] else stages[0]), stages[-1]
 
 
 def _questions(run: RunRecord, part: Part) -> dict[str, list[dict[str, Any]]]:
-    """Benchmark -> its questions."""
+    """Return the questions of each benchmark."""
     if "questions" not in run.counts:
         return {}
     names, file = {
@@ -130,19 +133,19 @@ def _questions(run: RunRecord, part: Part) -> dict[str, list[dict[str, Any]]]:
 
 
 def _drawn(
-    asked: Mapping[str, Sequence[dict[str, Any]]], most: int, seed: str
+    by_benchmark: Mapping[str, Sequence[dict[str, Any]]], most: int, seed: str
 ) -> list[dict[str, Any]]:
-    """As many of each benchmark, in its own order."""
-    each = most // max(1, len(asked)) or 1
+    """Draw as many questions of each benchmark, in their order."""
+    each = most // max(1, len(by_benchmark)) or 1
     chosen: list[dict[str, Any]] = []
-    for name, rows in asked.items():
-        places = random.Random(f"{seed}/{name}").sample(range(len(rows)), min(each, len(rows)))
-        chosen += [rows[place] for place in sorted(places)]
+    for name, rows in by_benchmark.items():
+        drawn = random.Random(f"{seed}/{name}").sample(range(len(rows)), min(each, len(rows)))
+        chosen += [rows[index] for index in sorted(drawn)]
     return chosen
 
 
-Answers = defaultdict[str, list[Shown]]
-"""Question -> its answers, in the order of the run."""
+Answers = defaultdict[str, list[ShownAnswer]]
+"""Question id -> its answers, in the order of the run."""
 
 
 def _tested(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
@@ -156,7 +159,7 @@ def _tested(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
 
 
 def _trained(run: RunRecord, ids: Collection[str], kind: PromptKind) -> Answers:
-    """The teacher's first answer, and the first sample of each round."""
+    """Return the teacher's first answer, and the first sample of each round."""
     found: Answers = defaultdict(list)
     if "demonstrations" in run.counts:
         folder = object_store.fetch(run.path / "demonstrations", RECORD) / "completions"
@@ -190,20 +193,22 @@ def _number(what: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"1 of {len(rows)} {what}s, {right} {'is' if right == 1 else 'are'} right"
 
 
-def _shown(source: str, note: str, row: Mapping[str, Any]) -> Shown:
-    text, left_out = cut(showable(row["completion"] or "").strip(), MOST_CHARACTERS)
+def _shown(source: str, note: str, row: Mapping[str, Any]) -> ShownAnswer:
+    text, left_out = cut(showable(row["completion"] or "").strip(), MAX_CHARACTERS)
     if row["stop_reason"] == "length":
         note += f"{', ' if note else ''}cut off by the token limit"
-    return Shown(source, note, row["verdict"], showable(row["extracted"] or ""), text, left_out)
+    return ShownAnswer(
+        source, note, row["verdict"], showable(row["extracted"] or ""), text, left_out
+    )
 
 
 def _example(
     row: Mapping[str, Any],
     part: Part,
-    answers: Sequence[Shown],
+    answers: Sequence[ShownAnswer],
     compared: tuple[str, str] | None,
 ) -> Example:
-    text, left_out = cut(showable(row["text"]), MOST_CHARACTERS)
+    text, left_out = cut(showable(row["text"]), MAX_CHARACTERS)
     return Example(
         id=showable(row["id"]),
         benchmark=row["benchmark"],
@@ -216,7 +221,7 @@ def _example(
     )
 
 
-def _change(answers: Sequence[Shown], compared: tuple[str, str] | None) -> Change:
+def _change(answers: Sequence[ShownAnswer], compared: tuple[str, str] | None) -> Change:
     verdicts = {answer.source: answer.verdict == "right" for answer in answers}
     if compared is None or any(stage not in verdicts for stage in compared):
         return ""
@@ -227,17 +232,17 @@ def _change(answers: Sequence[Shown], compared: tuple[str, str] | None) -> Chang
 
 
 def _within(examples: Sequence[Example]) -> list[Example]:
-    """Those that fit into MOST_IN_ALL: the benchmarks' turns come round, so that none is lost to
-    the texts of another."""
+    """Return the examples that fit into MAX_TOTAL_CHARACTERS, taken from the benchmarks in turn, so
+    that the texts of one do not displace another."""
     by_group: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in examples:
         by_group[example.part, example.benchmark].append(example)
     used, kept = 0, set[str]()
     longest = max(map(len, by_group.values()), default=0)
-    for place in range(longest):
+    for index in range(longest):
         for of_group in by_group.values():
-            if place < len(of_group):
-                used += of_group[place].characters
-                if used <= MOST_IN_ALL:
-                    kept.add(of_group[place].id)
+            if index < len(of_group):
+                used += of_group[index].characters
+                if used <= MAX_TOTAL_CHARACTERS:
+                    kept.add(of_group[index].id)
     return [example for example in examples if example.id in kept]

@@ -1,7 +1,8 @@
-"""Runs, comparisons and studies -> pages."""
+"""Runs, comparisons and studies -> HTML pages."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from sirt_ray.report.journal import json_lines
 from sirt_ray.report.page import charts
 from sirt_ray.report.page.charts import Estimate
 from sirt_ray.report.page.curves import Training, read_training
-from sirt_ray.report.page.effort import efforts, timeline
+from sirt_ray.report.page.effort import Effort, Timeline, duration, efforts, large, timeline
 from sirt_ray.report.page.examples import read_examples
-from sirt_ray.report.page.facts import duration, facts, large
 from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
@@ -24,6 +24,8 @@ from sirt_ray.report.run import report_runs
 from sirt_ray.report.runs import RunRecord, read_run
 from sirt_ray.report.tables import (
     PROMPTS,
+    TRIGGERS,
+    TUNED,
     Result,
     Row,
     Task,
@@ -39,11 +41,12 @@ from sirt_ray.types import PromptKind
 
 
 def document_page(document: Document) -> str:
-    """Tables alone."""
+    """Return a page of tables only."""
     return render("document.html", document=document, sections=[])
 
 
 def compare_page(report: CompareReport) -> str:
+    """Return a page of charts and tables."""
     comparison = report.comparison
     sections = [
         (
@@ -57,7 +60,7 @@ def compare_page(report: CompareReport) -> str:
 
 
 def run_page(run_dir: Path) -> str:
-    """Raises DataError as `read_run`, and where a file cannot be read."""
+    """Return the page of one run. Raises DataError as `read_run`, and if a file cannot be read."""
     run = read_run(run_dir)
     report = report_runs([run])
     object_store.pull(run_dir / "events.jsonl")
@@ -77,9 +80,9 @@ def run_page(run_dir: Path) -> str:
         "run.html",
         run=run,
         report=report,
-        facts=facts(run, report.stages, took, worked),
-        accuracy=_accuracy(run),
-        fates=_fates(run),
+        facts=_facts(run, report.stages, took, worked),
+        accuracy=_accuracy_charts(run),
+        outcomes=_outcome_charts(run),
         funnel=by_artifact(run.counts),
         is_dropped=is_dropped,
         pairs=pairs,
@@ -99,7 +102,7 @@ def run_page(run_dir: Path) -> str:
 
 
 def _command(run: RunRecord) -> str:
-    """What makes the same again, in a folder of its own."""
+    """Return the command that repeats the run in another folder."""
     config = shlex.quote(f"{object_store.to_uri(run.path)}/config.yaml")
     return f"sirt run {config} --set name={run.job.name}-again"
 
@@ -109,7 +112,7 @@ def _records(run: RunRecord) -> dict[str, dict[str, Any]]:
 
 
 def _versions(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Package -> its version, or all of them where stages were made with several."""
+    """Return each package with its version, or with several if stages were made with several."""
     found: dict[str, dict[str, None]] = {}
     for record in records.values():
         for package, version in record.get("versions", {}).items():
@@ -118,7 +121,7 @@ def _versions(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
 
 
 def _trainings(run: RunRecord) -> list[Training]:
-    """Of finished students, and of one that is being trained."""
+    """Return the trainings of finished students, and of one that is being trained."""
     students = [name for name in (*run.counts, *run.missing) if name.endswith("/student")]
     files = {name: _metrics(run.path / name) for name in students}
     read = [read_training(file, name) for name, file in files.items()]
@@ -136,6 +139,7 @@ def _metrics(student: Path) -> Path:
 
 
 def _trainer_gpus(run: RunRecord) -> float | None:
+    """Return the GPUs of all workers together, as the job or the sampling on GPUs implies."""
     trainer = run.job.resources.trainer
     if trainer.gpus_per_worker is None:
         sampled = [
@@ -154,8 +158,8 @@ def _pairs(run: RunRecord) -> list[PairFigures]:
     ]
 
 
-def _accuracy(run: RunRecord) -> list[tuple[str, list[Chart]]]:
-    """In-domain and out-domain, a chart for each benchmark."""
+def _accuracy_charts(run: RunRecord) -> list[tuple[str, list[Chart]]]:
+    """Return a chart for each benchmark, in-domain and out-domain."""
     if not run.scores:
         return []
     near = [name for name in run.job.data.evaluate if name in run.job.in_domain]
@@ -167,8 +171,8 @@ def _accuracy(run: RunRecord) -> list[tuple[str, list[Chart]]]:
     ]
 
 
-def _fates(run: RunRecord) -> list[Chart]:
-    """What became of completions, and of training questions."""
+def _outcome_charts(run: RunRecord) -> list[Chart]:
+    """Return charts of the outcomes of completions and of training questions."""
     verdicts: dict[str, dict[str, int]] = {}
     questions: dict[str, dict[str, int]] = {}
     for name, counts in run.counts.items():
@@ -191,6 +195,86 @@ def _fates(run: RunRecord) -> list[Chart]:
         title = "Training questions that went on"
         found.append(charts.bars("questions", title, "questions", questions, colours))
     return found
+
+
+# The few figures that a reader looks for first
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A figure at the top of a page."""
+
+    name: str
+    value: str
+    note: str
+
+
+def _facts(
+    run: RunRecord, stages: Mapping[str, Row[Result]], efforts: Sequence[Effort], worked: Timeline
+) -> list[Fact]:
+    """Return the facts of a run that are known; `stages` as in `RunReport`."""
+    far = [name for name in run.job.data.evaluate if name not in run.job.in_domain]
+    near = [name for name in run.job.data.evaluate if name in run.job.in_domain]
+    shown = [
+        _accuracy_fact("In-domain accuracy", run, stages, near),
+        _accuracy_fact("Out-domain accuracy", run, stages, far),
+        _time_fact(efforts, worked),
+        _tokens_fact(efforts),
+    ]
+    return [fact for fact in shown if fact is not None]
+
+
+def _accuracy_fact(
+    name: str, run: RunRecord, stages: Mapping[str, Row[Result]], benchmarks: Sequence[str]
+) -> Fact | None:
+    """Return the accuracy of the student that was kept last, a mean over `benchmarks`."""
+    kind: PromptKind = "cot" if "cot" in run.job.evaluation.prompts else "plain"
+    tasks: list[Task] = [(benchmark, kind) for benchmark in benchmarks]
+    if not tasks or run.kept not in stages:
+        return None
+    means = {
+        stage: f"{100 * scores(row, tasks)[0].accuracy:.1f} %" for stage, row in stages.items()
+    }
+    note = f"{run.kept}, {TRIGGERS[kind]}"
+    before = TUNED if TUNED in stages else "baseline"
+    if before not in stages or before == run.kept:
+        untuned = f", {means['baseline']} untuned" if "baseline" in stages else ""
+        return Fact(name, means[run.kept], f"{note}{untuned}")
+    gain, low, high = difference_interval(compare_rows(stages[before], stages[run.kept], tasks))
+    than = "instruction tuning" if before == TUNED else "the untuned student"
+    return Fact(
+        name, means[run.kept], f"{note}: {gain:+.1f} points [{low:+.1f}, {high:+.1f}] to {than}"
+    )
+
+
+def _time_fact(efforts: Sequence[Effort], worked: Timeline) -> Fact | None:
+    seconds = worked.seconds or sum(effort.seconds for effort in efforts)
+    if not seconds:
+        return None
+    again = len(worked.starts)
+    gpu_hours = [effort.gpu_hours for effort in efforts]
+    known = sum(hours for hours in gpu_hours if hours is not None)
+    note = f"{known:,.2f} GPU-hours" if known else "no GPU"
+    if None in gpu_hours:
+        note = "GPU-hours are not known in full"
+    if again:
+        note += f"; continued {'once' if again == 1 else f'{again} times'}"
+    return Fact("Time at work", duration(seconds), note)
+
+
+def _tokens_fact(efforts: Sequence[Effort]) -> Fact | None:
+    sampled = sum(effort.tokens or 0 for effort in efforts if effort.kind == "sampling")
+    trained = sum(effort.tokens or 0 for effort in efforts if effort.kind == "training")
+    if not sampled + trained:
+        return None
+    return Fact(
+        "Tokens",
+        large(sampled + trained),
+        f"{large(sampled)} generated, {large(trained)} trained on",
+    )
+
+
+# The charts of a comparison
 
 
 def _forests(comparison: Comparison, kind: PromptKind, differences: bool) -> list[Chart]:

@@ -1,4 +1,4 @@
-"""The stored pairs of a round -> how many by which rule, and how long their sides are."""
+"""Figures of a round's stored pairs: their number by rule, and the lengths of their sides."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of one side of the pairs."""
+    """The lengths of one side of the pairs."""
 
     shares: tuple[float, ...]
     """Percent of the side's completions in each bin."""
@@ -27,14 +27,17 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class PairFigures:
-    round: str
+    """The figures of a round's pairs."""
+
+    version: str
+    """`round_01`."""
     rules: Mapping[str, int]
-    """Rule -> pairs."""
+    """Rule -> number of pairs."""
     unit: str
-    """What lengths are in: `tokens`, or `characters` where an endpoint wrote and its tokens are not
-    known."""
+    """The unit of lengths: `tokens`, or `characters` if an endpoint wrote the texts and its tokens
+    are not known."""
     edges: tuple[float, ...]
-    """Of the bins, one more than there are."""
+    """Edges of the bins, one more than there are bins."""
     sides: Mapping[str, Lengths]
     """`chosen` and `rejected`; a side that no pair has is left out."""
 
@@ -43,8 +46,8 @@ class PairFigures:
         return sum(self.rules.values())
 
 
-def read_pairs(folder: Path, round: str) -> PairFigures:
-    """Raises DataError where a file cannot be read."""
+def read_pairs(folder: Path, version: str) -> PairFigures:
+    """Read the pairs of `version`. Raises DataError if a file cannot be read."""
     rules: Counter[str] = Counter()
     lengths: dict[str, list[int]] = {f"{side}_{unit}": [] for side in _SIDES for unit in ("t", "c")}
     columns = ["rule", *_SIDES, *(f"{side}_ids" for side in _SIDES)]
@@ -67,12 +70,12 @@ def read_pairs(folder: Path, round: str) -> PairFigures:
     found = {side: lengths[f"{side}_{key}"] for side in _SIDES if lengths[f"{side}_{key}"]}
     edges = _edges([length for of_side in found.values() for length in of_side])
     return PairFigures(
-        round, dict(rules), unit, edges, {side: _of(of, edges) for side, of in found.items()}
+        version, dict(rules), unit, edges, {side: _of(of, edges) for side, of in found.items()}
     )
 
 
 def _edges(lengths: Sequence[int]) -> tuple[float, ...]:
-    """Bins of a whole number of tokens each."""
+    """Return edges of bins of a whole number of tokens each."""
     if not lengths:
         return (0.0, 1.0)
     first, last = min(lengths), max(lengths)

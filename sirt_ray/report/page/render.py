@@ -1,5 +1,5 @@
-"""Templates -> one self-contained page: no network, no frame, one script that the page names by its
-hash. All text is escaped."""
+"""Templates -> one self-contained page: no network, no frame, one script that the page allows by
+its hash. All text is escaped, and made fit for HTML."""
 
 import base64
 import hashlib
@@ -13,17 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""Control characters but tab and line ends, halves of surrogate pairs, and no characters: HTML has
-no way to write them."""
+"""Control characters except tab and line ends, halves of surrogate pairs, and noncharacters: HTML
+cannot represent them."""
 
 
 def showable(text: str) -> str:
-    """`text` with a replacement character for each that no page can have."""
+    """Return `text` with a replacement character for each that HTML cannot represent."""
     return _UNSHOWABLE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def cut(text: str, most: int) -> tuple[str, int]:
-    """The beginning, at most `most` characters long, and how many characters are left out."""
+    """Return the first `most` characters, and how many are left out."""
     return text[:most], max(0, len(text) - most)
 
 
@@ -31,7 +31,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **context: Any) -> str:
-    """The page, which can be written as UTF-8 whatever models and files have said."""
+    """Return the page, which can be encoded as UTF-8 whatever texts models and files contain."""
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     return (
         _environment()
@@ -59,8 +59,8 @@ def _environment() -> Environment:
 
 
 def _policy(script: str) -> str:
-    """Nothing may be asked for, and no script may run but this one. Inline styles are what charts
-    are made of."""
+    """Return a content security policy: nothing may be requested, and no script but this one may
+    run. Charts use inline styles."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline';"

@@ -1,7 +1,7 @@
 """matplotlib figures -> SVG that is part of a page: no scripts, text as text, colours from CSS.
 
 What is drawn in one of `COLOURS` becomes `var(--name)` in the page, so a chart follows its light or
-dark scheme; `templates/page.css` gives the values.
+dark scheme; `templates/page.css` has the values.
 """
 
 import io
@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _NAMES = ("ink", "muted", "grid", "panel", "blue", "orange", "green", "purple")
-COLOURS = {name: f"#0b0b{place:02x}" for place, name in enumerate(_NAMES, start=1)}
-"""Name of a CSS variable -> what stands for it in a figure."""
+COLOURS = {name: f"#0b0b{number:02x}" for number, name in enumerate(_NAMES, start=1)}
+"""Name of a CSS variable -> the colour that represents it in a figure."""
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": COLOURS["muted"],
     "axes.facecolor": "none",
@@ -52,7 +52,7 @@ _USED = re.compile(r"#([\w.-]+)")
 
 
 Mark = tuple[str, str, str]
-"""Of a legend: the mark's shape, its colour, what it stands for."""
+"""An entry of a legend: the mark's shape, its colour, its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Chart:
 
 @dataclass(slots=True)
 class Drawing:
-    """A figure in the making; `svg` is there when it is done."""
+    """A figure that is being drawn; `svg` is set when it is done."""
 
     figure: Figure
     axes: Axes
     label: str
-    """What is to be seen, for those who do not see it."""
+    """A description of the chart, for screen readers."""
     svg: Markup = field(default=Markup(""))
 
 
@@ -78,9 +78,9 @@ class Drawing:
 def drawing(
     name: str, label: str = "", width: float = 360, height: float = 240, left: float = 50
 ) -> Generator[Drawing]:
-    """Draw on the axes, in pixels of a page (points of the figure).
+    """Yield axes to draw on, with sizes in pixels of a page (points of the figure).
 
-    `name`: another for each chart of a page. `left`: room for the labels of the y axis.
+    `name`: unique in a page. `left`: space for the labels of the y axis.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width / 72, height / 72))
@@ -113,8 +113,8 @@ def _inline(svg: bytes, label: str) -> Markup:
 
 
 def _clean(element: ElementTree.Element, used: set[str]) -> None:
-    """Without namespaces, metadata, style sheets, which would be the whole page's, and names that
-    nothing refers to, which several charts have in common."""
+    """Remove namespaces, metadata, style sheets, which would apply to the whole page, and ids that
+    nothing refers to, which several charts share."""
     element.tag = _local(element.tag)
     for key in list(element.attrib):
         value = element.attrib.pop(key)

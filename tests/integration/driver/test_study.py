@@ -61,7 +61,7 @@ def test_two_methods_share_their_student_and_the_same_command_again_makes_nothin
     made = [path for path in records if "artifacts" in path.parts]
     assert len(made) == 9
     report = sirt("report", str(folder), "--format", "markdown")
-    assert "2 of 2 cells are finished (2 of method x 1 of seed)." in report
+    assert "2 of 2 trials are finished (2 of method x 1 of seed)." in report
     for cell, student in ((tuned, "round_00"), (rft, "round_01")):
         scores = json.loads((cell / "scores.json").read_text())[student]
         figures = [f"{100 * scores[name]['cot']['accuracy']:.1f} ± " for name in scores]

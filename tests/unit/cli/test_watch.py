@@ -8,7 +8,7 @@ import pytest
 
 from sirt_ray.artifacts.locks import is_locked, locked
 from sirt_ray.cli.main import main
-from sirt_ray.report.monitor import RunMonitor, RunStatus, format_event, standing
+from sirt_ray.report.monitor import RunMonitor, RunStatus, format_event, status_of
 from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
@@ -58,19 +58,19 @@ def watched(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> t
 
 def test_how_a_run_stands_by_its_events() -> None:
     at = RunStatus("at work", "round_01/student", 1767225600.0)
-    assert standing([]) == RunStatus("at work")
-    assert standing([STARTED]) == at
-    assert standing([STARTED, {"event": "waiting", "message": "for room"}]) == at
-    assert standing([STARTED, {**STARTED, "event": "finished"}]) == RunStatus("at work")
-    stopped = standing([STARTED, {"event": "stopped", "message": "it was interrupted"}])
+    assert status_of([]) == RunStatus("at work")
+    assert status_of([STARTED]) == at
+    assert status_of([STARTED, {"event": "waiting", "message": "for room"}]) == at
+    assert status_of([STARTED, {**STARTED, "event": "finished"}]) == RunStatus("at work")
+    stopped = status_of([STARTED, {"event": "stopped", "message": "it was interrupted"}])
     assert (stopped.state, stopped.stage, stopped.why) == (
         "stopped",
         "round_01/student",
         "it was interrupted",
     )
-    assert standing([STARTED, OVER]) == RunStatus("finished")
+    assert status_of([STARTED, OVER]) == RunStatus("finished")
     again = {"event": "reused", "artifact": "questions"}
-    assert standing([STARTED, OVER, again]) == RunStatus("at work")
+    assert status_of([STARTED, OVER, again]) == RunStatus("at work")
 
 
 def test_events_are_told_in_a_line() -> None:
@@ -100,7 +100,7 @@ def test_a_run_that_stopped_or_is_gone_says_so(
     code, _, error = watched(capsys, run)
     assert code == 1 and "has stopped in round_01/student: it was interrupted" in error
     code, _, error = watched(capsys, run / "questions")
-    assert code == 2 and "folder of no run" in error
+    assert code == 2 and "is not the folder of a run" in error
 
 
 def test_a_run_at_work_shows_its_last_training_step(
@@ -125,14 +125,14 @@ def test_sampling_is_counted_by_its_finished_blocks(run: Path) -> None:
     (run / "round_01/samples").rename(partial)
     usage = {"seconds": 2.0, "generated_tokens": 300}
     (partial / ".usage.json").write_text(json.dumps(usage))
-    follower = RunMonitor(run)
-    assert follower.progress("round_01/samples") == "8 completions, 150 tokens/s"
-    assert follower.progress("round_02/samples") == follower.progress("round_01/pairs") == ""
+    monitor = RunMonitor(run)
+    assert monitor.progress("round_01/samples") == "8 completions, 150 tokens/s"
+    assert monitor.progress("round_02/samples") == monitor.progress("round_01/pairs") == ""
 
 
 def test_only_new_events_are_told(run: Path) -> None:
-    follower = RunMonitor(run)
-    assert len(follower.read_on()) == 1 and follower.read_on() == []
+    monitor = RunMonitor(run)
+    assert len(monitor.new_lines()) == 1 and monitor.new_lines() == []
     append(run, {"event": "waiting", "message": "for room"})
-    assert follower.read_on() == ["! for room"]
-    assert follower.standing().state == "at work"  # it was heard just now
+    assert monitor.new_lines() == ["! for room"]
+    assert monitor.status().state == "at work"  # it has just written an event

@@ -77,7 +77,7 @@ def test_methods_are_pooled_over_seeds_and_compared_with_tuning(
 ) -> None:
     text = reported(capsys, study, "--format", "markdown")
     assert text.startswith("# Report of the study mine\n")
-    assert "4 of 4 cells are finished (2 of method x 2 of seed)." in text
+    assert "4 of 4 trials are finished (2 of method x 2 of seed)." in text
     found = sections(text)
     scores = found["Accuracy, % right ± standard error, CoT prompts"]
     assert scores["method"] == ["seeds", "gsm8k", "multiarith", "piqa", "mean"]
@@ -140,10 +140,10 @@ def test_every_cell_that_is_not_finished_is_named_with_its_state(
     told["cells"]["older"] = {"labels": {"method": "rft"}, "state": "finished", "error": None}
     (folder / "study.json").write_text(json.dumps(told))
     text = reported(capsys, folder, "--format", "markdown")
-    assert "3 of 10 cells are finished" in text
+    assert "3 of 10 trials are finished" in text
     assert "\nFailed: star-seed0, rft-seed0: it [diverged]\n" in text
     assert "\nNot finished: self_refine-seed1: round_01/student, round_01/evaluation\n" in text
-    assert "\nNot begun: rft-seed1\n" in text
+    assert "\nNot started: rft-seed1\n" in text
     assert "Unreadable: spin-seed0: " in text
     assert "Unreadable: spin-seed1: its folder is gone" in text
     assert "Of another grid than the study has now: older" in text
@@ -175,7 +175,7 @@ def test_without_the_method_to_compare_with_there_are_no_differences(
     assert claims["baseline < self_refine (4.2, 4.3, Table 1)"][1].startswith("reproduced +62.5")
     nothing = write_states(tmp_path / "nothing", cell("rft", 0, "missing"))
     text = reported(capsys, nothing, "--format", "markdown")
-    assert "0 of 1 cells are finished" in text and "##" not in text
+    assert "0 of 1 trials are finished" in text and "##" not in text
 
 
 def test_each_student_has_tables_of_its_own(

@@ -9,10 +9,9 @@ import pytest
 from sirt_ray.artifacts import parquet
 from sirt_ray.report.journal import json_lines
 from sirt_ray.report.page import examples
-from sirt_ray.report.page.curves import MOST_POINTS, read_training
-from sirt_ray.report.page.effort import Span, efforts, timeline
+from sirt_ray.report.page.curves import MAX_POINTS, read_training
+from sirt_ray.report.page.effort import Span, duration, efforts, large, timeline
 from sirt_ray.report.page.examples import read_examples
-from sirt_ray.report.page.facts import duration, large
 from sirt_ray.report.page.pairs import read_pairs
 from sirt_ray.report.page.render import cut, showable
 from sirt_ray.report.runs import read_run
@@ -40,7 +39,7 @@ def test_lines_that_are_being_written_are_left_for_later(tmp_path: Path) -> None
 
 
 def test_curves_are_thinned_to_means_and_leave_out_what_is_not_finite(tmp_path: Path) -> None:
-    file, steps = tmp_path / "metrics.jsonl", 2 * MOST_POINTS
+    file, steps = tmp_path / "metrics.jsonl", 2 * MAX_POINTS
     lines = [
         {"step": step, "total_steps": 999, "loss": float(step), "margin": math.nan, "mfu": 0.25}
         for step in range(1, steps + 1)
@@ -53,7 +52,7 @@ def test_curves_are_thinned_to_means_and_leave_out_what_is_not_finite(tmp_path: 
     assert set(found.curves) == {"loss", "validation_loss"}
     loss = found.curves["loss"]
     # Two steps to a point; its running mean is over seven points on each side of it.
-    assert len(loss.values) == MOST_POINTS and loss.steps[:2] == (1.5, 3.5)
+    assert len(loss.values) == MAX_POINTS and loss.steps[:2] == (1.5, 3.5)
     assert loss.values[0] == 1.5 and loss.smoothed[10] == loss.values[10] == 21.5
     assert loss.smoothed[0] == pytest.approx(1.5 + 7)
     assert found.curves["validation_loss"].steps == (steps,)
@@ -155,12 +154,12 @@ def test_examples_say_which_answers_flipped(
     assert [answer.source for answer in shown] == ["teacher", "baseline", "round_00", "round_01"]
     assert [answer.verdict for answer in shown] == ["right", "wrong", "right", "wrong"]
 
-    monkeypatch.setitem(examples.MOST_QUESTIONS, "test", 4)
+    monkeypatch.setitem(examples.MAX_QUESTIONS, "test", 4)
     drawn = read_examples(run)
     assert [example.benchmark for example in drawn.shown] == 2 * ["multiarith"] + 2 * ["gsm8k"]
     assert read_examples(run) == drawn
     each = drawn.shown[0].characters
-    monkeypatch.setattr(examples, "MOST_IN_ALL", 2 * each + 10)
+    monkeypatch.setattr(examples, "MAX_TOTAL_CHARACTERS", 2 * each + 10)
     kept = read_examples(run)
     assert {example.benchmark for example in kept.shown} == {"multiarith", "gsm8k"}
     assert kept.number("test") == 2

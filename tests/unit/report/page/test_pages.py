@@ -18,7 +18,7 @@ from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.live import LiveReport
 from sirt_ray.report.page.pages import document_page, run_page
 from sirt_ray.report.page.svg import drawing
-from tests.helpers.fakes import Heard
+from tests.helpers.fakes import RecordedEvents
 from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
@@ -195,20 +195,20 @@ def test_the_page_of_a_run_may_take_a_fiftieth_of_its_time(
         return "page"
 
     monkeypatch.setattr("sirt_ray.report.command.report_page", page)
-    keeper = LiveReport(tmp_path, Heard(), clock=lambda: now[0])
+    live = LiveReport(tmp_path, RecordedEvents(), clock=lambda: now[0])
     for moment in (0.0, 50.0, 101.9, 102.0, 150.0):
         now[0] = moment
-        keeper.refresh()
+        live.refresh()
     now[0] = 160.0
-    keeper.refresh(last=True)
+    live.refresh(last=True)
     assert made == [0.0, 102.0, 160.0]
     assert (tmp_path / "report.html").read_text() == "page"
 
 
-def test_a_page_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
-    journal = Heard()
-    keeper = LiveReport(tmp_path, journal)
+def test_a_page_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
+    journal = RecordedEvents()
+    live = LiveReport(tmp_path, journal)
     for _ in range(3):
-        keeper.refresh(last=True)
+        live.refresh(last=True)
     ((kind, message),) = journal.events
-    assert kind == "page_failed" and "DataError" in message and "The run goes on" in message
+    assert kind == "page_failed" and "DataError" in message and "The run continues" in message
