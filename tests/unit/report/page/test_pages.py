@@ -18,7 +18,7 @@ from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.live import LiveReport
 from sirt_ray.report.page.pages import document_page, run_page
 from sirt_ray.report.page.svg import drawing
-from tests.helpers.fakes import RecordedEvents
+from tests.helpers.fakes import Heard
 from tests.helpers.written_runs import WrittenStages, write_run
 
 TESTS = {
@@ -195,7 +195,7 @@ def test_the_page_of_a_run_may_take_a_fiftieth_of_its_time(
         return "page"
 
     monkeypatch.setattr("sirt_ray.report.command.report_page", page)
-    live = LiveReport(tmp_path, RecordedEvents(), clock=lambda: now[0])
+    live = LiveReport(tmp_path, Heard(), clock=lambda: now[0])
     for moment in (0.0, 50.0, 101.9, 102.0, 150.0):
         now[0] = moment
         live.refresh()
@@ -206,7 +206,7 @@ def test_the_page_of_a_run_may_take_a_fiftieth_of_its_time(
 
 
 def test_a_page_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
-    journal = RecordedEvents()
+    journal = Heard()
     live = LiveReport(tmp_path, journal)
     for _ in range(3):
         live.refresh(last=True)
