@@ -69,7 +69,7 @@ def test_a_pushed_run_is_what_would_have_been_exported(
         ("hf_read_0123456789", "me/new", 1, "the token may not write to me/new"),
         ("hf_unknown_0123456789", "me/new", 1, "does not know the token"),
         (TOKEN, "new", 2, "new has no owner.*me/new"),
-        (TOKEN, "me/a b", 2, "me/a b is no name of a repository"),
+        (TOKEN, "me/a b", 2, "me/a b is not a valid name of a repository"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(
