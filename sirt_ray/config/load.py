@@ -223,7 +223,7 @@ def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> P
         if not isinstance(section.get(name), dict):
             section[name] = {}
         section = section[name]
-    section[position[-1]] = with_current_names(value, position)
+    section[str(position[-1])] = with_current_names(value, position)
     return position
 
 

@@ -25,8 +25,9 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
 def current_position(position: Position) -> Position:
     """Return the position of a setting in the tree of a job, by current names."""
     *above, name = position
-    renamed = _RENAMED.get(str(above[-1]), {}) if above else {}
-    return (*above, renamed.get(str(name), name))
+    if not above or str(above[-1]) not in _RENAMED:
+        return position
+    return (*above, _RENAMED[str(above[-1])].get(str(name), name))
 
 
 def with_current_names(value: Any, at: Position = ()) -> Any:
