@@ -23,6 +23,8 @@ from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source
 from sirt_ray.training.workdir import read_lines
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.timeout(240)
+
 CPU = torch.device("cpu")
 RESOURCES = TrainerResources()
 NUMBERS = range(6)

@@ -212,17 +212,23 @@ def samples_of_harness(out: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in samples.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def harness_by_tokens(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the harness writes of both tasks, which it sends as tokens in one run."""
+    out, tasks = tmp_path_factory.mktemp("harness"), "sirt_word_problems,sirt_letter_choices"
+    harness(server, out, "local-completions", tasks, **by_tokens(server))
+    return out
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_lm_evaluation_harness_generates(
-    server: Running, client: OpenAI, tmp_path: Path, chat: bool
+    server: Running, client: OpenAI, harness_by_tokens: Path, tmp_path: Path, chat: bool
 ) -> None:
     """The text of each answer is what a run would sample; so is its prompt."""
     if chat:
         url = f"{server.url}/v1/chat/completions"
         harness(server, tmp_path, "local-chat-completions", "sirt_word_problems", base_url=url)
-    else:
-        harness(server, tmp_path, "local-completions", "sirt_word_problems", **by_tokens(server))
-    rows = samples_of_harness(tmp_path, "sirt_word_problems")
+    rows = samples_of_harness(tmp_path if chat else harness_by_tokens, "sirt_word_problems")
     assert len(rows) == 8
     for row in rows:
         question = REGISTRY["word_problems"].to_question(row["doc"], "")
@@ -237,12 +243,9 @@ def test_lm_evaluation_harness_generates(
         assert row["exact_match"] == float(last == [question.reference])
 
 
-def test_lm_evaluation_harness_weighs_options(
-    server: Running, client: OpenAI, tmp_path: Path
-) -> None:
+def test_lm_evaluation_harness_weighs_options(client: OpenAI, harness_by_tokens: Path) -> None:
     """By the log-probability of each letter, which is the server's for it as the next token."""
-    harness(server, tmp_path, "local-completions", "sirt_letter_choices", **by_tokens(server))
-    rows = samples_of_harness(tmp_path, "sirt_letter_choices")
+    rows = samples_of_harness(harness_by_tokens, "sirt_letter_choices")
     assert len(rows) == 8
     for row in rows:
         question = REGISTRY["letter_choices"].to_question(row["doc"], "")

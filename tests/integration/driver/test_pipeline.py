@@ -273,7 +273,7 @@ def kill_in(stage: str, run_dir: Path, seconds: float) -> None:
 
 @pytest.mark.timeout(400)
 def test_real_rows_go_through_every_stage(assets: Path, tmp_path: Path) -> None:
-    run(tmp_path, "gsm8k_cpu.yaml", **{"data.root": assets / "data"})
+    run(tmp_path, "gsm8k_cpu.yaml", **{"data.root": assets / "data", "data.num_test": 16})
     run_dir = tmp_path / "gsm8k_cpu"
     scores = json.loads((run_dir / "scores.json").read_text())
     assert list(scores) == ["teacher", "baseline", "round_00", "round_01"]
