@@ -11,7 +11,6 @@ from sirt_ray.core import losses, prompts
 from sirt_ray.quickstart import tasks
 from tests.helpers.paths import ROOT
 
-
 pytestmark = pytest.mark.timeout(300)
 
 
