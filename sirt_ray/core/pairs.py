@@ -22,9 +22,10 @@ from sirt_ray.types import Graded, PreferencePair
 from sirt_ray.user_code import UserFunction
 
 _WANTED = (
-    "an iterable of (chosen, rejected), each of them one of the answers that it was given and their"
-    " tokens different"
+    "an iterable of (chosen, rejected), each of them one of the answers that the rule was called"
+    " with, and their tokens different"
 )
+"""The contract of a rule's return value, for error texts."""
 _CALLED_TWICE = 4
 """A custom rule is called twice for so many first questions: a rule with other sources of
 randomness than its `rng` would make different pairs in every run."""

@@ -1,4 +1,4 @@
-"""Small files that are whole or not there, on a disk and in object storage."""
+"""Small files that are written atomically, on a disk and in object storage."""
 
 import json
 import os
@@ -10,11 +10,13 @@ from sirt_ray.storage import object_store
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, as `write_text` does."""
     write_text(path, f"{json.dumps(value, indent=2)}\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 atomically and durably, on this node: `storage.push` shows it to others."""
+    """Write UTF-8 atomically and durably on this node; `object_store.push` publishes it to
+    others."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -27,6 +29,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file as it is in storage or on the disk; None where there is none."""
+    """Return the JSON object of a file in storage or on the disk; None where there is no file."""
     content = object_store.read(path)
     return None if content is None else json.loads(content)

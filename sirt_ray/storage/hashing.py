@@ -1,4 +1,4 @@
-"""What a file or folder holds, as a short key that is the same wherever it lies."""
+"""Keys of the content of files and folders, independent of their paths."""
 
 import hashlib
 import os
@@ -9,35 +9,37 @@ from pathlib import Path
 from sirt_ray.storage import object_store
 from sirt_ray.storage.uri import SCHEMES
 
-_SAMPLED = 1 << 20
-_LEFT_OUT = "record.json"
-"""Of an artifact: says when it was made."""
+_SAMPLED_BYTES = 1 << 20
+_EXCLUDED = "record.json"
+"""The record of an artifact, which has the time of its creation."""
 
 File = tuple[str, int, Callable[[], BufferedIOBase]]
-"""Name below the folder, size in bytes, how it is opened."""
+"""Name below the folder, size in bytes, opener."""
 
 
 def content_key(path: Path | str, sampled_above_bytes: int = 64 << 20) -> str:
-    """A key for the content of a file or folder. Of a file above `sampled_above_bytes` only the
-    size, the first and the last mebibyte are read. Raises StorageError."""
+    """Return a key for the content of a file or folder; a text is a URI in storage. Only the size,
+    the first and the last mebibyte of files above `sampled_above_bytes` are read. Raises
+    StorageError."""
     digest = hashlib.sha256()
     files = object_store.files(path) if isinstance(path, str) else _files(path)
     for name, size, opened in files:
-        if Path(name).name.startswith(".") or name == _LEFT_OUT:
+        if Path(name).name.startswith(".") or name == _EXCLUDED:
             continue
         digest.update(f"{name}\0{size}\0".encode())
         with opened() as stream:
             if size <= sampled_above_bytes:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
             else:
-                digest.update(stream.read(_SAMPLED))
-                stream.seek(size - _SAMPLED)
+                digest.update(stream.read(_SAMPLED_BYTES))
+                stream.seek(size - _SAMPLED_BYTES)
                 digest.update(stream.read())
     return digest.hexdigest()[:16]
 
 
 def model_key(name: str, revision: str | None) -> str:
-    """A key for the content of a model: a folder's, or of one on the hub its name and revision."""
+    """Return a key for the content of a model: that of a folder, or the name and revision of a
+    model on the hub."""
     if name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
         return content_key(name)
     path = object_store.to_local_path(name) if name.startswith("file://") else Path(name)
