@@ -20,7 +20,7 @@ from sirt_ray.driver.checks import check_model
 from sirt_ray.errors import DataError, ModelError, StageError
 from sirt_ray.publish import adapters, card
 from sirt_ray.publish.students import Student
-from sirt_ray.report.runs import RunRecord
+from sirt_ray.report.records import RunRecord
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
 from sirt_ray.training.checkpoint import ADAPTER

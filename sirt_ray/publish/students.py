@@ -7,7 +7,7 @@ from typing import Any
 
 from sirt_ray.artifacts.store import RECORD
 from sirt_ray.errors import DataError, ModelError
-from sirt_ray.report.runs import RunRecord, read_run
+from sirt_ray.report.records import RunRecord, read_run
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json
 from sirt_ray.training.checkpoint import ADAPTER

@@ -11,8 +11,8 @@ from rich.console import Console
 from sirt_ray.errors import DataError
 from sirt_ray.report.compare import Side, compare, read_sides
 from sirt_ray.report.document import Document, markdown, print_text
+from sirt_ray.report.records import read_runs
 from sirt_ray.report.run import report_runs
-from sirt_ray.report.runs import read_runs
 from sirt_ray.report.study import is_study, read_study, report_study
 from sirt_ray.storage import atomic, object_store
 

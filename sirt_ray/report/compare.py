@@ -17,8 +17,8 @@ from sirt_ray.errors import DataError
 from sirt_ray.report import tables
 from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.funnel import funnel
+from sirt_ray.report.records import RunRecord, read_run, same_test_questions, stated
 from sirt_ray.report.run import ResultsReader, domains, results_reader
-from sirt_ray.report.runs import RunRecord, read_run, same_test_questions, stated
 from sirt_ray.report.tables import PROMPTS, Result, Results, Row, Task, shared_seeds
 from sirt_ray.storage import object_store
 from sirt_ray.types import PromptKind

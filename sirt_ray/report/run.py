@@ -16,7 +16,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.core.statistics import majority, pass_at_k
 from sirt_ray.report.document import Document, Grid
 from sirt_ray.report.funnel import contamination, funnel
-from sirt_ray.report.runs import RunRecord, same_test_questions
+from sirt_ray.report.records import RunRecord, same_test_questions
 from sirt_ray.report.tables import (
     TUNED,
     AnswerForm,

@@ -22,8 +22,8 @@ from sirt_ray.report.compare import (
     untrained_rows,
 )
 from sirt_ray.report.document import Column, Document, Grid
+from sirt_ray.report.records import RunRecord, read_run, same_test_questions
 from sirt_ray.report.run import ResultsReader, domains, results_reader
-from sirt_ray.report.runs import RunRecord, read_run, same_test_questions
 from sirt_ray.report.tables import (
     DOMAINS,
     Result,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import RECORD
 from sirt_ray.report.page.render import cut, showable
-from sirt_ray.report.runs import RunRecord
+from sirt_ray.report.records import RunRecord
 from sirt_ray.report.tables import TUNED
 from sirt_ray.storage import object_store
 from sirt_ray.types import LETTERS, PromptKind

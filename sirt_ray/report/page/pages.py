@@ -20,8 +20,8 @@ from sirt_ray.report.page.examples import read_examples
 from sirt_ray.report.page.pairs import PairFigures, read_pairs
 from sirt_ray.report.page.render import render
 from sirt_ray.report.page.svg import Chart
+from sirt_ray.report.records import RunRecord, read_run
 from sirt_ray.report.run import report_runs
-from sirt_ray.report.runs import RunRecord, read_run
 from sirt_ray.report.tables import (
     PROMPTS,
     TRIGGERS,

@@ -14,7 +14,7 @@ from sirt_ray.report.page.effort import Span, duration, efforts, large, timeline
 from sirt_ray.report.page.examples import read_examples
 from sirt_ray.report.page.pairs import read_pairs
 from sirt_ray.report.page.render import cut, showable
-from sirt_ray.report.runs import read_run
+from sirt_ray.report.records import read_run
 from sirt_ray.types import PreferencePair
 from tests.helpers.fakes import graded
 from tests.helpers.written_runs import WrittenStages, answer, write_run
