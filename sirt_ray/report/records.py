@@ -37,8 +37,9 @@ class RunRecord:
     scores: Mapping[str, Scores]
     """Stage -> scores on the test questions."""
     rolled_back: tuple[str, ...]
+    """Stages that were rolled back."""
     kept: str
-    """The stage whose student is kept, as far as the run has come."""
+    """The stage whose student is kept so far."""
 
     @property
     def label(self) -> str:
@@ -46,16 +47,16 @@ class RunRecord:
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """Read the records of a run. Raises DataError where `run_dir` is no run's folder or a record is
-    broken, ConfigError where its job cannot be read."""
+    """Read the records of a run. Raises DataError if `run_dir` is not a run's folder or a record is
+    broken, ConfigError if its job cannot be read."""
     config = run_dir / "config.yaml"
     object_store.pull(config)
     object_store.pull(run_dir / user_code.KEPT)
     if not config.is_file():
         raise DataError(
-            f"{object_store.to_uri(run_dir)} is the folder of no run and of no study: there is no"
-            f" config.yaml and no {STATES} in it. Give a folder that `sirt run` has written, such"
-            " as runs/quickstart"
+            f"{object_store.to_uri(run_dir)} is not the folder of a run or of a study: it has no"
+            f" config.yaml and no {STATES}. Give a folder that `sirt run` has written, such as"
+            " runs/quickstart"
         )
     job = load.load(config, (), REGISTRY)
     records = _Records(run_dir)
@@ -77,8 +78,8 @@ def read_run(run_dir: Path) -> RunRecord:
 
 
 def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
-    """Runs of one job under different seeds, in the order given. Raises DataError where they differ
-    in more than that, as `read_run` does for each of them."""
+    """Read runs of one job under different seeds, in the order given. Raises DataError if they
+    differ in more than that, and what `read_run` raises."""
     runs = [read_run(run_dir) for run_dir in run_dirs]
     first = runs[0]
     by_seed = {first.job.seed: first}
@@ -88,13 +89,13 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
             fields = "\n".join(f"  {line}" for line in changed)
             raise DataError(
                 f"{first.path} and {run.path} are runs of different jobs:\n{fields}\n"
-                "Only runs that differ in their seed alone are reported together. Report each of"
-                " these by itself"
+                "Only runs that differ in nothing but their seed are reported together. Report"
+                " each of these by itself"
             )
         if run.job.seed in by_seed:
             raise DataError(
                 f"{by_seed[run.job.seed].path} and {run.path} both have seed {run.job.seed}: their"
-                " difference is no spread over seeds. Give one of them, or run the job again with"
+                " difference is not a spread over seeds. Give one of them, or run the job again with"
                 f" `--set seed={max(by_seed) + 1}` and another name"
             )
         by_seed[run.job.seed] = run
@@ -102,17 +103,17 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
 
 
 def same_test_questions(runs: Sequence[RunRecord]) -> bool:
-    """Whether all runs asked the very same test questions, as far as their records say."""
+    """Return whether the test questions of all runs are the same, by their records."""
 
-    def asked(run: RunRecord) -> list[object]:
+    def digests(run: RunRecord) -> list[object]:
         counts = run.counts.get("questions", {})
         return [counts.get(name, {}).get("test") for name in run.job.data.evaluate]
 
-    return all(asked(run) == asked(runs[0]) for run in runs)
+    return all(digests(run) == digests(runs[0]) for run in runs)
 
 
 def stated(job: JobConfig) -> dict[str, Any]:
-    """What two runs of one job have in common."""
+    """Return the settings that two runs of one job share."""
     apart = {
         **dict.fromkeys(("name", "output", "seed", "resources", "tracking"), True),
         "data": {"root"},
