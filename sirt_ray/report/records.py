@@ -94,9 +94,9 @@ def read_runs(run_dirs: Sequence[Path]) -> list[RunRecord]:
             )
         if run.job.seed in by_seed:
             raise DataError(
-                f"{by_seed[run.job.seed].path} and {run.path} both have seed {run.job.seed}: their"
-                " difference is not a spread over seeds. Give one of them, or run the job again with"
-                f" `--set seed={max(by_seed) + 1}` and another name"
+                f"{by_seed[run.job.seed].path} and {run.path} both have seed {run.job.seed}:"
+                " their difference is not a spread over seeds. Give one of them, or run the job"
+                f" again with `--set seed={max(by_seed) + 1}` and another name"
             )
         by_seed[run.job.seed] = run
     return runs

@@ -31,7 +31,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=PROMPT).logits
 
 
-def test_adapters_on_adapters_leave_as_one_that_says_what_the_merged_student_says(
+def test_adapters_on_adapters_are_exported_as_one_that_equals_the_merged_student(
     lora_run: Path, tmp_path: Path
 ) -> None:
     assert export(lora_run, tmp_path / "adapter") == 0

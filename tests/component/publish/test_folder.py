@@ -36,7 +36,7 @@ def test_a_whole_model_leaves_as_it_was_evaluated(run: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_card_says_what_the_run_has_measured(run: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_scores_of_the_run(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out", "--license", "apache-2.0")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "transformers"
@@ -62,13 +62,13 @@ def test_the_card_says_what_the_run_has_measured(run: Path, tmp_path: Path) -> N
     assert "| round_01 | 75.0 ± 21.7 (n = 4) | 66.7 ± 27.2 (n = 3) |" in card.content
 
 
-def test_a_licence_that_nobody_has_given_is_asked_for(run: Path, tmp_path: Path) -> None:
+def test_a_missing_licence_is_to_be_filled_in(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out")
     data = ModelCard.load(tmp_path / "out" / "README.md").data
     assert (data.license, data.license_name) == (UNLICENSED, "fill-in")
 
 
-def test_where_a_teacher_was_asked_is_not_told(tmp_path: Path) -> None:
+def test_the_address_of_a_teacher_is_not_published(tmp_path: Path) -> None:
     endpoint = {"url": "http://10.9.8.7/v1", "model": "large", "api_key_env": "OUR_KEY"}
     text = public_job(job(teacher={"endpoint": endpoint}))
     assert "10.9.8.7" not in text and "OUR_KEY" not in text
@@ -109,7 +109,7 @@ def test_a_student_that_was_rolled_back_or_is_not_finished_is_refused(tmp_path: 
         find_student(tmp_path)
 
 
-def test_a_students_own_tasks_leave_with_their_code(tmp_path: Path) -> None:
+def test_custom_tasks_are_exported_with_their_code(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def coins(split): ...\n")
     data = {
         "train": ["gsm8k", "coins"],

@@ -98,7 +98,7 @@ def test_a_hub_that_cannot_be_reached_is_named_so(
     assert "the hub cannot be reached" in capsys.readouterr().err
 
 
-def test_an_adapter_on_a_local_base_stays_here(
+def test_an_adapter_on_a_local_base_is_not_uploaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     lora_run = write(tmp_path, TrainedStages(lora=(0, 1)))

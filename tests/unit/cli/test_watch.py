@@ -56,7 +56,7 @@ def watched(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> t
     return code, found.out, found.err
 
 
-def test_how_a_run_stands_by_its_events() -> None:
+def test_the_status_of_a_run_follows_its_events() -> None:
     at = RunStatus("at work", "round_01/student", 1767225600.0)
     assert status_of([]) == RunStatus("at work")
     assert status_of([STARTED]) == at
@@ -73,7 +73,7 @@ def test_how_a_run_stands_by_its_events() -> None:
     assert status_of([STARTED, OVER, again]) == RunStatus("at work")
 
 
-def test_events_are_told_in_a_line() -> None:
+def test_events_are_formatted_as_a_line() -> None:
     finished = {**STARTED, "event": "finished", "message": "finished round_01/student: 4 examples"}
     assert (
         format_event({**finished, "seconds": 75.0})
@@ -83,16 +83,14 @@ def test_events_are_told_in_a_line() -> None:
     assert format_event(STARTED) is None and format_event({"event": "waiting"}) is None
 
 
-def test_a_finished_run_is_said_to_be(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     append(run, OVER)
     code, out, _ = watched(capsys, run)
     assert code == 0
     assert out == f"✓ questions                    2 s  12 test\nThe run in {run} is finished\n"
 
 
-def test_a_run_that_stopped_or_is_gone_says_so(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_or_dead_run_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     append(run, STARTED)
     code, _, error = watched(capsys, run)
     assert code == 1 and "no driver is at work" in error and "round_01/student" in error
@@ -130,7 +128,7 @@ def test_sampling_is_counted_by_its_finished_blocks(run: Path) -> None:
     assert monitor.progress("round_02/samples") == monitor.progress("round_01/pairs") == ""
 
 
-def test_only_new_events_are_told(run: Path) -> None:
+def test_only_new_events_are_printed(run: Path) -> None:
     monitor = RunMonitor(run)
     assert len(monitor.new_lines()) == 1 and monitor.new_lines() == []
     append(run, {"event": "waiting", "message": "for room"})

@@ -163,7 +163,7 @@ def test_an_unfinished_run_reports_what_is_there(
     assert "round_01 is not evaluated in every run" in both
 
 
-def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_only_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "mine", WrittenStages(TESTS))
     for artifact in ("questions", "demonstrations", "teacher", "baseline", "round_00", "round_01"):
         shutil.rmtree(run / artifact)

@@ -1,4 +1,4 @@
-"""`sirt report` on a study's folder of small written cells, with numbers by hand."""
+"""`sirt report` on a study's folder of small written trials, with numbers by hand."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ def test_methods_are_pooled_over_seeds_and_compared_with_tuning(
     assert prompts[:4] == ["CoT prompts", "CoT prompts", "plain prompts", "plain prompts"]
 
 
-def test_orderings_are_judged_by_their_intervals(
+def test_orderings_are_decided_by_their_intervals(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     claims = sections(reported(capsys, study, "--format", "markdown"))[
@@ -178,7 +178,7 @@ def test_without_the_method_to_compare_with_there_are_no_differences(
     assert "0 of 1 trials are finished" in text and "##" not in text
 
 
-def test_each_student_has_tables_of_its_own(
+def test_each_student_has_separate_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, cells = tmp_path / "mine", {}
@@ -224,10 +224,10 @@ def test_axes_are_known_by_what_they_change(
     assert claims["dpo < both (4.4, Figure 4)"][1].startswith("undecided +0.0")
 
 
-def test_rows_that_are_trained_on_different_tasks_have_their_own_means(
+def test_rows_that_are_trained_on_different_tasks_have_separate_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in cross self-refinement: all cells have one method."""
+    """As in cross self-refinement: all trials have one method."""
     folder, cells = tmp_path / "mine", {}
     for task in ("gsm8k", "multiarith"):
         cells[task] = ({"refined_on": task}, "finished")
@@ -237,7 +237,7 @@ def test_rows_that_are_trained_on_different_tasks_have_their_own_means(
     scores = sections(text)["Accuracy, % right ± standard error, CoT prompts"]
     assert "|  |  | in-domain | in-domain: * | out-domain | in-domain | out-domain |" in text
     assert scores["gsm8k"][2] == "75.0 ± 21.7" and scores["multiarith"][2] == "75.0 ± 21.7 *"
-    # In-domain is gsm8k alone, and both; out-domain are multiarith and piqa, and piqa alone.
+    # In-domain is only gsm8k, and both; out-domain are multiarith and piqa, and only piqa.
     assert [scores[task][4][:4] for task in cells] == ["50.0", "62.5"]
     assert [scores[task][5][:4] for task in cells] == ["62.5", "50.0"]
     assert scores["baseline"][4:] == ["-", "-"]

@@ -94,7 +94,7 @@ def test_a_bar_shows_figures_and_a_log_stays_quiet_for_short_stages() -> None:
     assert log.getvalue() == ""
 
 
-def test_rows_of_a_file_that_are_not_used_are_told() -> None:
+def test_rows_of_a_file_that_are_not_used_are_counted() -> None:
     file = {"rows": 9, "matched": 5, "unmatched_rows": 4, "duplicate_rows": 0, "right": 3}
     counts = {"questions": 6, "kept": 3, "dropped_wrong": 2, "dropped_not_answered": 1}
     assert summary("demonstrations", {**counts, "file": file}) == (
@@ -117,7 +117,7 @@ TRAINED = {
 }
 
 
-def test_a_students_summary_tells_how_its_training_went() -> None:
+def test_a_students_summary_describes_its_training() -> None:
     stopped = {"stopped_early": "no lower loss", "warnings": [{"name": "length_drift"}]}
     assert summary("round_01/student", TRAINED) == (
         "1,200 examples, 40 steps, validation loss 0.6100 and accuracy 88% at step 30 (2 too long);"

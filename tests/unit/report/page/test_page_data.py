@@ -93,7 +93,7 @@ def test_the_timeline_has_no_time_between_a_stop_and_the_next_start() -> None:
     assert timeline([]).spans == () and timeline([event(0, "reused", "questions")]).starts == ()
 
 
-def test_efforts_are_of_what_the_records_say() -> None:
+def test_efforts_are_read_from_the_records() -> None:
     usage = {
         **{"seconds": 10.0, "replica_seconds": 20.0, "gpu_seconds": 7200.0},
         **{"tokens_per_second": 50, "prefix_hit_share": 0.25},
@@ -140,7 +140,7 @@ def test_pairs_are_counted_by_rule_and_their_sides_measured(tmp_path: Path) -> N
     assert read_pairs(tmp_path, "round_01").unit == "characters"
 
 
-def test_examples_say_which_answers_flipped(
+def test_examples_show_which_answers_flipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = read_run(write_run(tmp_path / "mine", WrittenStages(TESTS)))
