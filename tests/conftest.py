@@ -1,4 +1,4 @@
-"""What tests of several kinds share: real rows where there are some, and one local Ray."""
+"""Fixtures of several kinds of tests: real rows, if they are available, and one local Ray."""
 
 import gc
 import os
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-gc.disable()  # while modules are imported: there is nothing to collect in them
+gc.disable()  # While modules are imported, there is nothing to collect.
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays, and is so much that every search for garbage in it takes long."""
+    """Exclude the imported modules from garbage collection: there are so many that it is slow."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -28,7 +28,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder with what the repository does not ship: real benchmark rows
+    """Return the folder with what the repository does not ship: real benchmark rows
     (`data/<benchmark>/<split>.parquet`) and KubeRay's schemas (`schemas/`)."""
     folder = os.environ.get("SIRT_TEST_ASSETS")
     if not folder:
@@ -38,7 +38,7 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray for all tests that need one, with a few logical CPUs however many there are."""
+    """Start one local Ray for all tests that need one, with 4 logical CPUs on any machine."""
     import ray
     from ray.data import DataContext
 

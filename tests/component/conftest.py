@@ -1,5 +1,5 @@
-"""Unit tests import their fakes by name, and compute in one thread: their models are tiny, and
-threads that wait for each other take minutes where something else uses the cores, too."""
+"""An S3 server for component tests, which compute in one thread: their models are tiny, and
+threads that wait for each other take minutes while something else uses the cores, too."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # Read by torch when it is imported.
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """One server for all tests that need one; each takes a bucket of its own."""
+    """Start one server for all tests that need one; each uses its own bucket."""
     with s3_server() as endpoint:
         yield endpoint
 
@@ -26,7 +26,7 @@ def s3_endpoint() -> Iterator[str]:
 def node(
     s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
-    """Be another node, with a disk of its own, while the block runs."""
+    """Return a context manager: while its block runs, the process is another node with its own disk."""
     for name, value in environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     object_store._store.cache_clear()
@@ -50,5 +50,5 @@ def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def owner(s3_endpoint: str) -> Any:
-    """The bucket as its owner sees it."""
+    """Return the file system of the buckets' owner."""
     return file_system(s3_endpoint)
