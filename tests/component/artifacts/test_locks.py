@@ -89,7 +89,7 @@ class TestOneDriver:
 
     @pytest.mark.usefixtures("in_the_background")
     def test_a_driver_that_was_taken_for_dead_stops(self, node: Node, bucket: str) -> None:
-        with (
+        with (  # noqa: PT012
             node("one"),
             pytest.raises(ArtifactError, match="another driver has taken over"),
             locked(run_dir(bucket)),

@@ -7,7 +7,6 @@ import fcntl
 import json
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -205,9 +204,9 @@ def _(workspace: Workspace) -> int:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
-    yield Workspace(tmp_path, monkeypatch)
+    return Workspace(tmp_path, monkeypatch)
 
 
 OURS = [mistake for mistake in MISTAKES if mistake.where == "command"]

@@ -1,8 +1,10 @@
 """`sirt plan --address`: what is read from a running Ray."""
 
+import pytest
 import ray
 
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
+from sirt_ray.errors import ResourceError
 from sirt_ray.on_ray import cluster as live_cluster
 from sirt_ray.planning.placement import Setup, plan_placement, problem
 
@@ -21,12 +23,9 @@ def test_the_plan_and_the_run_refuse_with_the_same_words(ray_cluster: None) -> N
     resources = ResourcesConfig(student=EngineConfig(num_cpus=64))
     setup = Setup(None, "none", {"none": None}, resources, (), 1)
     planned = problem(setup, live_cluster.read("auto"), "student")
-    try:
+    with pytest.raises(ResourceError) as refused:
         live_cluster.check_resources(live_cluster.of_engine("student", resources.student))
-    except Exception as refused:
-        assert str(refused) == planned
-    else:
-        raise AssertionError("the run would start")
+    assert str(refused.value) == planned
 
 
 def test_a_node_that_cannot_say_what_its_gpus_are_is_no_error(ray_cluster: None) -> None:

@@ -107,8 +107,8 @@ def test_questions_are_given_up_one_after_the_other_while_others_are_answered() 
 
 
 def test_a_broken_engine_ends_the_stage() -> None:
+    chunk = [*requests("a"), *requests("b"), *requests("c")]
     with pytest.raises(StageError, match=r"3 questions in a row.*out of memory"):
-        chunk = [*requests("a"), *requests("b"), *requests("c")]
         sample(FakeHandle(poisoned("a", "b", "c")), [chunk])
 
 
