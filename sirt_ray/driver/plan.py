@@ -444,10 +444,10 @@ def _task(job: JobConfig, state: ArtifactStatus) -> _Task | None:
 
 def _training_task(job: JobConfig, version: str, kind: str) -> _Task:
     """Of instruction tuning, of a round, or of the pass of a round's reference."""
-    round = _round(version)
-    refine = job.at_round(round).refine if round else job.refine
-    config: TrainingConfig = refine if round else job.tune
-    sampling = refine.sampling if round else job.teacher.sampling
+    round_number = _round(version)
+    refine = job.at_round(round_number).refine if round_number else job.refine
+    config: TrainingConfig = refine if round_number else job.tune
+    sampling = refine.sampling if round_number else job.teacher.sampling
     work = work_of(job, f"{version}/student")
     seen = min(work.steps * config.batch_size, work.examples * config.epochs)
     if kind == "reference":

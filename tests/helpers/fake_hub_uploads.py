@@ -59,7 +59,7 @@ def receiver(writers: dict[str, str], readers: tuple[str, ...] = ()) -> Iterator
 class _Handler(BaseHTTPRequestHandler):
     receiver: Receiver
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Nobody reads it."""
 
     def do_GET(self) -> None:

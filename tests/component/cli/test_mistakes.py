@@ -20,7 +20,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.sampling import pairs
 from tests.helpers import tiny
-from tests.helpers.fake_endpoint import FakeEndpoint, ask
+from tests.helpers.fake_endpoint import FakeEndpoint, send
 from tests.helpers.mistakes import MISTAKES, Mistake, check
 from tests.helpers.mistakes_page import page
 from tests.helpers.paths import ROOT
@@ -175,7 +175,7 @@ def _(workspace: Workspace) -> int:
     workspace.patch.setenv("TEACHER_KEY", "sk-very-secret")
 
     def asked() -> int:
-        return len(ask(workspace.folder, FakeEndpoint([401]), api_key_env="TEACHER_KEY").choices)
+        return len(send(workspace.folder, FakeEndpoint([401]), api_key_env="TEACHER_KEY").choices)
 
     return exit_codes.run_command(asked, False, "stopped")
 

@@ -30,17 +30,17 @@ def run_dir(tmp_path: Path) -> Path:
     """A run of two rounds, both of them kept, without the weights."""
     job = load.load(JOB, ["resources.student.max_num_seqs=7"], REGISTRY)
     folder = tmp_path / "run"
-    for round in range(3):
-        student(folder, round).mkdir(parents=True)
-        (student(folder, round) / "config.json").write_text("{}")
-        happened(folder, "finished", artifact=f"round_{round:02d}/student")
-        happened(folder, "finished", artifact=f"round_{round:02d}/evaluation")
+    for round_number in range(3):
+        student(folder, round_number).mkdir(parents=True)
+        (student(folder, round_number) / "config.json").write_text("{}")
+        happened(folder, "finished", artifact=f"round_{round_number:02d}/student")
+        happened(folder, "finished", artifact=f"round_{round_number:02d}/evaluation")
     (folder / "config.yaml").write_text(load.dump(job))
     return folder
 
 
-def student(run_dir: Path, round: int) -> Path:
-    return run_dir / f"round_{round:02d}" / "student"
+def student(run_dir: Path, round_number: int) -> Path:
+    return run_dir / f"round_{round_number:02d}" / "student"
 
 
 def happened(run_dir: Path, kind: str, **fields: object) -> None:
@@ -79,8 +79,8 @@ class TestWhichStudent:
     def test_a_run_that_has_only_been_tuned(self, run_dir: Path) -> None:
         (run_dir / "events.jsonl").unlink()
         happened(run_dir, "finished", artifact="round_00/student")
-        for round in (1, 2):
-            (student(run_dir, round) / "config.json").unlink()
+        for round_number in (1, 2):
+            (student(run_dir, round_number) / "config.json").unlink()
         assert last_kept_student(run_dir, 2) == student(run_dir, 0)
 
     def test_students_without_events_are_taken_as_they_are(self, run_dir: Path) -> None:
@@ -93,8 +93,8 @@ class TestWhichStudent:
         assert last_kept_student(run_dir, 2) == student(run_dir, 2)
 
     def test_a_run_without_a_student(self, run_dir: Path) -> None:
-        for round in range(3):
-            (student(run_dir, round) / "config.json").unlink()
+        for round_number in range(3):
+            (student(run_dir, round_number) / "config.json").unlink()
         with pytest.raises(ModelError, match=r"no finished student.*round_00/student"):
             last_kept_student(run_dir, 2)
 
@@ -258,8 +258,8 @@ def test_what_cannot_be_served_is_bad_input(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = str(free_port())
-    for round in range(3):
-        (student(run_dir, round) / "config.json").unlink()
+    for round_number in range(3):
+        (student(run_dir, round_number) / "config.json").unlink()
     for model in (str(run_dir), str(tmp_path), "./nowhere", "quickstart:tutor"):
         assert main(["serve", model, "--port", port]) == 2
         assert capsys.readouterr().err.startswith("error: ")

@@ -103,9 +103,11 @@ def test_bos_and_eos_stand_once(
     _, sampled = encode_prompt(tiny.question(3), kind, made)
     prompt_ids, completion_ids = trained(" six", kind, made)
     assert prompt_ids == sampled
-    assert [at for at, id in enumerate(prompt_ids) if id == BOS] == ([0] if opens else [])
+    assert [at for at, token in enumerate(prompt_ids) if token == BOS] == ([0] if opens else [])
     assert BOS not in completion_ids
-    assert [at for at, id in enumerate(completion_ids) if id == EOS] == [len(completion_ids) - 1]
+    assert [at for at, token in enumerate(completion_ids) if token == EOS] == [
+        len(completion_ids) - 1
+    ]
     # The user's turn of the template ends with EOS; a plain prompt has none.
     assert prompt_ids.count(EOS) == (0 if template is None else 1)
 

@@ -51,12 +51,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Remembering]:
     """Each opened tracker."""
     found: list[Remembering] = []
 
-    def open(info: RunInfo) -> Remembering:
+    def remember(info: RunInfo) -> Remembering:
         assert info.settings["refine.rounds"] == 1
         found.append(Remembering())
         return found[-1]
 
-    monkeypatch.setitem(packages.TRACKERS, "mlflow", open)
+    monkeypatch.setitem(packages.TRACKERS, "mlflow", remember)
     return found
 
 
@@ -227,11 +227,11 @@ def test_secrets_do_not_reach_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MY_API_KEY", "sk-verysecret")
     seen: list[Mapping[str, Any]] = []
 
-    def open(info: RunInfo) -> Remembering:
+    def remember(info: RunInfo) -> Remembering:
         seen.append(info.settings)
         return Remembering()
 
-    monkeypatch.setitem(packages.TRACKERS, "mlflow", open)
+    monkeypatch.setitem(packages.TRACKERS, "mlflow", remember)
     resolved = tracked_job("mlflow").model_copy(update={"output": "runs/sk-verysecret"})
     trackers = Trackers(resolved, tmp_path, lambda name, text: None)
     trackers.handle(event("rolled_back", version="x"))

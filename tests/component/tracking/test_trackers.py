@@ -54,9 +54,9 @@ def test_mlflow_has_a_run_for_each_round_and_stage(
     assert run(tmp_path / "mine", "mlflow") == []
     ids = Ledger.load(tmp_path / "mine/tracking/mlflow.json").ids
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    student, round = (client.get_run(ids[name]) for name in ("round_01/student", "round_01"))
+    student, first_round = (client.get_run(ids[name]) for name in ("round_01/student", "round_01"))
     assert student.data.tags["mlflow.parentRunId"] == ids["round_01"]
-    assert round.data.tags["mlflow.parentRunId"] == ids[""]
+    assert first_round.data.tags["mlflow.parentRunId"] == ids[""]
     loss = client.get_metric_history(ids["round_01/student"], "loss")
     assert [(point.step, point.value) for point in loss] == [
         (line["step"], line["loss"]) for line in STEPS
@@ -85,7 +85,7 @@ def test_wandb_keeps_a_run_for_each_round_offline(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
-    id = Ledger.load(tmp_path / "mine/tracking/wandb.json").ids["id"]
+    run_id = Ledger.load(tmp_path / "mine/tracking/wandb.json").ids["id"]
     folders = (tmp_path / "mine" / "wandb").glob("offline-run-*")
-    kept = {path.name.split(f"{id}-")[-1] for path in folders}
+    kept = {path.name.split(f"{run_id}-")[-1] for path in folders}
     assert {"run", "round_00", "round_01", "teacher", "baseline"} <= kept

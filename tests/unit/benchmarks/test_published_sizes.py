@@ -60,7 +60,7 @@ def parts(assets: Path, name: str) -> Iterator[tuple[Part, str, list[Question]]]
         folder = assets / "data" / name
         split = paths[0].relative_to(folder).parts[0].removesuffix(paths[0].suffix)
         ids = (f"{name}/{part}/{number}" for number in range(len(given)))
-        questions = [benchmark.to_question(row, id) for row, id in zip(given, ids, strict=True)]
+        questions = [benchmark.to_question(row, at) for row, at in zip(given, ids, strict=True)]
         yield part, split, questions
 
 

@@ -35,23 +35,23 @@ def calls(tmp_path: Path, job: JobConfig, **world: Any) -> list[str]:
     return stages.calls
 
 
-def preference(round: int) -> list[str]:
-    before = f"round_{round - 1:02d}"
+def preference(round_number: int) -> list[str]:
+    before = f"round_{round_number - 1:02d}"
     return [
-        f"sample {round} from {before}",
-        f"pair {round}",
+        f"sample {round_number} from {before}",
+        f"pair {round_number}",
         f"reference of {before}",
-        f"refine {round} from {before}",
-        f"evaluate round_{round:02d}",
+        f"refine {round_number} from {before}",
+        f"evaluate round_{round_number:02d}",
     ]
 
 
-def imitation_from_base(round: int) -> list[str]:
+def imitation_from_base(round_number: int) -> list[str]:
     return [
-        f"sample {round} from round_{round - 1:02d}",
-        f"pair {round}",
-        f"imitate {round} from baseline",
-        f"evaluate round_{round:02d}",
+        f"sample {round_number} from round_{round_number - 1:02d}",
+        f"pair {round_number}",
+        f"imitate {round_number} from baseline",
+        f"evaluate round_{round_number:02d}",
     ]
 
 
