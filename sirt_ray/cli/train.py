@@ -76,5 +76,7 @@ def _student(arguments: argparse.Namespace, print_line: "Print") -> "Artifact":
     values = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     read = partial(load.read, path=arguments.settings, overrides=arguments.overrides)
     if arguments.kind == "sft":
-        return standalone.sft(read(standalone.Sft, arguments=values), print_line, arguments.force)
-    return standalone.dpo(read(standalone.Dpo, arguments=values), print_line, arguments.force)
+        return standalone.sft(
+            read(standalone.SftJob, arguments=values), print_line, arguments.force
+        )
+    return standalone.dpo(read(standalone.DpoJob, arguments=values), print_line, arguments.force)

@@ -1,9 +1,10 @@
 """Training in this process, without Ray or DeepSpeed, on the CPU or one GPU.
 
-The same tasks, settings and files as in a run (`sirt run`), each step an artifact of the folder
-`out`: called again, what is finished is reused and what was killed goes on at its last checkpoint.
+It has the same tasks, settings and files as a run (`sirt run`); each step is an artifact of the
+folder `out`: called again, a finished step is reused and a killed one resumes at its last
+checkpoint.
 
-    out/data/        rows that others have written, encoded; not for files of a run
+    out/data/        the user's own rows, encoded; not for files of a run
     out/reference/   dpo: the log-probabilities of the pairs before the training (not for `rft`)
     out/student/     the trained model
 """
@@ -29,50 +30,64 @@ from sirt_ray.training.model_errors import check_quantization
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workdir import WorkDir, last_line
 
-_HEEDED = {
+_USED_RESOURCES = {
     "gpus_per_worker",
     "max_tokens_per_micro_batch",
     "gradient_checkpointing",
     "checkpoint_every_steps",
 }
-"""The resources that mean something in one process."""
+"""The resources that have an effect in one process."""
 
 _POLL_SECONDS = 1.0
+"""Interval at which progress is printed."""
 _SHOWN = ("loss", "validation_loss", "accuracy")
+"""Metrics that are printed."""
 
 Print = Callable[[str], None]
 
 
-class Training(Section):
+class StandaloneJob(Section):
+    """The settings that both kinds of training share."""
+
     model: str
     """Folder or hub name."""
     revision: str | None = None
+    """Revision of `model` on the hub."""
     data: str
-    """A file, `.jsonl` or `.parquet`, or a folder of Parquet files: what a run has stored, or rows
-    in the columns of `given.py`."""
+    """A file, `.jsonl` or `.parquet`, or a folder of Parquet files: the files of a run, or rows
+    with the columns of `external_data.py`."""
     out: str
+    """The output folder."""
     seed: NonNegativeInt = 0
     resources: TrainerResources = TrainerResources()
     """As `resources.trainer` in a job file."""
 
     @property
     def source(self) -> Source:
+        """The model to train."""
         folder = Path(self.model)
         return Source(str(folder.resolve()) if folder.exists() else self.model, self.revision)
 
 
-class Sft(Training):
+class SftJob(StandaloneJob):
+    """Instruction tuning on demonstrations."""
+
     tune: TuneConfig = TuneConfig()
     """As in a job file."""
 
 
-class Dpo(Training):
+class DpoJob(StandaloneJob):
+    """Refinement on preference pairs."""
+
     refine: RefineConfig = RefineConfig()
-    """As in a job file; what is sampled and paired there is given here."""
+    """As in a job file; settings of sampling and pairing have no effect, as `data` has pairs."""
 
 
-def sft(asked: Sft, say: Print, redo: bool = False) -> Artifact:
-    """Instruction-tune on demonstrations, or what is left of it. Returns the student."""
+def sft(asked: SftJob, say: Print, redo: bool = False) -> Artifact:
+    """Instruction-tune on demonstrations, or resume, and return the student.
+
+    `redo`: delete and rebuild artifacts that the settings have made stale.
+    """
     device = _checked(asked, asked.tune)
     with locked(Path(asked.out)):
         store = Store(Path(asked.out), redo=redo)
@@ -91,9 +106,12 @@ def sft(asked: Sft, say: Print, redo: bool = False) -> Artifact:
         )
 
 
-def dpo(asked: Dpo, say: Print, redo: bool = False) -> Artifact:
-    """Refine on preference pairs, or what is left of it: first the log-probabilities of the model
-    as it is, then the training. Returns the student."""
+def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
+    """Refine on preference pairs, or resume, and return the student: first the log-probabilities of
+    the model as it is, then the training.
+
+    `redo`: delete and rebuild artifacts that the settings have made stale.
+    """
     config, resources = asked.refine, asked.resources
     device = _checked(asked, config)
     with locked(Path(asked.out)):
@@ -124,58 +142,59 @@ def dpo(asked: Dpo, say: Print, redo: bool = False) -> Artifact:
         return store.once("student", inputs, refine)
 
 
-def _checked(asked: Training, config: TrainingConfig) -> Any:
-    """The device. Raises what can be known to be wrong before anything is started."""
+def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
+    """Return the device. Raises ConfigError, DataError or ResourceError if the training cannot work,
+    before anything is started."""
     import torch
 
-    resources = asked.resources
-    useless = [
+    resources = job.resources
+    ignored = [
         name
-        for name in sorted(resources.model_fields_set - _HEEDED)
+        for name in sorted(resources.model_fields_set - _USED_RESOURCES)
         if getattr(resources, name) != type(resources).model_fields[name].default
     ]
-    if useless:
+    if ignored:
         raise ConfigError(
-            f"resources.{', resources.'.join(useless)}: set, but of no use in one process. Take it"
-            " away, or let `sirt run` train on several workers"
+            f"resources.{', resources.'.join(ignored)}: set, but without effect in one"
+            " process. Remove it, or let `sirt run` train on several workers"
         )
-    if not Path(asked.data).exists():
-        raise DataError(f"data: there is no file or folder {asked.data}. Check the path")
-    found = torch.cuda.is_available()
-    if resources.gpus_per_worker and not found:
+    if not Path(job.data).exists():
+        raise DataError(f"data: there is no file or folder {job.data}. Check the path")
+    has_gpu = torch.cuda.is_available()
+    if resources.gpus_per_worker and not has_gpu:
         raise ResourceError(
             f"resources.gpus_per_worker is {resources.gpus_per_worker:g}, but torch finds no GPU"
             " here. Set it to 0 to train on the CPU"
         )
-    device = torch.device("cuda" if found and resources.gpus_per_worker != 0 else "cpu")
+    device = torch.device("cuda" if has_gpu and resources.gpus_per_worker != 0 else "cpu")
     if config.quantizes:
         check_quantization(device.type == "cuda")
     return device
 
 
 def _data(
-    store: Store, asked: Training, kind: external_data.Kind
+    store: Store, job: StandaloneJob, kind: external_data.Kind
 ) -> tuple[Path, dict[str, object]]:
-    """The files to train on, and what model and data are."""
+    """Return the files to train on, and the fingerprint inputs of model and data."""
     from sirt_ray.training.model import load_tokenizer
 
-    path = Path(asked.data).resolve()
-    model = model_key(asked.source.name, asked.revision)
+    path = Path(job.data).resolve()
+    model = model_key(job.source.name, job.revision)
     inputs: dict[str, object] = {"model": model, "data": content_key(path)}
     if external_data.is_from_run(path, kind):
         if kind == "dpo":
-            external_data.check_ids(path, load_tokenizer(asked.source))
+            external_data.check_ids(path, load_tokenizer(job.source))
         return path, inputs
-    made = store.once(
+    encoded = store.once(
         "data",
         inputs,
-        lambda out: external_data.encode(path, kind, load_tokenizer(asked.source), out),
+        lambda out: external_data.encode(path, kind, load_tokenizer(job.source), out),
     )
-    return made.path.resolve(), inputs
+    return encoded.path.resolve(), inputs
 
 
-def _carry_out(task: Task, device: Any, name: str, say: Print) -> Mapping[str, Any]:
-    """The task from where it is to its end, unless an earlier call has been there already."""
+def _carry_out(task: Task, device: Any, name: str, print_line: Print) -> Mapping[str, Any]:
+    """Run the task from where it is to its end, unless an earlier call has finished it."""
     import torch
 
     from sirt_ray.training.run import run
@@ -184,7 +203,7 @@ def _carry_out(task: Task, device: Any, name: str, say: Print) -> Mapping[str, A
     result = work.result()
     if result is None:
         attempt = work.acquire(task.resources)
-        with _told(work, name, say):
+        with _progress_printed(work, name, print_line):
             try:
                 result = run(task, device, attempt)
             except torch.OutOfMemoryError as error:
@@ -198,24 +217,26 @@ def _carry_out(task: Task, device: Any, name: str, say: Print) -> Mapping[str, A
 
 
 @contextmanager
-def _told(work: WorkDir, name: str, say: Print) -> Generator[None]:
-    """Say how far it is, by the lines that the trainer writes, while the block runs."""
-    over = threading.Event()
+def _progress_printed(work: WorkDir, name: str, print_line: Print) -> Generator[None]:
+    """Print the progress from the lines that the trainer writes, while the block runs."""
+    stopped = threading.Event()
 
-    def tell() -> None:
-        told = None
-        while not over.wait(_POLL_SECONDS):
+    def poll() -> None:
+        printed = None
+        while not stopped.wait(_POLL_SECONDS):
             line = last_line(work.metrics)
-            if line is not None and line["step"] != told:
-                told = line["step"]
+            if line is not None and line["step"] != printed:
+                printed = line["step"]
                 shown = [f"{key} {line[key]:.4g}" for key in _SHOWN if key in line]
                 speed = f"{line['tokens_per_second']:,.0f} tokens/s"
-                say("  ".join([f"{name}: step {told}/{line['total_steps']}", *shown, speed]))
+                print_line(
+                    "  ".join([f"{name}: step {printed}/{line['total_steps']}", *shown, speed])
+                )
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        over.set()
-        teller.join()
+        stopped.set()
+        thread.join()

@@ -74,7 +74,7 @@ def test_refinement_of_a_runs_pairs_starts_at_ln_2(tmp_path: Path, base: Path) -
     ("more", "words"),
     [
         (["--set", "tune.learning_rat=1"], "tune.learning_rat: no such setting"),
-        (["--set", "resources.num_workers=2"], "resources.num_workers: set, but of no use"),
+        (["--set", "resources.num_workers=2"], "resources.num_workers: set, but without effect"),
         (["--set", "tune.lora.quantize=nf4"], "a GPU for every training worker"),
         (["--data", "nowhere.jsonl"], "no file or folder nowhere.jsonl"),
     ],
