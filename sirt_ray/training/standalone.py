@@ -143,8 +143,8 @@ def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
 
 
 def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
-    """Return the device. Raises ConfigError, DataError or ResourceError if the training cannot work,
-    before anything is started."""
+    """Return the device. Raises ConfigError, DataError or ResourceError if the training cannot
+    work, before anything is started."""
     import torch
 
     resources = job.resources
