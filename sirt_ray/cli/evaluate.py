@@ -5,7 +5,7 @@ import re
 
 from sirt_ray import user_code
 from sirt_ray.artifacts.locks import locked
-from sirt_ray.artifacts.store import DryRunStore, Store
+from sirt_ray.artifacts.store import DryRun, Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_allow_code, add_debug, add_force, examples
 from sirt_ray.config import load
@@ -99,14 +99,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_rows_available(config.data)
     out = object_store.to_local_path(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")
     scoring = ModelScoring(model, config, out, progress_for(console))
-    dry_run = DryRunStore(out)
-    scoring.run(dry_run)
+    planned = DryRun(Store(out))
+    scoring.run(planned)
     if not arguments.force:
-        dry_run.raise_if_stale()
+        planned.raise_if_stale()
     with locked(out):
         journal = RunJournal(out, console)
-        store = Store(out, redo=arguments.force, tell=journal.artifact)
-        if dry_run.finished:
+        store = Store(out, force=arguments.force, on_artifact=journal.artifact)
+        if planned.finished:
             scores = scoring.run(store)
         else:
             resources = ResourcesConfig(student=config.engine)
@@ -116,6 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 connected(arguments.address, resources, out / "logs"),
             ):
                 scores = scoring.run(store)
+        assert scores is not None
         journal.finish({model.name: scores})
     for table in scores_tables({model.name: scores}, run and run.data.train):
         console.print()

@@ -28,7 +28,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="a.b=value",
-        help="override one setting of the job, or of all cells of the study; may be repeated",
+        help="override one setting of the job, or of all trials of the study; may be repeated",
     )
 
 

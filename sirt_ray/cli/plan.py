@@ -100,8 +100,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(load.dump(job), markup=False, highlight=False)
     print_base_files(console, arguments.job)
     run_dir = job.run_dir
-    survey = running.dry_run(job, run_dir)
-    print_plan(console, job, survey)
+    planned = running.dry_run(job, run_dir)
+    print_plan(console, job, planned)
     running.print_unchecked(console, unchecked)
-    show(console, arguments, [job], [(job, state) for state in survey.states])
+    show(console, arguments, [job], [(job, status) for status in planned.statuses])
     return 0

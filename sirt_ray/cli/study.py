@@ -1,4 +1,4 @@
-"""`sirt run` and `sirt plan` of a study: its cells, and once what they share."""
+"""`sirt run` and `sirt plan` of a study: its trials, and once what they share."""
 
 import argparse
 import json
@@ -36,7 +36,8 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run what is missing. A cell that fails is told of and the others go on; 1 where one did."""
+    """Run what is missing. A trial that fails is reported and the others go on; returns 1 if one
+    failed."""
     console = run_console()
     study = _checked(arguments, None)
     if arguments.dry_run:
@@ -45,55 +46,55 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     user_code.refuse_unallowed(reference for job in study.jobs for reference in job.code)
     running.print_code(console, study.jobs)
-    surveys = [running.dry_run(c.job, study.folder / c.name, study.pool) for c in study.trials]
+    plans = [running.dry_run(t.job, study.folder / t.name, study.shared_dir) for t in study.trials]
     if not arguments.force:
-        for survey in surveys:
-            survey.raise_if_stale()
-    missing = sum(not survey.finished for survey in surveys)
+        for plan in plans:
+            plan.raise_if_stale()
+    missing = sum(not plan.finished for plan in plans)
     failures: dict[str, str] = {}
     with (
         running.run_folder(study.folder),
         locked(study.folder),
-        closing(_run_cells(study, missing, console, arguments)) as each,
+        closing(_run_trials(study, missing, console, arguments)) as results,
     ):
         states = _states(study)
-        for ended in each:
-            state = states["cells"][ended.cell]
-            if ended.error is None:
-                state |= {"state": "finished", "student": ended.student, "error": None}
+        for result in results:
+            state = states["cells"][result.trial]
+            if result.error is None:
+                state |= {"state": "finished", "student": result.student, "error": None}
             else:
-                failures[ended.cell] = ended.error
-                state |= {"state": "failed", "error": ended.error}
+                failures[result.trial] = result.error
+                state |= {"state": "failed", "error": result.error}
             write_json(study.folder / STATES, states)
     done = len(study.trials) - len(failures)
-    console.print(f"\n{done} of {len(study.trials)} cells are finished: {study.folder}")
+    console.print(f"\n{done} of {len(study.trials)} trials are finished: {study.folder}")
     for name, message in failures.items():
         console.print(f"[bold red]failed:[/] {name}: {escape(message)}", soft_wrap=True)
     return 1 if failures else 0
 
 
-def _run_cells(
+def _run_trials(
     study: Study, missing: int, console: Console, arguments: argparse.Namespace
 ) -> Generator[TrialResult]:
-    """On a Ray of our own or a cluster, as many cells at once as were asked for, or as fit.
-    `missing`: cells that are not finished."""
+    """Run the trials on a local Ray or a cluster, as many at once as `--trials` says, or as fit.
+    `missing`: the number of trials that are not finished."""
     from sirt_ray.on_ray.cluster import connected, largest, runs_that_fit
 
     needed, logs = largest(job.resources for job in study.jobs), study.folder / "logs"
-    how = RunOptions(arguments.address, needed, logs, arguments.force, arguments.debug)
+    options = RunOptions(arguments.address, needed, logs, arguments.force, arguments.debug)
     if missing and arguments.address is not None:
         with connected(arguments.address, needed, logs):
-            running.remove_left_behind(study.jobs)
-    if missing < 2 or arguments.cells == 1:
-        yield from run_sequentially(study, console, how)
+            running.delete_stale_apps(study.jobs)
+    if missing < 2 or arguments.trials == 1:
+        yield from run_sequentially(study, console, options)
         return
-    at_once = min(missing, arguments.cells or runs_that_fit(arguments.address, needed, logs))
+    at_once = min(missing, arguments.trials or runs_that_fit(arguments.address, needed, logs))
     if at_once == 1:
-        yield from run_sequentially(study, console, how)
+        yield from run_sequentially(study, console, options)
         return
-    console.print(f"{at_once} cells at once")
+    console.print(f"{at_once} trials at once")
     with connected(arguments.address, needed, logs, at_once) as address:
-        yield from run_in_parallel(study, replace(how, address=address), at_once)
+        yield from run_in_parallel(study, replace(options, address=address), at_once)
 
 
 def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Study:
@@ -106,19 +107,19 @@ def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Stud
 
 
 def _states(study: Study) -> dict[str, Any]:
-    """What `study.json` says before the cells run; what an earlier call, perhaps with other cells,
-    said of one stands."""
+    """Write and return the content of `study.json` before the trials run. States of an earlier call,
+    perhaps with other trials, are kept."""
     path = study.folder / STATES
     known: dict[str, Any] = json.loads(path.read_text())["cells"] if path.exists() else {}
     missing: dict[str, Any] = {"state": "missing", "student": None, "error": None}
-    cells = {
-        cell.name: {**missing, **known.get(cell.name, {}), "labels": dict(cell.labels)}
-        for cell in study.trials
+    trials = {
+        trial.name: {**missing, **known.get(trial.name, {}), "labels": dict(trial.labels)}
+        for trial in study.trials
     }
     states = {
         "study": study.name,
         "axes": {axis: list(labels) for axis, labels in study.axes.items()},
-        "cells": known | cells,
+        "cells": known | trials,
     }
     write_json(path, states)
     return states

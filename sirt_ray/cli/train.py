@@ -63,7 +63,7 @@ def _train(arguments: argparse.Namespace) -> int:
     console = Console()
     print_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     student = _student(arguments, print_line)
-    for name, value in student.counts.items():
+    for name, value in (student.counts or {}).items():
         print_line(f"{name.replace('_', ' ')}: {value}")
     print_line(f"The student is {student.path}")
     return 0

@@ -160,6 +160,11 @@ class JobConfig(Section):
         used = {name for tasks in parts for name in tasks or self.data.train}
         return [name for name in self.data.train if name in used]
 
+    @property
+    def rounds(self) -> list["JobConfig"]:
+        """The job with the settings of each round in `refine`, in order."""
+        return [self.at_round(number) for number in range(1, self.refine.rounds + 1)]
+
     def at_round(self, number: int) -> "JobConfig":
         """Return the job with the settings of round `number` (1 .. rounds) in `refine`."""
         return self.model_copy(update={"refine": self.refine.of_round(number)})

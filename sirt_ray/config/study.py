@@ -17,7 +17,6 @@
 No setting is written twice: it is in `job` or in one axis, which overrides `job`; both override a
 method's settings, and `--set` overrides all. The folder of a trial is `<output>/<study>/<trial>`, a
 run folder like any other; artifacts that trials share are in `<output>/<study>/artifacts`, once.
-Files and options call a trial a cell.
 
 `base: FILE` puts the settings of another study file below this one's, as in a job file. Axes keep
 the order in which the base has them, so an axis that only this file fills can be `{}` there.
@@ -58,7 +57,7 @@ def _on_disks(output: str) -> str:
     if is_uri(output):
         raise ValueError(
             "a study's runs share artifacts by links, which object storage does not have. Give a"
-            " folder that all nodes see, or run its cells as jobs"
+            " folder that all nodes see, or run its trials as jobs"
         )
     return output
 
@@ -105,7 +104,7 @@ class Study:
         return [trial.job for trial in self.trials]
 
     @property
-    def pool(self) -> Path:
+    def shared_dir(self) -> Path:
         """The folder of the artifacts of all trials."""
         return self.folder / "artifacts"
 
@@ -197,7 +196,7 @@ def _grid_problems(
                 if owners.setdefault(setting, axis) != axis:
                     yield (
                         f"{where}: {setting} is set by the axis {owners[setting]} already, so it"
-                        " would be lost in some cells. Set it in one axis"
+                        " would be lost in some trials. Set it in one axis"
                     )
     for setting in ("name", "output"):
         if setting in config.job:

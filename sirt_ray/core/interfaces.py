@@ -1,7 +1,7 @@
 """What the loop needs of the world, and nothing about how it is done.
 
-`core/loop.py` is written against these; `on_ray/stages.py` is the real thing, and tests use small
-fakes.
+`core/loop.py` and `core/steps.py` are written against these protocols; `on_ray/stages.py`
+implements them on Ray, and tests use small fakes.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sirt_ray.artifacts.store import Artifact
+from sirt_ray.core.scoring import Evaluation
 from sirt_ray.types import Scores
 
 Counts = Mapping[str, Any]
@@ -19,15 +20,51 @@ Counts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model under the name of its weights."""
+    """Weights under a name, as engines and trainers load them."""
 
     version: str
     """`teacher`, `baseline`, `round_00`, `round_01`, ..."""
     path: str
     """Folder, hub name or address in object storage of a complete Hugging Face model, or of a PEFT
-    adapter that names its base. Of a teacher that is none: what stands for it,
-    `TeacherConfig.source`."""
+    adapter that names its base. For a teacher without weights: `TeacherConfig.source`."""
     revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A policy together with what its weights are, which is what fingerprints cover."""
+
+    policy: Policy
+    content: Artifact | str
+    """The artifact that the run has made, or a hash of other weights."""
+
+    @property
+    def version(self) -> str:
+        return self.policy.version
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLogps:
+    """Log-probabilities of a round's pairs, and the model that they were computed with."""
+
+    model: Model
+    logps: Artifact
+
+    @property
+    def content(self) -> Artifact:
+        return self.logps
+
+
+@dataclass(frozen=True, slots=True)
+class FilteredDemonstrations:
+    """The demonstrations that a pair rule uses, and how they are chosen."""
+
+    artifact: Artifact
+    limits: Mapping[str, object]
+
+    @property
+    def content(self) -> Mapping[str, object]:
+        return {"from": self.artifact, **self.limits}
 
 
 class Bar(Protocol):
@@ -39,79 +76,102 @@ class Bar(Protocol):
 
 
 class Progress(Protocol):
-    """Where a stage tells how far it is: a bar in a terminal, a line in a log."""
+    """Where a stage reports its progress: a bar in a terminal, a line in a log."""
 
     def stage(self, name: str, total: float, unit: str) -> AbstractContextManager[Bar]: ...
 
 
+class Identities(Protocol):
+    """What a job starts from: hashes of models and rows, wherever they are."""
+
+    def teacher(self) -> Model:
+        """The source of the demonstrations: a model, a file, or the model behind an endpoint."""
+        ...
+
+    def base(self) -> Model:
+        """The student before any training."""
+        ...
+
+    def rows(self) -> Mapping[str, str]:
+        """Content hashes of the benchmark rows that the job names."""
+        ...
+
+
 class Stages(Protocol):
-    """The steps of the method. Each fills the folder `out` and returns what it made and dropped;
-    called again on the same folder after a kill, it continues where it was."""
-
-    def identity(self, model: str, revision: str | None) -> str:
-        """The content of a model, wherever it lies."""
-        ...
-
-    def teacher_identity(self) -> str:
-        """What the demonstrations come from: the content of a model or a file, or what answers
-        behind an endpoint."""
-        ...
-
-    def rows_identity(self) -> Mapping[str, str]:
-        """The content of the benchmark rows that the job names, wherever they lie."""
-        ...
+    """The stages of the method. Each fills the folder `out` and returns what it made and dropped;
+    called again on the same folder after a kill, it continues. Keyword arguments are what
+    `core/steps.py` states as the needs of the stage's step."""
 
     def questions(self, out: Path) -> Counts:
         """Benchmark rows -> training, validation and test questions."""
         ...
 
-    def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
+    def demonstrate(self, out: Path, *, teacher: Model, questions: Artifact) -> Counts:
         """The teacher answers the training questions with the trigger; right answers are kept."""
         ...
 
-    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
+    def tune(self, out: Path, *, base: Model, demonstrations: Artifact) -> Counts:
         """Instruction tuning: base + demonstrations -> a complete student model."""
         ...
 
     def sample(
-        self, out: Path, student: Policy, questions: Artifact, demonstrations: Artifact, round: int
+        self,
+        out: Path,
+        *,
+        student: Model,
+        questions: Artifact,
+        demonstrations: Artifact,
+        round_number: int,
     ) -> Counts:
         """The student writes graded CoT-Answers and Answers to the training questions."""
         ...
 
-    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
-        """Graded completions, and demonstrations where the job's rule uses them -> preference
+    def pair(
+        self,
+        out: Path,
+        *,
+        samples: Artifact,
+        round_number: int,
+        demonstrations: FilteredDemonstrations | None = None,
+    ) -> Counts:
+        """Graded completions, and demonstrations if the job's rule uses them -> preference
         pairs."""
         ...
 
-    def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
-        """Log-probabilities of every pair under the student that the round is held to."""
+    def reference_logps(
+        self, out: Path, *, student: Model, pairs: Artifact, round_number: int
+    ) -> Counts:
+        """Log-probabilities of every pair under `student`, the reference policy of the round."""
         ...
 
     def refine(
         self,
         out: Path,
-        start: Policy,
-        reference: Policy,
+        *,
+        student: Model,
         pairs: Artifact,
-        logps: Artifact | None,
-        round: int,
+        round_number: int,
+        reference: ReferenceLogps | None = None,
     ) -> Counts:
-        """DPO: a model to start from + pairs -> the round's candidate, a complete student model.
-        `logps` are the log-probabilities of the pairs under `reference`; None where the job's loss
-        needs none."""
+        """DPO: the weights to start from + pairs -> the round's candidate, a complete student
+        model. `reference`: None if the job's loss needs none."""
         ...
 
-    def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
+    def evaluate(self, out: Path, *, model: Model, questions: Artifact) -> Counts:
         """Scores under `test` and `validation`: benchmark -> prompt kind -> Score as a dict."""
         ...
 
 
-class Journal(Protocol):
-    """Tells the user, and the run folder, what happened."""
+class Observer:
+    """Callbacks of the loop, which by default do nothing."""
 
-    def event(self, kind: str, message: str, **fields: Any) -> None: ...
+    def evaluated(self, version: str, scores: Scores) -> None:
+        """A model's scores on the test questions are known."""
 
-    def scores(self, stage: str, scores: Scores) -> None:
-        """A stage's scores on the test questions."""
-        ...
+    def trained(self, weights: Artifact) -> None:
+        """A training is finished; its counts hold the warnings that it raised."""
+
+    def rolled_back(
+        self, candidate: str, kept: str, before: Evaluation | None, after: Evaluation | None
+    ) -> None:
+        """A round's candidate is not kept: its held-out accuracy fell beyond its noise."""

@@ -5,16 +5,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.statistics import proportion_stderr
 from sirt_ray.types import PromptKind, Score, Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
+    """The scores of one model."""
+
     test: Scores
     held_out: Score
-    """On the validation questions of the benchmarks that are trained on together, with the
-    trigger."""
+    """With the trigger, on the validation questions of the benchmarks that are trained on, pooled."""
 
 
 def score_of(right: int, n: int) -> Score:
@@ -22,18 +24,24 @@ def score_of(right: int, n: int) -> Score:
     return Score(right / n if n else 0.0, proportion_stderr(right, n), n)
 
 
-def dropped_significantly(before: Score, after: Score, stderrs: float) -> bool:
-    """Whether accuracy fell by more than `stderrs` standard errors of the difference."""
-    return before.accuracy - after.accuracy > stderrs * math.hypot(before.stderr, after.stderr)
+def keeps(before: Evaluation | None, after: Evaluation | None, settings: RefineConfig) -> bool:
+    """Whether a round's candidate is kept: its held-out accuracy did not fall by more than
+    `roll_back_stderrs` standard errors of the difference. Unknown scores, as in a dry run, do not
+    speak against it."""
+    if not settings.roll_back or before is None or after is None:
+        return True
+    old, new = before.held_out, after.held_out
+    noise = settings.roll_back_stderrs * math.hypot(old.stderr, new.stderr)
+    return old.accuracy - new.accuracy <= noise
 
 
 def read_evaluation(stored: Mapping[str, Any], in_domain: Collection[str]) -> Evaluation:
-    """An evaluation artifact's counts -> scores; none where it is not built yet."""
+    """Return the scores in the counts of an evaluation artifact."""
     validation = scores_from(stored.get("validation", {}))
     held_out = [kinds["cot"] for name, kinds in validation.items() if name in in_domain]
     right = sum(round(score.accuracy * score.n) for score in held_out)
     n = sum(score.n for score in held_out)
-    return Evaluation(scores_from(stored.get("test", {})), score_of(right, n))
+    return Evaluation(scores_from(stored["test"]), score_of(right, n))
 
 
 def scores_from(stored: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> Scores:
@@ -52,7 +60,7 @@ def scores_to_json(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def tally(answers: Iterable[tuple[str, PromptKind, bool]]) -> Scores:
-    """Scores from (benchmark, prompt kind, right?) of every question that was asked."""
+    """Return the scores of (benchmark, prompt kind, right?) for every question."""
     found: dict[str, dict[PromptKind, list[bool]]] = {}
     for benchmark, kind, right in answers:
         found.setdefault(benchmark, {}).setdefault(kind, []).append(right)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sirt_ray.artifacts.store import Store
 from sirt_ray.config.job import JobConfig
-from sirt_ray.core.interfaces import Policy
+from sirt_ray.core.interfaces import Model, Policy
 from sirt_ray.doctor.findings import Finding
 from sirt_ray.errors import SirtError
 from sirt_ray.report.progress import LogProgress
@@ -45,21 +45,27 @@ def _run_trial(folder: Path) -> Iterator[Finding]:
         with connected(None, job.resources, folder / "logs"):
             stages = RayStages(job, folder, LogProgress(Console(quiet=True)))
             store = Store(folder)
-            teacher = Policy("teacher", job.teacher.source)
-            base = Policy("baseline", job.student.model)
+            teacher = Model(Policy("teacher", job.teacher.source), "")
+            base = Model(Policy("baseline", job.student.model), "")
             try:
                 part, started = _SERVE, time.monotonic()
                 stages.check_cluster()
                 questions = store.once("questions", {}, stages.questions)
                 demonstrations = store.once(
-                    "demonstrations", {}, lambda out: stages.demonstrate(out, teacher, questions)
+                    "demonstrations",
+                    {},
+                    lambda out: stages.demonstrate(out, teacher=teacher, questions=questions),
                 )
+                assert demonstrations.counts is not None
                 tokens = demonstrations.counts["sampling"]["completion_tokens"]
                 yield _passed(part, f"{_QUESTIONS} questions answered, {tokens} tokens", started)
                 part, started = _DEEPSPEED, time.monotonic()
                 student = store.once(
-                    "student", {}, lambda out: stages.tune(out, base, demonstrations)
+                    "student",
+                    {},
+                    lambda out: stages.tune(out, base=base, demonstrations=demonstrations),
                 )
+                assert student.counts is not None
                 yield _passed(part, f"{student.counts['steps']} steps trained", started)
             finally:
                 stages.close()

@@ -19,20 +19,20 @@ _ON_GPUS = (
 )
 _STATES = {
     "finished": "[green]finished[/]",
-    "begun": "[yellow]begun, will be continued[/]",
+    "partial": "[yellow]begun, will be continued[/]",
     "missing": "to build",
-    "untrue": "[red]made with other settings[/]",
+    "stale": "[red]made with other settings[/]",
 }
 _COLUMNS = ("weights", "grads", "optim.", "acts", "KV", "other", "total", "of")
 
 
-def plan_table(states: Sequence[ArtifactStatus]) -> Table:
+def plan_table(statuses: Sequence[ArtifactStatus]) -> Table:
     """Return what a run would build, in order, and the state of each artifact."""
     table = Table(title="Artifacts of this job")
     for column in ("artifact", "state", "because"):
         table.add_column(column)
-    for state in states:
-        table.add_row(state.name, _STATES[state.state], "\n".join(state.changed))
+    for status in statuses:
+        table.add_row(status.name, _STATES[status.state], "\n".join(status.changed))
     return table
 
 

@@ -61,21 +61,21 @@ def show_study(console: Console, study: Study) -> Distinct:
     """Print the study's axes, its artifacts by kind, and what is to be done; returns the artifacts.
     Raises ArtifactError where settings would make a finished artifact untrue."""
     distinct: dict[Path, tuple[JobConfig, ArtifactStatus]] = {}
-    asked: Counter[str] = Counter()
+    total_by_kind: Counter[str] = Counter()
     finished = 0
-    for cell in study.trials:
-        survey = run.dry_run(cell.job, study.folder / cell.name, study.pool)
-        survey.raise_if_stale()
-        finished += survey.finished
-        for state in survey.states:
-            asked[_kind(state.name)] += 1
-            distinct.setdefault(state.path, (cell.job, state))
+    for trial in study.trials:
+        planned = run.dry_run(trial.job, study.folder / trial.name, study.shared_dir)
+        planned.raise_if_stale()
+        finished += planned.finished
+        for status in planned.statuses:
+            total_by_kind[_kind(status.name)] += 1
+            distinct.setdefault(status.path, (trial.job, status))
     for axis, labels in study.axes.items():
         console.print(f"{axis}: {', '.join(labels)}", highlight=False, soft_wrap=True)
-    console.print(_table(asked, distinct))
+    console.print(_table(total_by_kind, distinct))
     missing = [(job, state) for job, state in distinct.values() if state.state != "finished"]
     console.print(
-        f"{len(study.trials)} cells, {finished} finished; {sum(asked.values())} artifacts, of which"
+        f"{len(study.trials)} trials, {finished} finished; {sum(total_by_kind.values())} artifacts, of which"
         f" {len(distinct)} are distinct, {len(missing)} of them to be made",
         soft_wrap=True,
     )
@@ -115,9 +115,9 @@ def _table(
         work = Work()
         for job, state in missing:
             work.add(work_of(job, state.name))
-        cells = [len(of_kind), len(of_kind) - len(missing), len(missing)]
+        numbers = [len(of_kind), len(of_kind) - len(missing), len(missing)]
         amounts = [work.completions, work.examples, work.steps]
-        table.add_row(kind, *(f"{n:,}" for n in cells), *(f"{n:,}" if n else "" for n in amounts))
+        table.add_row(kind, *(f"{n:,}" for n in numbers), *(f"{n:,}" if n else "" for n in amounts))
     return table
 
 

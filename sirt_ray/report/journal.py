@@ -163,17 +163,6 @@ def _append(path: Path, line: str) -> None:
         file.write(f"{line}\n")
 
 
-class _Silent:
-    """A journal that writes nothing: for reading a run without running it."""
-
-    def event(self, kind: str, message: str, **fields: Any) -> None: ...
-
-    def scores(self, stage: str, scores: Scores) -> None: ...
-
-
-SILENT = _Silent()
-
-
 Counts = Mapping[str, Any]
 
 

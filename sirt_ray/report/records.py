@@ -1,25 +1,24 @@
 """A run's folder -> what there is to report, and what is missing.
 
-Which artifacts a job has, and which rounds were rolled back, is asked of the loop itself: it goes
-over the folder once more and builds nothing.
+Which artifacts a job has, and which rounds were rolled back, is decided by the loop itself: a dry
+run of it reads the folder.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sirt_ray import user_code
-from sirt_ray.artifacts.store import Artifact, Build, DryRunStore, differences
+from sirt_ray.artifacts.store import DryRun, Store, differences
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.study import STATES
-from sirt_ray.core.interfaces import Counts, Stages
-from sirt_ray.core.loop import Loop
+from sirt_ray.core.interfaces import Counts, Model, Policy
+from sirt_ray.core.loop import self_refine
+from sirt_ray.core.steps import builder
 from sirt_ray.errors import DataError
-from sirt_ray.report.journal import SILENT
 from sirt_ray.storage import object_store
 from sirt_ray.types import Scores
 
@@ -59,20 +58,16 @@ def read_run(run_dir: Path) -> RunRecord:
             " runs/quickstart"
         )
     job = load.load(config, (), REGISTRY)
-    records = _Records(run_dir)
-    outcome = Loop(job, cast(Stages, _NothingToDo()), records, SILENT).run()
-    scores = {
-        stage: found
-        for stage, found in outcome.scores.items()
-        if f"{stage}/evaluation" in records.counts
-    }
+    records = DryRun(Store(run_dir), any_settings=True)
+    outcome = self_refine(job, _UnknownIdentities(job), builder(records, None))
+    counts = {s.name: s.record["counts"] for s in records.statuses if s.record is not None}
     return RunRecord(
         run_dir,
         job,
-        records.counts,
-        tuple(state.name for state in records.states if state.name not in records.counts),
-        scores,
-        tuple(version for version in outcome.rolled_back if version in scores),
+        counts,
+        tuple(status.name for status in records.statuses if status.name not in counts),
+        outcome.scores,
+        outcome.rolled_back,
         outcome.student.version,
     )
 
@@ -124,37 +119,20 @@ def stated(job: JobConfig) -> dict[str, Any]:
     return stated | {"endpoint": None if endpoint is None else endpoint.identity}
 
 
-class _Records(DryRunStore):
-    """Keeps the counts of what is finished, whatever settings it was made with."""
+class _UnknownIdentities:
+    """`core.interfaces.Identities` that reads neither models nor rows: a report takes artifacts as
+    they are, whatever they were made of."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.counts: dict[str, Counts] = {}
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
 
-    def once(self, name: str, inputs: Mapping[str, object], build: Build) -> Artifact:
-        try:
-            artifact = super().once(name, inputs, build)
-        except (json.JSONDecodeError, KeyError) as error:
-            raise DataError(
-                f"the record of {self.root / name} cannot be read ({error!r}). Move the folder"
-                " away and let `sirt run` build it again"
-            ) from error
-        if self.states[-1].state in ("finished", "untrue"):
-            self.counts[name] = artifact.counts
-        return artifact
+    def teacher(self) -> Model:
+        teacher = self._job.teacher
+        return Model(Policy("teacher", teacher.source, teacher.revision), "")
 
+    def base(self) -> Model:
+        student = self._job.student
+        return Model(Policy("baseline", student.model, student.revision), "")
 
-class _NothingToDo:
-    """The stages of a loop that only looks: of them all, it takes these alone in its hand."""
-
-    def identity(self, model: str, revision: str | None) -> str:
-        return model
-
-    def teacher_identity(self) -> str:
-        return "teacher"
-
-    def rows_identity(self) -> Mapping[str, str]:
+    def rows(self) -> Mapping[str, str]:
         return {}
-
-    def questions(self, out: Path) -> Counts:
-        raise AssertionError("a loop that only looks builds nothing")

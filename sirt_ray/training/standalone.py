@@ -22,7 +22,7 @@ from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.config.base import Section
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import RefineConfig, TrainingConfig, TuneConfig
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
 from sirt_ray.storage.hashing import content_key, model_key
 from sirt_ray.training import external_data
@@ -90,7 +90,7 @@ def sft(asked: SftJob, say: Print, redo: bool = False) -> Artifact:
     """
     device = _checked(asked, asked.tune)
     with locked(Path(asked.out)):
-        store = Store(Path(asked.out), redo=redo)
+        store = Store(Path(asked.out), force=redo)
         data, inputs = _data(store, asked, "sft")
 
         def build(out: Path) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ def sft(asked: SftJob, say: Print, redo: bool = False) -> Artifact:
 
         return store.once(
             "student",
-            {**inputs, "tune": fingerprints.training_settings(asked.tune), "seed": asked.seed},
+            {**inputs, "tune": steps.training_settings(asked.tune), "seed": asked.seed},
             build,
         )
 
@@ -115,7 +115,7 @@ def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
     config, resources = asked.refine, asked.resources
     device = _checked(asked, config)
     with locked(Path(asked.out)):
-        store = Store(Path(asked.out), redo=redo)
+        store = Store(Path(asked.out), force=redo)
         data, inputs = _data(store, asked, "dpo")
 
         def score(out: Path) -> Mapping[str, Any]:
@@ -124,7 +124,7 @@ def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
 
         reference = None
         if config.needs_reference:
-            reference = store.once("reference", {**inputs, **fingerprints.scored(config)}, score)
+            reference = store.once("reference", {**inputs, **steps.scored(config)}, score)
 
         def refine(out: Path) -> Mapping[str, Any]:
             scored = None if reference is None else reference.path.resolve()
@@ -136,7 +136,7 @@ def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
         if reference is not None:
             inputs["reference"] = reference
         inputs |= {
-            "refine": fingerprints.trained(config),
+            "refine": steps.trained(config),
             "seed": asked.seed,
         }
         return store.once("student", inputs, refine)

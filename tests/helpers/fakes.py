@@ -8,10 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sirt_ray.artifacts.store import Artifact
+from sirt_ray.artifacts.store import Artifact, DryRun, Store
 from sirt_ray.config.job import JobConfig
-from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.core.interfaces import (
+    Counts,
+    FilteredDemonstrations,
+    Model,
+    Policy,
+    ReferenceLogps,
+)
+from sirt_ray.core.loop import Outcome, self_refine
 from sirt_ray.core.scoring import score_of, scores_to_json
+from sirt_ray.core.steps import builder
+from sirt_ray.driver.run import Journal, run_loop
 from sirt_ray.types import Completion, Graded, PromptKind, Scores, StopReason, Verdict
 
 
@@ -76,54 +85,84 @@ class FakeStages:
         (out / "second").write_text(name)
         return {"made": 1}
 
-    def identity(self, model: str, revision: str | None) -> str:
-        return f"content of {model}"
-
-    def teacher_identity(self) -> str:
-        return "content of teacher"
-
-    def rows_identity(self) -> Mapping[str, str]:
-        return {"gsm8k/train": "rows"}
-
     def questions(self, out: Path) -> Counts:
         return self._make(out, "questions")
 
-    def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
+    def demonstrate(self, out: Path, *, teacher: Model, questions: Artifact) -> Counts:
         return self._make(out, "demonstrate")
 
-    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
+    def tune(self, out: Path, *, base: Model, demonstrations: Artifact) -> Counts:
         return self._make(out, "tune")
 
     def sample(
-        self, out: Path, student: Policy, questions: Artifact, demonstrations: Artifact, round: int
+        self,
+        out: Path,
+        *,
+        student: Model,
+        questions: Artifact,
+        demonstrations: Artifact,
+        round_number: int,
     ) -> Counts:
-        return self._make(out, f"sample {round} from {student.version}")
+        return self._make(out, f"sample {round_number} from {student.version}")
 
-    def pair(self, out: Path, samples: Artifact, demonstrations: Artifact, round: int) -> Counts:
-        return self._make(out, f"pair {round}")
+    def pair(
+        self,
+        out: Path,
+        *,
+        samples: Artifact,
+        round_number: int,
+        demonstrations: FilteredDemonstrations | None = None,
+    ) -> Counts:
+        return self._make(out, f"pair {round_number}")
 
-    def reference(self, out: Path, reference: Policy, pairs: Artifact, round: int) -> Counts:
-        return self._make(out, f"reference of {reference.version}")
+    def reference_logps(
+        self, out: Path, *, student: Model, pairs: Artifact, round_number: int
+    ) -> Counts:
+        return self._make(out, f"reference of {student.version}")
 
     def refine(
         self,
         out: Path,
-        start: Policy,
-        reference: Policy,
+        *,
+        student: Model,
         pairs: Artifact,
-        logps: Artifact | None,
-        round: int,
+        round_number: int,
+        reference: ReferenceLogps | None = None,
     ) -> Counts:
-        if logps is None:
-            return self._make(out, f"imitate {round} from {start.version}")
-        held_to = "" if reference == start else f" held to {reference.version}"
-        return self._make(out, f"refine {round} from {start.version}{held_to}")
+        if reference is None:
+            return self._make(out, f"imitate {round_number} from {student.version}")
+        held_to = "" if reference.model == student else f" held to {reference.model.version}"
+        return self._make(out, f"refine {round_number} from {student.version}{held_to}")
 
-    def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
-        self._make(out, f"evaluate {policy.version}")
-        right = self.held_out.get(policy.version, 50)
+    def evaluate(self, out: Path, *, model: Model, questions: Artifact) -> Counts:
+        self._make(out, f"evaluate {model.version}")
+        right = self.held_out.get(model.version, 50)
         scores = scores_to_json({"gsm8k": {"cot": score_of(right, 100)}})
         return {"test": scores, "validation": scores}
+
+
+class FakeIdentities:
+    """Hashes of models and rows that are not there."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+
+    def teacher(self) -> Model:
+        return Model(Policy("teacher", self._job.teacher.source), "content of teacher")
+
+    def base(self) -> Model:
+        model = self._job.student.model
+        return Model(Policy("baseline", model), f"content of {model}")
+
+    def rows(self) -> Mapping[str, str]:
+        return {"gsm8k/train": "rows"}
+
+
+def run_fake(
+    job: JobConfig, stages: FakeStages, store: Store, journal: Journal | None = None
+) -> Outcome:
+    """Run the loop on fake stages and a real store, as the driver does."""
+    return run_loop(job, FakeIdentities(job), stages, store, journal or Heard())
 
 
 class Heard:
@@ -138,3 +177,10 @@ class Heard:
 
     def scores(self, stage: str, scores: Scores) -> None:
         self.stages.append(stage)
+
+
+def dry_run(job: JobConfig, store: Store) -> DryRun:
+    """The status of the job's artifacts in the store, as `sirt plan` takes it."""
+    planned = DryRun(store)
+    self_refine(job, FakeIdentities(job), builder(planned, None))
+    return planned

@@ -10,12 +10,11 @@ from rich.console import Console
 from sirt_ray.artifacts.store import Store
 from sirt_ray.config import load
 from sirt_ray.config.job import JobConfig
-from sirt_ray.core.interfaces import Counts, Policy
-from sirt_ray.core.loop import Loop
+from sirt_ray.core.interfaces import Counts
 from sirt_ray.logs import attached_handler, log_event
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.tracking.sender import Trackers
-from tests.helpers.fakes import job
+from tests.helpers.fakes import job, run_fake
 from tests.helpers.written_runs import WrittenStages
 
 TESTS = {
@@ -31,13 +30,13 @@ class SteppingStages(WrittenStages):
     """Tells the steps of its trainings, as the driver does that watches the workers, all but the
     last; `metrics.jsonl` has them all."""
 
-    def tune(self, out: Path, base: Policy, demonstrations: Any) -> Counts:
+    def tune(self, out: Path, **needs: Any) -> Counts:
         self._train(out, "round_00/student")
-        return super().tune(out, base, demonstrations)
+        return super().tune(out, **needs)
 
-    def refine(self, out: Path, *given: Any) -> Counts:
+    def refine(self, out: Path, **needs: Any) -> Counts:
         self._train(out, "round_01/student")
-        return super().refine(out, *given)
+        return super().refine(out, **needs)
 
     def _train(self, out: Path, name: str) -> None:
         (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in STEPS))
@@ -63,7 +62,7 @@ def run(root: Path, *names: str) -> list[str]:
     # Longer than a test may take: no tracker here is to be waited for.
     journal.also.append(Trackers(resolved, root, warn, end_seconds=600))
     with attached_handler(journal):
-        store = Store(root, tell=journal.artifact)
-        outcome = Loop(resolved, SteppingStages(TESTS), store, journal).run()
+        store = Store(root, on_artifact=journal.artifact)
+        outcome = run_fake(resolved, SteppingStages(TESTS), store, journal)
     journal.finish(outcome.scores)
     return warnings

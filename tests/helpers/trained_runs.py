@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from sirt_ray.artifacts.store import Artifact
 from sirt_ray.cli import main
-from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.core.interfaces import Counts, Model
 from tests.helpers.tiny import save_student, save_talker, write_demonstrations, write_pairs
 from tests.helpers.written_runs import WrittenStages, write_run
 
@@ -39,20 +39,20 @@ class TrainedStages(WrittenStages):
         super().__init__(tests, **known)
         self.lora = lora
 
-    def demonstrate(self, out: Path, *args: Any) -> Counts:
+    def demonstrate(self, out: Path, **needs: Any) -> Counts:
         write_demonstrations(out, range(4))
-        return super().demonstrate(out, *args)
+        return super().demonstrate(out, **needs)
 
-    def pair(self, out: Path, samples: Artifact, *args: Any) -> Counts:
+    def pair(self, out: Path, *, samples: Artifact, **needs: Any) -> Counts:
         write_pairs(out, range(4))
-        return super().pair(out, samples, *args)
+        return super().pair(out, samples=samples, **needs)
 
-    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
-        self._train(out, base.path, 0)
+    def tune(self, out: Path, *, base: Model, **needs: Any) -> Counts:
+        self._train(out, base.policy.path, 0)
         return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
 
-    def refine(self, out: Path, start: Policy, *args: Any) -> Counts:
-        self._train(out, start.path, args[-1])
+    def refine(self, out: Path, *, student: Model, round_number: int, **needs: Any) -> Counts:
+        self._train(out, student.policy.path, round_number)
         return {"steps": 1, "chosen_step": 1, "left_out": {}, "examples": 1}
 
     def _train(self, out: Path, start: str, number: int) -> None:

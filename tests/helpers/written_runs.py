@@ -14,13 +14,12 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import Artifact, Store
 from sirt_ray.benchmarks.contamination import contamination
 from sirt_ray.config import load
-from sirt_ray.core.interfaces import Counts, Policy
-from sirt_ray.core.loop import Loop
+from sirt_ray.core.interfaces import Counts, Model
 from sirt_ray.core.pairs import make_pairs
 from sirt_ray.core.scoring import scores_to_json, tally
 from sirt_ray.report.journal import RunJournal
 from sirt_ray.types import Graded, PromptKind, Question, StopReason, Verdict
-from tests.helpers.fakes import FakeStages, graded, job
+from tests.helpers.fakes import FakeStages, graded, job, run_fake
 
 VERDICTS: Mapping[str, Verdict] = {"1": "right", "0": "wrong", "?": "unparseable"}
 TRAINED = {"steps": 1, "chosen_step": 1, "left_out": {}}
@@ -76,22 +75,22 @@ class WrittenStages(FakeStages):
             counts[name]["contamination"] = seen[name]
         return counts
 
-    def demonstrate(self, out: Path, teacher: Policy, questions: Artifact) -> Counts:
+    def demonstrate(self, out: Path, **needs: Any) -> Counts:
         sampling = {"completions": 2, "right": 2, "wrong": 0, "unparseable": 0, "truncated": 0}
         return {"questions": 2, "kept": 2, "sampling": {**sampling, "dropped": {}}}
 
-    def tune(self, out: Path, base: Policy, demonstrations: Artifact) -> Counts:
-        super().tune(out, base, demonstrations)
+    def tune(self, out: Path, **needs: Any) -> Counts:
+        super().tune(out, **needs)
         return {**TRAINED, "examples": 1}
 
-    def refine(self, out: Path, *given: Any) -> Counts:
-        super().refine(out, *given)
+    def refine(self, out: Path, **needs: Any) -> Counts:
+        super().refine(out, **needs)
         return {**TRAINED, "examples": 4, "held_out": 1}
 
-    def reference(self, out: Path, *given: Any) -> Counts:
+    def reference_logps(self, out: Path, **needs: Any) -> Counts:
         return {"pairs": 5, "left_out": {}}
 
-    def sample(self, out: Path, *given: Any) -> Counts:
+    def sample(self, out: Path, **needs: Any) -> Counts:
         made = [
             answer(f"gsm8k/train/{row}", verdict, index=index)
             for row, pattern in enumerate(self.samples)
@@ -105,14 +104,14 @@ class WrittenStages(FakeStages):
             **{"without_teacher_answer": 0, "dropped": {}},
         }
 
-    def pair(self, out: Path, samples: Artifact, *given: Any) -> Counts:
+    def pair(self, out: Path, *, samples: Artifact, **needs: Any) -> Counts:
         rows = parquet.records(Graded, samples.path)
         return make_pairs(rows, job(refine={"pairs": {"rule": "correctness"}}).refine.pairs, "0")[1]
 
-    def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
+    def evaluate(self, out: Path, *, model: Model, questions: Artifact) -> Counts:
         cot = [
             answer(asked.id, verdict)
-            for name, pattern in self.tests[policy.version].items()
+            for name, pattern in self.tests[model.version].items()
             for asked, verdict in zip(self.asked[name], pattern, strict=True)
         ]
         plain = [
@@ -128,7 +127,7 @@ class WrittenStages(FakeStages):
             (item.completion.benchmark, item.completion.prompt_kind, item.verdict == "right")
             for item in [*cot, *plain]
         )
-        validation = super().evaluate(out, policy, questions)["validation"]
+        validation = super().evaluate(out, model=model, questions=questions)["validation"]
         return {"test": scores_to_json(found), "validation": validation}
 
 
@@ -139,5 +138,5 @@ def write_run(root: Path, stages: FakeStages, **changes: Any) -> Path:
     root.mkdir(parents=True)
     (root / "config.yaml").write_text(load.dump(resolved))
     journal = RunJournal(root, Console(quiet=True))
-    Loop(resolved, stages, Store(root), journal).run()
+    run_fake(resolved, stages, Store(root), journal)
     return root

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.artifacts.store import Artifact, Store
+from sirt_ray.artifacts.store import Artifact
 from sirt_ray.benchmarks.registry import grade_of
 from sirt_ray.config.job import SamplingConfig, ScoringConfig
 from sirt_ray.config.resources import ResourcesConfig
-from sirt_ray.core import fingerprints
-from sirt_ray.core.interfaces import Counts, Policy, Progress
+from sirt_ray.core import steps
+from sirt_ray.core.interfaces import Counts, Model, Policy, Progress
 from sirt_ray.core.scoring import read_evaluation, scores_to_json, tally
 from sirt_ray.on_ray import serve_apps
 from sirt_ray.on_ray.data import read
@@ -87,31 +87,32 @@ class ModelScoring:
     out: Path
     progress: Progress
 
-    def run(self, store: Store) -> Scores:
-        """Return the scores; sample only what `store` does not have. Ray must be running where
-        `store` has something to build."""
+    def run(self, store: steps.Store) -> Scores | None:
+        """Return the scores; None in a dry run that finds them missing. Ray must be running if `store`
+        has something to build."""
         config = self.config
-        questions = store.once(
-            "questions",
-            fingerprints.questions(config, read.rows_identity(config.data)),
-            lambda out: read.prepare_questions(out, config.data, config.seed, self.progress),
-        )
-        evaluation = store.once(
-            "evaluation",
-            fingerprints.evaluation(config, model_key(self.model.path, None), questions),
-            lambda out: self._evaluate(out, questions),
-        )
+        build = steps.builder(store, self)
+        policy = Policy(self.model.name, self.model.path)
+        model = Model(policy, model_key(self.model.path, None))
+        questions = build(steps.questions(config, read.rows_identity(config.data)))
+        evaluation = build(steps.evaluation(config, model, questions, name="evaluation"))
+        if evaluation.counts is None:
+            return None
         return read_evaluation(evaluation.counts, in_domain=()).test
 
-    def _evaluate(self, out: Path, questions: Artifact) -> Counts:
+    def questions(self, out: Path) -> Counts:
+        return read.prepare_questions(out, self.config.data, self.config.seed, self.progress)
+
+    def evaluate(self, out: Path, *, model: Model, questions: Artifact) -> Counts:
         # Imports torch, which reading finished scores does not need.
         from sirt_ray.training.model import load_tokenizer
 
-        config, model = self.config, self.model
-        prompter = TokenPrompter(load_tokenizer(located(Source(model.path), weights=False)))
+        config = self.config
+        source = Source(model.policy.path)
+        prompter = TokenPrompter(load_tokenizer(located(source, weights=False)))
         sampler = Sampler.deploy(
             "student",
-            Policy(model.name, model.path),
+            model.policy,
             config.engine,
             run=serve_apps.run_id(self.out),
             pointers=self.out / "serving",

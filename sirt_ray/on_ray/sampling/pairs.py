@@ -20,13 +20,17 @@ from sirt_ray.types import Demonstration, Graded
 
 
 def pair(
-    out: Path, job: JobConfig, samples: Artifact, demonstrations: Artifact, round_number: int
+    out: Path,
+    job: JobConfig,
+    samples: Artifact,
+    demonstrations: Artifact | None,
+    round_number: int,
 ) -> Counts:
-    """Write `out/pairs.parquet` by the rule of the job's `refine`; return the counts. Raises
-    StageError where there is no pair."""
+    """Write `out/pairs.parquet` by the rule of the job's `refine`. `demonstrations`: None if the rule
+    uses none. Raises StageError if there is no pair."""
     unlike: Counter[str] = Counter()
     shown: list[Graded] = []
-    if job.refine.pairs.uses_demonstrations:
+    if demonstrations is not None:
         stored = parquet.records(Demonstration, demonstrations.fetched())
         shown = list(_in_student_tokens(select_for_tuning(stored, job), job, unlike))
     rule = job.refine.pairs.custom_rule

@@ -1,21 +1,18 @@
-"""Training as a Ray Train job: start the workers, watch their metrics, bring back what they made.
+"""Training as a Ray Train job: start the workers, watch their metrics, return their result.
 
-What a worker does is `training/run.py`. Each function fills the folder `out`; while it works its
-files are in `out/.work`, and called again after a kill it goes on from there. The checkpoints are
-the trainer's own, so a Ray Train run is only one attempt and gets a name of its own each time: Ray
-Train would take a used name for a run to continue.
+What a worker does is in `training/run.py`. A task fills its folder `out`; its working files are in
+`out/.work`, and after a kill the same task resumes from there. Checkpoints are the trainer's own,
+so a Ray Train run is only one attempt, with a new name each time: Ray Train would resume a run
+under a name that it knows.
 """
 
 import logging
 import math
 import os
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sirt_ray import errors
 from sirt_ray.config.resources import TrainerResources
-from sirt_ray.config.training import RefineConfig, TuneConfig
 from sirt_ray.core.interfaces import Counts, Progress
 from sirt_ray.errors import ResourceError, SirtError, StageError, StorageError
 from sirt_ray.logs import LogContext, bind_context, current_context, log_event
@@ -23,7 +20,7 @@ from sirt_ray.on_ray import _compat
 from sirt_ray.on_ray.training.monitor import watched
 from sirt_ray.on_ray.training.task_paths import fetch_inputs, localize, to_uris
 from sirt_ray.storage import object_store
-from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
+from sirt_ray.training.tasks import Task
 from sirt_ray.training.workdir import WorkDir
 
 _START_ATTEMPT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -31,91 +28,9 @@ _START_ATTEMPT_SECONDS = 60.0
 """For so long Ray Train waits for room at once; then it asks for it anew."""
 
 
-def tune(
-    out: Path,
-    *,
-    base: Source,
-    demonstrations: Path,
-    config: TuneConfig,
-    resources: TrainerResources,
-    seed: int,
-    name: str,
-    progress: Progress,
-) -> Counts:
-    """Instruction-tune `base` on stored demonstrations; `out` becomes the student's folder."""
-    task = TuneTask(
-        out=out.resolve(),
-        source=_absolute(base),
-        demonstrations=demonstrations.resolve(),
-        config=config,
-        resources=resources,
-        seed=seed,
-    )
-    return _carry_out(task, name, progress)
-
-
-def reference_logps(
-    out: Path,
-    *,
-    student: Source,
-    pairs: Path,
-    config: RefineConfig,
-    resources: TrainerResources,
-    name: str,
-    progress: Progress,
-) -> Counts:
-    """Write `out/reference.parquet`: the student's log-probabilities of every pair, in order."""
-    task = ReferenceTask(
-        out=out.resolve(),
-        source=_absolute(student),
-        pairs=pairs.resolve(),
-        config=config,
-        resources=resources,
-    )
-    return _carry_out(task, name, progress)
-
-
-def refine(
-    out: Path,
-    *,
-    student: Source,
-    pairs: Path,
-    reference: Path | None,
-    config: RefineConfig,
-    resources: TrainerResources,
-    seed: int,
-    name: str,
-    progress: Progress,
-    reference_student: Source | None = None,
-) -> Counts:
-    """Refine `student` on pairs; `out` becomes the next student's folder.
-
-    `reference_student` is the model whose log-probabilities `reference` holds; None: `student`.
-    Without `reference`, for a loss that needs none, there is no such model either. Raises
-    ArtifactError where they are of other weights or pairs, and the model is another than `student`,
-    which else computes them again.
-    """
-    task = RefineTask(
-        out=out.resolve(),
-        source=_absolute(student),
-        pairs=pairs.resolve(),
-        reference=None if reference is None else reference.resolve(),
-        config=config,
-        resources=resources,
-        seed=seed,
-        reference_source=None if reference_student is None else _absolute(reference_student),
-    )
-    return _carry_out(task, name, progress)
-
-
-def _absolute(model: Source) -> Source:
-    """A folder as an absolute path, because workers run elsewhere; a hub name as it is."""
-    folder = Path(model.name)
-    return replace(model, name=str(folder.resolve())) if folder.exists() else model
-
-
-def _carry_out(task: Task, name: str, progress: Progress) -> Counts:
-    """Run the workers to the end of the task, unless an earlier call has been there already."""
+def run(task: Task, name: str, progress: Progress) -> Counts:
+    """Run the workers to the end of the task, or return the result of an earlier call. `name`: of
+    the artifact that is built."""
     work = WorkDir(task.out)
     result = work.result()
     if result is None:
@@ -204,10 +119,10 @@ def _work(task: Task, attempt: str) -> None:
     log_event(
         logging.INFO, f"a training worker begins on {device}", "worker_began", attempt=attempt
     )
-    from sirt_ray.training.run import run
+    from sirt_ray.training.run import run as run_task
 
     try:
-        run(fetch_inputs(task), device, attempt)
+        run_task(fetch_inputs(task), device, attempt)
     except StorageError:
         raise  # The next attempt may reach it.
     except SirtError as error:

@@ -16,7 +16,7 @@ from sirt_ray.cli.main import main
 from sirt_ray.config import load as jobfile
 from sirt_ray.config import study as studies
 from sirt_ray.config.job import JobConfig
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
 from sirt_ray.errors import ConfigError
 from sirt_ray.on_ray.data.read import rows_identity
 from sirt_ray.on_ray.submit.client import pack
@@ -146,8 +146,8 @@ class TestIdentity:
         from sirt_ray.artifacts.store import Artifact, canonical
 
         rows, made = rows_identity(job.data), Artifact("x", Path("x"), "0", {})
-        return canonical(fingerprints.questions(job, rows)), canonical(
-            fingerprints.pairs(job, made, made)
+        return canonical(steps.questions(job, rows).inputs), canonical(
+            steps.pairs(job, 1, made, made).inputs
         )
 
     def test_it_follows_the_content_and_not_the_path(self, job: Path, tmp_path: Path) -> None:

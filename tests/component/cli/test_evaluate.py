@@ -10,7 +10,7 @@ from sirt_ray.cli import evaluate
 from sirt_ray.cli.main import main
 from sirt_ray.config import load
 from sirt_ray.config.job import ScoringConfig
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
 from sirt_ray.errors import ConfigError
 from sirt_ray.on_ray.serve.resolve import find_run
 from tests.helpers.paths import JOBS
@@ -64,7 +64,7 @@ def test_where_it_runs_is_no_part_of_what_scores_are(run_dir: Path) -> None:
     other = config(
         str(run_dir), "--benchmarks", "gsm8k", "--root", "there", "--set", "engine.num_cpus=2"
     )
-    assert fingerprints.questions(one, {}) == fingerprints.questions(other, {})
+    assert steps.questions(one, {}).inputs == steps.questions(other, {}).inputs
 
 
 @pytest.mark.parametrize(

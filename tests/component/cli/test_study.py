@@ -13,7 +13,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.core.interfaces import Counts
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import cluster, stages
-from tests.helpers.fakes import FakeStages
+from tests.helpers.fakes import FakeIdentities, FakeStages
 
 STUDY = """\
 study: mine
@@ -44,10 +44,10 @@ class World(FakeStages):
 
     def close(self) -> None: ...
 
-    def refine(self, out: Path, *given: Any) -> Counts:
+    def refine(self, out: Path, **needs: Any) -> Counts:
         if self.job.refine.learning_rate == 1.0:
             raise StageError("it diverged")
-        return super().refine(out, *given)
+        return super().refine(out, **needs)
 
     def _make(self, out: Path, name: str) -> Counts:
         counts: dict[str, Any] = {"kept": 1, "questions": 1, "completions": 1, "truncated": 0}
@@ -61,6 +61,7 @@ class World(FakeStages):
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(stages, "RayStages", World)
+    monkeypatch.setattr(stages, "JobIdentities", FakeIdentities)
     monkeypatch.setattr(cluster, "connected", lambda *given: nullcontext())
     monkeypatch.setattr(World, "made", [])
     path = tmp_path / "study.yaml"

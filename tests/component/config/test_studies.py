@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from sirt_ray.artifacts.store import DryRunStore, Store
+from sirt_ray.artifacts.store import Store
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.main import main
 from sirt_ray.config import study as studies
 from sirt_ray.config.study import Study, Trial
-from sirt_ray.core.loop import Loop
 from sirt_ray.driver.plan import work_of
 from sirt_ray.errors import ArtifactError, ConfigError
-from tests.helpers.fakes import FakeStages, Heard, Killed
+from tests.helpers.fakes import FakeStages, Killed, dry_run, run_fake
 from tests.helpers.paths import JOB_FILES, JOBS
 
 GOOD = """\
@@ -45,47 +44,47 @@ def refused(tmp_path: Path, more: str = "", *overrides: str, text: str = GOOD) -
     return str(caught.value)
 
 
-def test_the_grid_spans_one_cell_for_every_combination(tmp_path: Path) -> None:
+def test_the_grid_spans_one_trial_for_every_combination(tmp_path: Path) -> None:
     study = load(tmp_path)
-    assert [cell.name for cell in study.trials] == [
+    assert [trial.name for trial in study.trials] == [
         f"{student}-{method}-seed{seed}"
         for student in ("7b", "13b")
         for method in ("tuned", "rft")
         for seed in (0, 1)
     ]
-    cell = study.trials[-1]
-    assert cell.labels == {"student": "13b", "method": "rft", "seed": "seed1"}
-    job = cell.job
+    trial = study.trials[-1]
+    assert trial.labels == {"student": "13b", "method": "rft", "seed": "seed1"}
+    job = trial.job
     assert (job.student.model, job.seed, job.method) == ("middle", 1, "rft")
     assert (job.refine.loss, job.refine.num_cot) == ("rft", 6)
     assert Path(job.output) / job.name == tmp_path / "runs/mine/13b-rft-seed1"
 
 
-def test_an_override_wins_in_every_cell_and_output_is_the_studys(tmp_path: Path) -> None:
+def test_an_override_wins_in_every_trial_and_output_is_the_studys(tmp_path: Path) -> None:
     study = load(tmp_path, "", "refine.num_cot=9", "output=elsewhere", "seed=5")
-    assert {cell.job.refine.num_cot for cell in study.trials} == {9}
-    assert {cell.job.seed for cell in study.trials} == {5}
+    assert {trial.job.refine.num_cot for trial in study.trials} == {9}
+    assert {trial.job.seed for trial in study.trials} == {5}
     assert study.folder == Path("elsewhere/mine")
 
 
 def test_combinations_are_left_out_or_taken(tmp_path: Path) -> None:
     excluded = load(tmp_path, "exclude: [{student: 13b, method: rft}, {seed: 1}]\n")
-    assert [cell.name for cell in excluded.trials] == [
+    assert [trial.name for trial in excluded.trials] == [
         "7b-tuned-seed0",
         "7b-rft-seed0",
         "13b-tuned-seed0",
     ]
     only = load(tmp_path, "only: [{student: [7b], seed: [0, 1], method: rft}]\n")
-    assert [cell.name for cell in only.trials] == ["7b-rft-seed0", "7b-rft-seed1"]
+    assert [trial.name for trial in only.trials] == ["7b-rft-seed0", "7b-rft-seed1"]
 
 
-def test_all_problems_come_at_once_with_file_line_and_cells(tmp_path: Path) -> None:
+def test_all_problems_come_at_once_with_file_line_and_trials(tmp_path: Path) -> None:
     text = GOOD.replace("refine: {{", "tune: {{betta: 1}}\n  refine: {{").replace(
         "{{method: rft}}", "{{method: rft, refine.loss: kto}}"
     )
     told = refused(tmp_path, text=text)
     file = tmp_path / "study.yaml"
-    assert f"{file}:6: tune.betta: no such setting" in told and "(in all cells)" in told
+    assert f"{file}:6: tune.betta: no such setting" in told and "(in all trials)" in told
     assert "2 problems" in told and "pairs.rule 'right' rejects nothing" in told
     assert "7b-rft-seed0, 7b-rft-seed1, 13b-rft-seed0 and 1 more" in told
 
@@ -108,12 +107,12 @@ def test_nonsense_is_refused(tmp_path: Path, more: str, words: str) -> None:
     assert words in refused(tmp_path, more)
 
 
-def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Path) -> None:
+def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_trial(tmp_path: Path) -> None:
     text = GOOD.replace("{{model: big}}", "{{endpoint: {{url: 'http://a/v1', model: m}}}}")
     caches = {
-        cell.job.teacher.endpoint.cache
-        for cell in load(tmp_path, text=text).trials
-        if cell.job.teacher.endpoint is not None
+        trial.job.teacher.endpoint.cache
+        for trial in load(tmp_path, text=text).trials
+        if trial.job.teacher.endpoint is not None
     }
     assert caches == {str(tmp_path / "runs/mine/endpoint")}
 
@@ -121,9 +120,9 @@ def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_cell(tmp_path: Pa
 # What trials share
 
 
-def run(study: Study, cell: Trial, stages: FakeStages, redo: bool = False) -> None:
-    store = Store(study.folder / cell.name, pool=study.pool, redo=redo)
-    Loop(cell.job, stages, store, Heard()).run()
+def run(study: Study, trial: Trial, stages: FakeStages, force: bool = False) -> None:
+    store = Store(study.folder / trial.name, shared_dir=study.shared_dir, force=force)
+    run_fake(trial.job, stages, store)
 
 
 def test_what_two_trials_share_is_built_once(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_what_two_trials_share_is_built_once(tmp_path: Path) -> None:
         "imitate 1 from baseline",
         "evaluate round_01",
     ]
-    links = [study.folder / cell.name / "round_00/student" for cell in study.trials]
+    links = [study.folder / trial.name / "round_00/student" for trial in study.trials]
     assert links[0].resolve() == links[1].resolve()
     assert links[0].readlink().parts[:3] == ("..", "..", "artifacts")
     assert (links[0] / "record.json").exists()
@@ -146,7 +145,7 @@ def test_what_two_trials_share_is_built_once(tmp_path: Path) -> None:
     assert (moved / rft.name / "round_01/student/record.json").exists()
 
 
-def test_a_cell_that_was_killed_is_continued_by_the_next_that_wants_the_same(
+def test_a_trial_that_was_killed_is_continued_by_the_next_that_wants_the_same(
     tmp_path: Path,
 ) -> None:
     study = load(tmp_path, "only: [{student: 7b, seed: 0}]\n")
@@ -158,23 +157,25 @@ def test_a_cell_that_was_killed_is_continued_by_the_next_that_wants_the_same(
     assert not list(study.folder.rglob("*.partial"))
 
 
-def test_a_changed_cell_is_refused_and_redone_without_touching_the_others(tmp_path: Path) -> None:
+def test_a_changed_trial_is_refused_and_redone_without_touching_the_others(tmp_path: Path) -> None:
     only = "only: [{student: 7b, seed: 0}]\n"
     study = load(tmp_path, only)
-    for cell in study.trials:
-        run(study, cell, FakeStages())
+    for trial in study.trials:
+        run(study, trial, FakeStages())
     changed = load(tmp_path, only, "refine.learning_rate=1.0e-3")
-    survey = DryRunStore(changed.folder / changed.trials[1].name, pool=changed.pool)
-    Loop(changed.trials[1].job, FakeStages(), survey, Heard()).run()
+    second = changed.trials[1]
+    planned = dry_run(
+        second.job, Store(changed.folder / second.name, shared_dir=changed.shared_dir)
+    )
     with pytest.raises(ArtifactError, match="learning_rate"):
-        survey.raise_if_stale()
+        planned.raise_if_stale()
     with pytest.raises(ArtifactError, match="learning_rate"):
         run(changed, changed.trials[1], FakeStages())
     redone = FakeStages()
-    run(changed, changed.trials[1], redone, redo=True)
+    run(changed, changed.trials[1], redone, force=True)
     assert redone.calls == ["imitate 1 from baseline", "evaluate round_01"]
     back = FakeStages()
-    run(study, study.trials[1], back, redo=True)
+    run(study, study.trials[1], back, force=True)
     assert back.calls == []
 
 
@@ -211,7 +212,7 @@ def test_a_study_lies_on_top_of_its_base_which_gives_the_order_of_the_axes(
     (tmp_path / "base.yaml").write_text(GOOD[: GOOD.index("grid:")].format(output="runs") + grid)
     text = "base: base.yaml\nstudy: own\njob: {{refine: {{num_cot: 9}}}}\n"
     found = load(tmp_path, "grid: {method: {rft: {method: rft}}, seed: [5]}\n", text=text)
-    assert [cell.name for cell in found.trials] == ["7b-rft-seed5"]
+    assert [trial.name for trial in found.trials] == ["7b-rft-seed5"]
     assert found.name == "own"
     job = found.trials[0].job
     assert (job.refine.num_cot, job.data.num_train, job.student.model) == (9, 40, "small")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sirt_ray.artifacts.store import RECORD, DryRunStore, Store
+from sirt_ray.artifacts.store import RECORD, DryRun, Store
 from sirt_ray.errors import ArtifactError, ConfigError, StorageError
 from sirt_ray.logs import attached_handler, log_event
 from sirt_ray.report.journal import RunJournal
@@ -111,9 +111,9 @@ class TestArtifacts:
         with node("one"), pytest.raises(KeyboardInterrupt):
             Store(run_dir(bucket)).once("samples", {"seed": 1}, dies)
         with node("two"):
-            survey = DryRunStore(run_dir(bucket))
-            survey.once("samples", {"seed": 1}, dies)
-            assert [state.state for state in survey.states] == ["begun"]
+            planned = DryRun(Store(run_dir(bucket)))
+            planned.once("samples", {"seed": 1}, dies)
+            assert [status.state for status in planned.statuses] == ["partial"]
             Store(run_dir(bucket)).once("samples", {"seed": 1}, goes_on)
         with node("three"):
             artifact = Store(run_dir(bucket)).once("samples", {"seed": 1}, dies)
@@ -148,7 +148,7 @@ class TestArtifacts:
         with node("one"):
             with pytest.raises(ArtifactError, match=r"s3://.*pairs is finished.*\n  seed: 1 -> 2"):
                 Store(run_dir(bucket)).once("pairs", {"seed": 2}, build(built))
-            redone = Store(run_dir(bucket), redo=True)
+            redone = Store(run_dir(bucket), force=True)
             redone.once("pairs", {"seed": 2}, build(built, "again", a="2"))
         with node("two"):
             artifact = Store(run_dir(bucket)).once("pairs", {"seed": 2}, build(built))

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from sirt_ray.artifacts.store import Artifact
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli import main
 from sirt_ray.config import load
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
+from sirt_ray.core.interfaces import Model, Policy
 from sirt_ray.errors import ConfigError
 from sirt_ray.tracking import sender as packages
 from sirt_ray.tracking.base import Examples, Figures, RunInfo
@@ -117,9 +119,10 @@ def test_no_step_is_sent_again_after_a_kill(tmp_path: Path, opened: list[Remembe
 def test_the_identity_of_artifacts_knows_no_tracker() -> None:
     questions = {"rows": "same"}
     one, other = tracked_job("tensorboard"), tracked_job("mlflow", "wandb")
-    assert fingerprints.questions(one, questions) == fingerprints.questions(other, questions)
-    assert fingerprints.tuned(one, "base", Any) == fingerprints.tuned(other, "base", Any)
-    assert fingerprints.trained(one.refine) == fingerprints.trained(other.refine)
+    base, made = Model(Policy("baseline", "base"), "base"), Artifact("x", Path("x"), "0", {})
+    assert steps.questions(one, questions).inputs == steps.questions(other, questions).inputs
+    assert steps.tuned(one, base, made).inputs == steps.tuned(other, base, made).inputs
+    assert steps.trained(one.refine) == steps.trained(other.refine)
 
 
 def test_tensorboard_is_the_default_and_an_unknown_name_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from sirt_ray.artifacts.store import Store
 from sirt_ray.config import load as jobfile
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.presets import METHODS
-from sirt_ray.core.loop import Loop
-from tests.helpers.fakes import FakeStages, Heard
+from tests.helpers.fakes import FakeStages, run_fake
 
 JOB = """\
 name: tiny
@@ -31,7 +30,7 @@ def load(tmp_path: Path, method: str, *overrides: str, more: str = "") -> JobCon
 
 def calls(tmp_path: Path, job: JobConfig, **world: Any) -> list[str]:
     stages = FakeStages(**world)
-    Loop(job, stages, Store(tmp_path / "run"), Heard()).run()
+    run_fake(job, stages, Store(tmp_path / "run"))
     return stages.calls
 
 

@@ -9,7 +9,8 @@ from sirt_ray.artifacts.store import Artifact, fingerprint
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.load import dump
 from sirt_ray.config.teacher import EndpointConfig, TeacherConfig
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
+from sirt_ray.core.interfaces import Model, Policy
 from tests.helpers.fakes import job
 
 ENDPOINT: dict[str, Any] = {"url": "http://127.0.0.1:8000/v1", "model": "big"}
@@ -72,7 +73,8 @@ def demonstrations_key(endpoint: dict[str, Any], **teacher: Any) -> str:
     made: JobConfig = job(**document)
     assert made.teacher.endpoint is not None
     questions = Artifact("questions", made.output, "abc", {})  # type: ignore[arg-type]
-    return fingerprint(fingerprints.demonstrations(made, made.teacher.endpoint.identity, questions))
+    teacher = Model(Policy("teacher", made.teacher.source), made.teacher.endpoint.identity)
+    return fingerprint(steps.demonstrations(made, teacher, questions).inputs)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sirt_ray.artifacts.store import DryRunStore, Store
+from sirt_ray.artifacts.store import Store
 from sirt_ray.core.interfaces import Counts
-from sirt_ray.core.loop import Loop, Outcome
+from sirt_ray.core.loop import Outcome
 from sirt_ray.errors import ArtifactError
-from tests.helpers.fakes import FakeStages, Heard, Killed, job
+from tests.helpers.fakes import FakeStages, Heard, Killed, dry_run, job, run_fake
 
 WHOLE = [
     "questions",
@@ -32,8 +32,8 @@ WHOLE = [
 
 
 def run(root: Path, stages: FakeStages, heard: Heard | None = None, **changes: object) -> Outcome:
-    redo = bool(changes.pop("redo", False))
-    return Loop(job(**changes), stages, Store(root, redo=redo), heard or Heard()).run()
+    force = bool(changes.pop("force", False))
+    return run_fake(job(**changes), stages, Store(root, force=force), heard)
 
 
 def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -77,9 +77,10 @@ def test_a_file_of_demonstrations_is_no_teacher_to_evaluate(tmp_path: Path) -> N
 class Worried(FakeStages):
     """A world whose second refinement raises a warning."""
 
-    def refine(self, out: Path, *given: Any) -> Counts:
+    def refine(self, out: Path, *, round_number: int, **needs: Any) -> Counts:
+        counts = super().refine(out, round_number=round_number, **needs)
         warnings = [{"name": "chosen_logp_falls", "step": 7, "message": "do this"}]
-        return {**super().refine(out, *given), "warnings": warnings if given[-1] == 2 else []}
+        return {**counts, "warnings": warnings if round_number == 2 else []}
 
 
 def test_warnings_of_a_training_are_told(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_changed_setting_is_refused_with_field_and_ways_out(tmp_path: Path) ->
 def test_redo_builds_again_what_the_setting_changes_and_nothing_else(tmp_path: Path) -> None:
     run(tmp_path, FakeStages())
     stages = FakeStages()
-    run(tmp_path, stages, refine={"rounds": 2, "beta": 0.3}, redo=True)
+    run(tmp_path, stages, refine={"rounds": 2, "beta": 0.3}, force=True)
     assert stages.calls == [
         "refine 1 from round_00",
         "evaluate round_01",
@@ -221,12 +222,10 @@ def test_a_survey_builds_nothing_and_tells_how_each_artifact_stands(tmp_path: Pa
     with pytest.raises(Killed):
         run(tmp_path, FakeStages(kill_in="tune"))
     before = snapshot(tmp_path)
-    stages, survey = FakeStages(), DryRunStore(tmp_path)
-    Loop(job(), stages, survey, Heard()).run()
-    assert stages.calls == []
+    planned = dry_run(job(), Store(tmp_path))
     assert snapshot(tmp_path) == before
-    states = {state.name: state.state for state in survey.states}
+    states = {status.name: status.state for status in planned.statuses}
     assert states["demonstrations"] == "finished"
-    assert states["round_00/student"] == "begun"
+    assert states["round_00/student"] == "partial"
     assert states["round_02/student"] == "missing"
-    survey.raise_if_stale()
+    planned.raise_if_stale()

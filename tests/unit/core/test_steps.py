@@ -6,7 +6,8 @@ from typing import Any
 from sirt_ray.artifacts.store import Artifact, canonical, fingerprint
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.training import TuneConfig
-from sirt_ray.core import fingerprints
+from sirt_ray.core import steps
+from sirt_ray.core.interfaces import Model, Policy, ReferenceLogps
 
 COMMON: dict[str, Any] = {
     "adam_betas": [0.9, 0.999],
@@ -60,28 +61,28 @@ JOB = JobConfig.model_validate(
 )
 
 
+BASE = Model(Policy("baseline", "small"), "base")
+
+
 def artifact(name: str, key: str) -> Artifact:
     return Artifact(name, Path(name), key * 16, {})
 
 
 def test_a_tuning_has_the_inputs_and_the_fingerprint_of_the_first_version() -> None:
-    inputs = fingerprints.tuned(JOB, "base", artifact("demonstrations", "f"))
+    inputs = steps.tuned(JOB, BASE, artifact("demonstrations", "f")).inputs
     assert canonical(inputs)["tune"] == TUNE
     assert fingerprint(inputs) == "efb6fb9eab30a89f"
 
 
 def test_a_refinement_has_the_inputs_and_the_fingerprint_of_the_first_version() -> None:
-    student, pairs, reference = (
-        artifact("demonstrations", "f"),
-        artifact("round_01/pairs", "a"),
-        artifact("round_01/reference", "b"),
-    )
-    inputs = fingerprints.refined(JOB, student, pairs, reference)
+    student = Model(BASE.policy, artifact("demonstrations", "f"))
+    pairs, logps = artifact("round_01/pairs", "a"), artifact("round_01/reference", "b")
+    inputs = steps.refined(JOB, 1, student, pairs, ReferenceLogps(BASE, logps)).inputs
     assert canonical(inputs)["refine"] == REFINE
     assert fingerprint(inputs) == "43a48b78be3580d2"
 
 
 def test_a_training_without_a_run_has_the_fingerprint_of_the_first_version() -> None:
-    settings = fingerprints.training_settings(TuneConfig())
+    settings = steps.training_settings(TuneConfig())
     assert canonical(settings) == TUNE | {"skip": False, "tasks": None}
     assert fingerprint({"tune": settings}) == "a065b9bb321aab11"
