@@ -135,7 +135,7 @@ class ArtifactStatus:
     state: State
     path: Path
     """Where it is, or will be built; the same for what two trials of a study share."""
-    fingerprint: str
+    fingerprint: str = ""
     """Of the wanted inputs."""
     record: Json | None = None
     """Of the artifact that is there, also if it is stale."""

@@ -150,7 +150,7 @@ def _(workspace: Workspace) -> int:
     artifact = Artifact("round_01/samples", samples, "", {})
     job = JobConfig.model_validate(workspace.document)
     return exit_codes.run_command(
-        lambda: len(pairs.pair(workspace.folder, job, artifact, artifact, 1)), False, "stopped"
+        lambda: len(pairs.pair(workspace.folder, job, artifact, None, 1)), False, "stopped"
     )
 
 

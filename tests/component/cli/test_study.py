@@ -76,9 +76,9 @@ def built() -> list[str]:
 def test_a_cell_that_fails_is_told_of_and_the_others_go_on(
     tmp_path: Path, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(study), "--cells", "1"]) == 1
+    assert main(["run", str(study), "--trials", "1"]) == 1
     shown = capsys.readouterr().out
-    assert "2 of 3 cells are finished" in shown
+    assert "2 of 3 trials are finished" in shown
     assert "failed: broken: it diverged" in shown
     folder = tmp_path / "runs/mine"
     told = json.loads((folder / "study.json").read_text())
@@ -97,11 +97,11 @@ def test_a_cell_that_fails_is_told_of_and_the_others_go_on(
 def test_the_same_command_again_makes_only_what_is_missing(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["run", str(study), "--cells", "1"])
+    main(["run", str(study), "--trials", "1"])
     World.made.clear()
-    assert main(["run", str(study), "--cells", "1", "--set", "exclude=[{method: broken}]"]) == 0
+    assert main(["run", str(study), "--trials", "1", "--set", "exclude=[{method: broken}]"]) == 0
     assert built() == []
-    assert "2 of 2 cells are finished" in capsys.readouterr().out
+    assert "2 of 2 trials are finished" in capsys.readouterr().out
     told = json.loads((study.parent / "runs/mine/study.json").read_text())
     assert told["cells"]["broken"]["state"] == "failed"
 
@@ -109,22 +109,22 @@ def test_the_same_command_again_makes_only_what_is_missing(
 def test_a_plan_tells_cells_and_artifacts_and_leaves_nothing(
     tmp_path: Path, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(study), "--cells", "1", "--dry-run"]) == 0
+    assert main(["run", str(study), "--trials", "1", "--dry-run"]) == 0
     assert not (tmp_path / "runs").exists()
     shown = capsys.readouterr().out
-    assert "3 cells, 0 finished" in shown
-    # Three cells share what comes before tuning and the tuned student; two share samples and pairs.
+    assert "3 trials, 0 finished" in shown
+    # Three trials share what comes before tuning and the tuned student; two share samples and pairs.
     assert "26 artifacts, of which 12 are distinct, 12 of them to be made" in shown
-    main(["run", str(study), "--cells", "1"])
+    main(["run", str(study), "--trials", "1"])
     capsys.readouterr()
     assert main(["plan", str(study)]) == 0
     shown = capsys.readouterr().out
-    assert "3 cells, 2 finished" in shown and "2 of them to be made" in shown
+    assert "3 trials, 2 finished" in shown and "2 of them to be made" in shown
 
 
 def test_a_model_that_is_not_there_is_told_once_for_all_cells(
     tmp_path: Path, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(study), "--cells", "1", "--set", "student.model=./nowhere"]) == 2
+    assert main(["run", str(study), "--trials", "1", "--set", "student.model=./nowhere"]) == 2
     assert capsys.readouterr().err.count("there is no folder ./nowhere") == 1
     assert not (tmp_path / "runs").exists()

@@ -179,6 +179,34 @@ def test_a_changed_trial_is_refused_and_redone_without_touching_the_others(tmp_p
     assert back.calls == []
 
 
+def test_a_plan_of_a_study_at_work_has_as_many_artifacts_as_the_run_makes(tmp_path: Path) -> None:
+    """Two trials that differ in the pair rule only. Scores of rounds that are missing are unknown:
+    no round is planned as rolled back, so the second rounds do not share a student."""
+    rules = GOOD.split("grid:")[0] + (
+        "grid:\n  rule:\n    dpo_cot: {{refine.pairs.rule: dpo_cot}}\n"
+        "    correctness: {{refine.pairs.rule: correctness}}\n"
+    )
+    overrides = ["student.model=small", "refine.rounds=2", "refine.roll_back=true"]
+    study = load(tmp_path, "", *overrides, text=rules)
+    stores = [
+        Store(study.folder / trial.name, shared_dir=study.shared_dir) for trial in study.trials
+    ]
+    worlds = [FakeStages(held_out={"round_00": 60}, kill_in=death) for death in ("pair 1", "")]
+    with pytest.raises(Killed):
+        run_fake(study.trials[0].job, worlds[0], stores[0])
+    planned = [dry_run(trial.job, store) for trial, store in zip(study.trials, stores, strict=True)]
+    assert [status.name for status in planned[0].statuses] == [
+        status.name for status in planned[1].statuses
+    ]
+    expected = {status.path for plan in planned for status in plan.statuses}
+    for trial, store, world in zip(study.trials, stores, worlds, strict=True):
+        outcome = run_fake(trial.job, world, store)
+        assert outcome.rolled_back == ()
+    made = {path.parent for path in study.shared_dir.rglob("record.json")}
+    assert made == expected
+    assert {path.name.rsplit("-", 1)[0] for path in made} >= {"samples", "pairs", "student"}
+
+
 # What is known beforehand
 
 

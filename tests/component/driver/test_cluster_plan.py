@@ -49,7 +49,7 @@ def test_the_papers_study_has_hours_that_add_up(capsys: pytest.CaptureFixture[st
     for cluster in ("4x48GB", "8x80GB"):
         assert main(["plan", str(JOBS / "paper/in_family.yaml"), "--cluster", cluster]) == 0
         shown = capsys.readouterr().out
-        assert "36 cells" in shown
+        assert "36 trials" in shown
         told[cluster] = figures(shown.partition("Time for")[2])
     for found in told.values():
         total = found.pop("all of it")

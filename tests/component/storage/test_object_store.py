@@ -91,7 +91,7 @@ class TestArtifacts:
             artifact = Store(run_dir(bucket)).once("questions", {"seed": 1}, build(built))
             assert built == ["rows"]
             assert not artifact.path.exists()
-            assert artifact.place == f"s3://{bucket}/runs/mine/questions"
+            assert artifact.uri == f"s3://{bucket}/runs/mine/questions"
             record = {"record.json": (artifact.fetched() / RECORD).read_text()}
             assert contents(artifact.path) == {"a": "1", "deep/b": "22", **record}
             inode = (artifact.path / "a").stat().st_ino

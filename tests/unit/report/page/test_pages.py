@@ -7,13 +7,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sirt_ray.artifacts import parquet
-from sirt_ray.artifacts.store import Artifact
 from sirt_ray.cli.main import main
-from sirt_ray.core.interfaces import Counts, Policy
+from sirt_ray.core.interfaces import Counts
 from sirt_ray.report.document import Column, Document, Grid
 from sirt_ray.report.live import LiveReport
 from sirt_ray.report.page.pages import document_page, run_page
@@ -60,8 +60,8 @@ class Page(HTMLParser):
 class Hostile(WrittenStages):
     """Answers with what would be markup, and with very long ones."""
 
-    def evaluate(self, out: Path, policy: Policy, questions: Artifact) -> Counts:
-        counts = super().evaluate(out, policy, questions)
+    def evaluate(self, out: Path, **needs: Any) -> Counts:
+        counts = super().evaluate(out, **needs)
         rows = parquet.read(out / "part.parquet")
         for place, row in enumerate(rows):
             row["completion"] = HOSTILE[place % len(HOSTILE)] + place % 2 * 2_000 * "long "
