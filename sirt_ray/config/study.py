@@ -246,7 +246,7 @@ def _trials(
         yield Trial(name, labels, _with_common_cache(job, folder))
     for problem, names in shared.items():
         more = f" and {len(names) - _SHOWN_TRIALS} more" if len(names) > _SHOWN_TRIALS else ""
-        which = "all cells" if len(names) == total else ", ".join(names[:_SHOWN_TRIALS]) + more
+        which = "all trials" if len(names) == total else ", ".join(names[:_SHOWN_TRIALS]) + more
         problems.append(f"{problem} (in {which})")
 
 
