@@ -149,10 +149,10 @@ class Store:
     `force`: if the job differs from what a finished artifact was made of, delete the artifact and
     build it again in place of refusing.
 
-    `shared_dir`: a folder that several runs have in common. Artifacts are in there, under their name and
-    fingerprint, and the run folder links to them: what two runs would make of the same inputs is
-    made once, by the first driver that comes to it. The others wait for it, and build it themselves
-    if that driver could not.
+    `shared_dir`: a folder that several runs have in common. Artifacts are in there, under their
+    name and fingerprint, and the run folder links to them: what two runs would make of the same
+    inputs is made once, by the first driver that comes to it. The others wait for it, and build it
+    themselves if that driver could not.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = find_run(arguments.model)
     config = _config(arguments, run)
     model = find_model(arguments.model)
-    check_model(arguments.model, model.path, use="asked")
+    check_model(arguments.model, model.path, use="prompted")
     user_code.refuse_unallowed(config.data.code)
     check_rows_available(config.data)
     out = object_store.to_local_path(arguments.out or f"runs/evaluate-{_folder_name(model.name)}")

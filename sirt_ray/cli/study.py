@@ -107,8 +107,8 @@ def _checked(arguments: argparse.Namespace, unchecked: list[str] | None) -> Stud
 
 
 def _states(study: Study) -> dict[str, Any]:
-    """Write and return the content of `study.json` before the trials run. States of an earlier call,
-    perhaps with other trials, are kept."""
+    """Write and return the content of `study.json` before the trials run. States of an earlier
+    call, perhaps with other trials, are kept."""
     path = study.folder / STATES
     known: dict[str, Any] = json.loads(path.read_text())["cells"] if path.exists() else {}
     missing: dict[str, Any] = {"state": "missing", "student": None, "error": None}

@@ -47,7 +47,8 @@ class PairSettings:
 
 
 def sft_loss(logps: Tensor, num_tokens: float) -> tuple[Tensor, Metrics]:
-    """Return the loss of instruction tuning: L = - sum log pi(w_t | s_t, i), as a mean over completion tokens.
+    """Return the loss of instruction tuning: L = - sum log pi(w_t | s_t, i), as a mean over
+    completion tokens.
 
     Ranaldi and Freitas 2024, section 2.1. logps of any shape, of whole completions; `num_tokens` is
     the number of completion tokens of the whole optimizer batch.

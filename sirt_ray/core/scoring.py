@@ -16,7 +16,8 @@ class Evaluation:
 
     test: Scores
     held_out: Score
-    """With the trigger, on the validation questions of the benchmarks that are trained on, pooled."""
+    """With the trigger, on the validation questions of the benchmarks that are trained on,
+    pooled."""
 
 
 def score_of(right: int, n: int) -> Score:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is started."""
+"""Checks of a job that run before anything is started."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -21,36 +21,37 @@ from sirt_ray.tracking.sender import check_installed
 from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
 from sirt_ray.training.tasks import Source
 
-Use = Literal["served", "asked", "trained"]
-"""`served`: to anybody. `asked`: our prompts. `trained`: behind them, too."""
+Use = Literal["served", "prompted", "trained"]
+"""`served`: with any prompt. `prompted`: with the project's prompts. `trained`: also on completions
+of them."""
 
 
 def check_inputs(
-    job: JobConfig, unchecked: list[str] | None = None, elsewhere: Collection[str] = ()
+    job: JobConfig, unchecked: list[str] | None = None, skipped: Collection[str] = ()
 ) -> None:
-    """Code, rows, models and teacher of a job, all problems in one error; only schemas and
-    configurations are read, nothing of the code is executed and no endpoint is asked.
+    """Check code, rows, models and teacher of a job. Raises one error with all problems. Only
+    schemas and configurations are read, no code is executed and no endpoint is called.
 
-    With `unchecked` the hub is not asked either: the list hears of what only the hub or another
-    machine could tell. `elsewhere`: sections whose files are not on this machine.
+    With `unchecked` the hub is not called either, and the list collects what only the hub or
+    another machine could answer. `skipped`: sections whose files are not on this machine.
     """
     problems: list[InputError] = []
-    ask_hub = unchecked is None
+    use_hub = unchecked is None
     student = job.student
     checks: dict[str, Callable[[], object]] = {
         "code": lambda: user_code.check(job.code),
         "data": lambda: check_rows_available(job.data),
-        "teacher": lambda: _check_teacher(job.teacher, ask_hub),
+        "teacher": lambda: _check_teacher(job.teacher, use_hub),
         "student": lambda: check_model(
-            "student.model", student.model, student.revision, "trained", ask_hub
+            "student.model", student.model, student.revision, "trained", use_hub
         ),
         "tracking": lambda: check_installed(job.tracking),
     }
-    # Planned is also what shall run elsewhere.
+    # A plan may be for another machine.
     if unchecked is None and not is_uri(job.output):
         checks["output"] = lambda: _check_output(job.run_dir)
     for section, check in checks.items():
-        if section in elsewhere:
+        if section in skipped:
             continue
         try:
             check()
@@ -64,13 +65,13 @@ def check_inputs(
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        # Rows cannot be looked for without the code that makes them: both say so.
+        # Rows cannot be checked without the code that makes them: both checks report it.
         lines = dict.fromkeys(line for problem in problems for line in str(problem).splitlines())
         raise ConfigError("\n".join(lines))
 
 
 def _check_output(run_dir: Path) -> None:
-    """Raise ConfigError where the run's folder can be neither used nor made."""
+    """Raise ConfigError if the run's folder can be neither used nor created."""
     above = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not above.is_dir():
         raise ConfigError(
@@ -85,10 +86,10 @@ def _check_output(run_dir: Path) -> None:
 
 
 def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
-    """`check_inputs` of a job that shall run on other machines. A path must be one that all of them
-    know; what lies at one that is not here is for the run to see, and `unchecked` hears of it."""
+    """Run `check_inputs` for a job that runs on other machines. A path must be visible to all of
+    them; paths that are not on this machine are left to the run, and `unchecked` collects them."""
     problems: list[str] = []
-    elsewhere = ["tracking"]  # the packages are those of the driver's node
+    skipped = ["tracking"]  # The packages are those of the driver's node.
     for setting, path in _paths(job):
         if not Path(path).is_absolute():
             problems.append(
@@ -99,9 +100,9 @@ def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
             unchecked.append(f"{setting}: {path} is not on this machine; the run looks for it")
         else:
             continue
-        elsewhere.append(setting.partition(".")[0])
+        skipped.append(setting.partition(".")[0])
     try:
-        check_inputs(job, unchecked, elsewhere)
+        check_inputs(job, unchecked, skipped)
     except InputError as error:
         problems += str(error).splitlines()
     if problems:
@@ -109,30 +110,30 @@ def check_for_cluster(job: JobConfig, unchecked: list[str]) -> None:
 
 
 def _paths(job: JobConfig) -> Iterator[tuple[str, str]]:
-    """(setting, path) of what lies in folders rather than on the hub or in object storage."""
+    """Yield (setting, path) of what is in folders rather than on the hub or in object storage."""
     teacher = job.teacher
-    given = {"output": job.output, "data.root": job.data.root}
+    paths = {"output": job.output, "data.root": job.data.root}
     if teacher.endpoint is not None:
-        given["teacher.endpoint.cache"] = teacher.endpoint.cache
+        paths["teacher.endpoint.cache"] = teacher.endpoint.cache
     if teacher.demonstrations is not None:
-        given["teacher.demonstrations.path"] = teacher.demonstrations.path
+        paths["teacher.demonstrations.path"] = teacher.demonstrations.path
     for setting, model in (("teacher.model", teacher.model), ("student.model", job.student.model)):
         if model is not None and not assets.is_quickstart(model) and _looks_local(model):
-            given[setting] = model
-    for setting, path in given.items():
+            paths[setting] = model
+    for setting, path in paths.items():
         if path is not None and not is_uri(path):
             yield setting, path
 
 
 def _looks_local(model: str) -> bool:
-    """Rather a folder than a name on the hub."""
+    """Return whether a model is more likely a folder than a name on the hub."""
     path = Path(model)
     return (
         path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.is_dir()
     )
 
 
-def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
+def _check_teacher(teacher: TeacherConfig, use_hub: bool) -> None:
     if teacher.endpoint is not None:
         try:
             api_key(teacher.endpoint)
@@ -141,79 +142,80 @@ def _check_teacher(teacher: TeacherConfig, ask_hub: bool) -> None:
     elif teacher.demonstrations is not None:
         answer_file.check(teacher.demonstrations)
     else:
-        check_model("teacher.model", teacher.source, teacher.revision, "asked", ask_hub)
+        check_model("teacher.model", teacher.source, teacher.revision, "prompted", use_hub)
 
 
 def check_model(
-    asked_by: str,
+    source: str,
     name: str,
     revision: str | None = None,
     use: Use = "served",
-    ask_hub: bool = True,
+    use_hub: bool = True,
 ) -> None:
-    """Raise ModelError where the model, a folder, an address in storage or a name, cannot be used,
-    UncheckedError where only the hub could tell and is not to be asked, or storage, from elsewhere.
+    """Check a model: a folder, an address in storage, or a name on the hub. Raises ModelError if it
+    cannot be used, UncheckedError if only the hub or another machine's storage could answer and
+    `use_hub` is off.
 
-    `asked_by` is where the user named it: a setting, an argument.
+    `source` is where the user named it: a setting, an argument.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         model = located(Source(str(assets.resolve(name)), revision), weights=False).location
     except ModelError as error:
-        kind = ModelError if ask_hub else UncheckedError
-        raise kind(f"{asked_by}: {error}") from error
+        kind = ModelError if use_hub else UncheckedError
+        raise kind(f"{source}: {error}") from error
     path = Path(model)
     if _looks_local(model) and not path.is_dir():
         raise ModelError(
-            f"{asked_by}: there is no folder {model}. Give the folder of a Hugging Face model"
+            f"{source}: there is no folder {model}. Give the folder of a Hugging Face model"
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     try:
-        is_there = path.is_dir() or (ask_hub and hub_unreachable() is None)
+        is_there = path.is_dir() or (use_hub and hub_unreachable() is None)
         local = {"revision": revision, "local_files_only": not is_there}
         AutoConfig.from_pretrained(model, trust_remote_code=False, **local)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
     except (OSError, ValueError) as error:
-        if not (ask_hub or path.is_dir()):
+        if not (use_hub or path.is_dir()):
             raise UncheckedError(
-                f"{asked_by}: {model} is not on this machine; a run looks for it on the hub"
+                f"{source}: {model} is not on this machine; a run looks for it on the hub"
             ) from error
-        raise ModelError(f"{asked_by}: {why_not_loaded(model, error)}") from error
+        raise ModelError(f"{source}: {why_not_loaded(model, error)}") from error
     if is_uri(name) and urlsplit(name).scheme != "file":
-        _check_names(asked_by, name)
+        _check_names(source, name)
     elif path.is_dir():
-        _check_weights(asked_by, path)
+        _check_weights(source, path)
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{asked_by}: the tokenizer of {model} has no end-of-sequence token, so answers"
+            f"{source}: the tokenizer of {model} has no end-of-sequence token, so answers"
             " would never end. Set `eos_token` in its tokenizer_config.json"
         )
     if use != "served":
         try:
             check_prompts(tokenizer, trained=use == "trained")
         except ModelError as error:
-            raise ModelError(f"{asked_by}: {model} cannot be {use}: {error}") from error
+            raise ModelError(f"{source}: {model} cannot be {use}: {error}") from error
 
 
-def _check_names(asked_by: str, address: str) -> None:
-    """What of weights in storage can be seen without fetching them."""
+def _check_names(source: str, address: str) -> None:
+    """Check weights in object storage by their names, without downloading them."""
     if not any(name.endswith(".safetensors") for name in names(address)):
         raise ModelError(
-            f"{asked_by}: there are no weights (*.safetensors) in {address}. Upload them, or"
+            f"{source}: there are no weights (*.safetensors) in {address}. Upload them, or"
             " convert older ones with `save_pretrained`"
         )
 
 
-def _check_weights(asked_by: str, folder: Path) -> None:
-    """Read the headers of the weights: a download that was cut off, or a pointer of Git LFS in the
-    place of a file, would otherwise be noticed when the engines start."""
+def _check_weights(source: str, folder: Path) -> None:
+    """Read the headers of the weights: without this, an incomplete download or a Git LFS pointer
+    file would only be noticed when the engines start."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"{asked_by}: there are no weights (*.safetensors) in {folder}. Download them, or"
+            f"{source}: there are no weights (*.safetensors) in {folder}. Download them, or"
             " convert older ones with `save_pretrained`"
         )
     for file in files:
@@ -222,6 +224,6 @@ def _check_weights(asked_by: str, folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"{asked_by}: {file} holds no whole weights: {error}. Download the file again;"
+                f"{source}: {file} holds no complete weights: {error}. Download the file again;"
                 " if it is a text of a few lines, fetch the real one with `git lfs pull`"
             ) from error

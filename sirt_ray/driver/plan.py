@@ -1,4 +1,9 @@
-"""What a study would do, as far as its settings say."""
+"""What a job or a study would do: its artifacts and their size, the placement of its parts on a
+cluster, and how long it takes.
+
+Sizes follow from the settings. Placement and memory are computed by `planning/`; times come from
+finished artifacts of the same kind and model, and without these from `planning/speed.py`.
+"""
 
 import json
 import math
@@ -19,8 +24,7 @@ from sirt_ray.config.study import Study
 from sirt_ray.config.training import RULES, TrainingConfig
 from sirt_ray.driver import placement_table, run
 from sirt_ray.errors import ResourceError
-from sirt_ray.planning import models, remedies, speed
-from sirt_ray.planning import resources as needs
+from sirt_ray.planning import models, remedies, resources, speed
 from sirt_ray.planning.clusters import Cluster
 from sirt_ray.planning.placement import Placement, Role, Setup, plan_placement, problem
 from sirt_ray.planning.speed import SamplingLoad, TimeEstimate
@@ -38,7 +42,7 @@ and its pairs, and no round is undone.
 
 @dataclass
 class Work:
-    """What artifacts cost, at most. `unsized`: splits whose size the settings do not say."""
+    """The work that artifacts take, at most. `unsized`: splits without a size in the settings."""
 
     completions: int = 0
     examples: int = 0
@@ -54,12 +58,12 @@ class Work:
 
 Artifacts = Sequence[tuple[JobConfig, ArtifactStatus]]
 Distinct = Mapping[Path, tuple[JobConfig, ArtifactStatus]]
-"""Where an artifact lies -> a job that it is made for, and how it stands."""
+"""Path of an artifact -> a job that it is made for, and its status."""
 
 
 def show_study(console: Console, study: Study) -> Distinct:
-    """Print the study's axes, its artifacts by kind, and what is to be done; returns the artifacts.
-    Raises ArtifactError where settings would make a finished artifact untrue."""
+    """Print the study's axes, its artifacts by kind, and what is left to do; return the artifacts.
+    Raises ArtifactError if a finished artifact is stale."""
     distinct: dict[Path, tuple[JobConfig, ArtifactStatus]] = {}
     total_by_kind: Counter[str] = Counter()
     finished = 0
@@ -75,8 +79,8 @@ def show_study(console: Console, study: Study) -> Distinct:
     console.print(_table(total_by_kind, distinct))
     missing = [(job, state) for job, state in distinct.values() if state.state != "finished"]
     console.print(
-        f"{len(study.trials)} trials, {finished} finished; {sum(total_by_kind.values())} artifacts, of which"
-        f" {len(distinct)} are distinct, {len(missing)} of them to be made",
+        f"{len(study.trials)} trials, {finished} finished; {sum(total_by_kind.values())} artifacts,"
+        f" of which {len(distinct)} are distinct, {len(missing)} of them to be made",
         soft_wrap=True,
     )
     total = Work()
@@ -84,7 +88,7 @@ def show_study(console: Console, study: Study) -> Distinct:
         total.add(work_of(job, state.name))
     if total.unsized:
         console.print(
-            "The sizes of these are not in the settings, so that nothing is counted for them:"
+            "The sizes of these are not in the settings, so nothing is counted for them:"
             f" {', '.join(sorted(total.unsized))}",
             soft_wrap=True,
         )
@@ -126,7 +130,7 @@ def _kind(name: str) -> str:
 
 
 def work_of(job: JobConfig, name: str) -> Work:
-    """What making the artifact of that name costs at most."""
+    """Return the work that the artifact of this name takes, at most."""
     version, _, kind = name.rpartition("/")
     work = Work()
     if kind == "demonstrations":
@@ -203,7 +207,8 @@ def _steps(examples: int, config: TrainingConfig) -> int:
 
 
 def _time(artifacts: Iterable[tuple[JobConfig, ArtifactStatus]]) -> str | None:
-    """How long it would take by the finished artifacts of each kind; None where there are none."""
+    """Return how long the missing artifacts take, by finished ones of each kind; None without
+    any."""
     took: defaultdict[str, list[float]] = defaultdict(list)
     missing: Counter[str] = Counter()
     for _, state in artifacts:
@@ -225,19 +230,14 @@ def _time(artifacts: Iterable[tuple[JobConfig, ArtifactStatus]]) -> str | None:
     )
 
 
-# FOLDED cluster_plan: `sirt plan --address` and `--cluster`: who sits where, with how much memory, for how long.
-#
-# The rules are `planning`'s; here a job, or the jobs of a study, are brought to them.
-
-
 def show_placement(
     console: Console, jobs: Sequence[JobConfig], artifacts: Artifacts, cluster: Cluster
 ) -> None:
-    """Print the placement of each different (teacher, student, resources), and what all artifacts
-    that are still to be made take. Raises one ResourceError for all that does not fit."""
+    """Print the placement of each different (teacher, student, resources), and the time that all
+    missing artifacts take. Raises one ResourceError for all that does not fit."""
     if cluster.described:
-        jobs = [_anywhere(job) for job in jobs]
-        artifacts = [(_anywhere(job), state) for job, state in artifacts]
+        jobs = [_without_node_constraints(job) for job in jobs]
+        artifacts = [(_without_node_constraints(job), state) for job, state in artifacts]
     placed = {key: (setup, plan_placement(setup, cluster)) for key, setup in setups(jobs).items()}
     problems: dict[str, None] = {}
     for setup, placement in placed.values():
@@ -245,21 +245,21 @@ def show_placement(
         problems |= dict.fromkeys(_problems(setup, cluster))
     if problems:
         raise ResourceError("\n".join(problems))
-    at_once = min(needs.runs_at_once(job.resources, cluster.resources) for job in jobs)
+    at_once = min(resources.runs_at_once(job.resources, cluster.resources) for job in jobs)
     at_once = min(at_once, len(jobs))
     hours = estimates(artifacts, [placed[_key(job)] for job, _ in artifacts])
     placement_table.show_time(console, cluster, hours, at_once)
 
 
-def _anywhere(job: JobConfig) -> JobConfig:
-    """The job without the names by which it chooses nodes."""
-    resources = job.resources
+def _without_node_constraints(job: JobConfig) -> JobConfig:
+    """Return the job without the resources and labels by which it chooses nodes."""
+    config = job.resources
     parts = {
-        "teacher": resources.teacher.model_copy(update={"custom_resources": {}, "labels": {}}),
-        "student": resources.student.model_copy(update={"custom_resources": {}, "labels": {}}),
-        "trainer": resources.trainer.model_copy(update={"custom_resources": {}}),
+        "teacher": config.teacher.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "student": config.student.model_copy(update={"custom_resources": {}, "labels": {}}),
+        "trainer": config.trainer.model_copy(update={"custom_resources": {}}),
     }
-    return job.model_copy(update={"resources": resources.model_copy(update=parts)})
+    return job.model_copy(update={"resources": config.model_copy(update=parts)})
 
 
 Key = tuple[str | None, str, str]
@@ -270,7 +270,7 @@ def _key(job: JobConfig) -> Key:
 
 
 def setups(jobs: Iterable[JobConfig]) -> dict[Key, Setup]:
-    """Each different (teacher, student, resources) of the jobs."""
+    """Return each different (teacher, student, resources) of the jobs."""
     by_key: defaultdict[Key, list[JobConfig]] = defaultdict(list)
     for job in jobs:
         by_key[_key(job)].append(job)
@@ -278,7 +278,7 @@ def setups(jobs: Iterable[JobConfig]) -> dict[Key, Setup]:
 
 
 def setup_of(jobs: Sequence[JobConfig]) -> Setup:
-    """Of jobs with the same teacher, student and resources."""
+    """Return the setup of jobs with the same teacher, student and resources."""
     first = jobs[0]
     named = {first.student.model: first.student.revision}
     if first.teacher.model is not None:
@@ -311,19 +311,19 @@ def _trainings(job: JobConfig) -> list[TrainingConfig]:
 
 
 def _problems(setup: Setup, cluster: Cluster) -> list[str]:
-    """What does not fit, each with the smallest change that would make it fit; where a part has
-    none, also the cluster that would do."""
+    """Return what does not fit, each with the smallest change that would make it fit; if a part has
+    none, also the smallest cluster that would do."""
     texts: list[str] = []
     changes: list[remedies.Change | None] = []
     for role in setup.roles:
-        told = problem(setup, cluster, role)
-        if told is None:
+        text = problem(setup, cluster, role)
+        if text is None:
             continue
         who = setup.teacher if role == "teacher" else setup.student
         change = remedies.smallest_change(setup, cluster, role)
         changes.append(change)
         way = "No setting makes it fit" if change is None else f"The smallest change: {change}"
-        texts.append(f"{who}: {told}. {way}")
+        texts.append(f"{who}: {text}. {way}")
     if None in changes:
         larger = remedies.smallest_cluster(setup, cluster)
         if larger is not None:
@@ -336,9 +336,6 @@ def _problems(setup: Setup, cluster: Cluster) -> list[str]:
     return texts
 
 
-# FOLDED hours: How long what is still to be made will take on a placement: by finished artifacts of the same
-# kind and model where there are some, else by `planning.speed`.
-
 Placed = tuple[Setup, Placement]
 _TRAINED = ("student", "reference")
 _SAMPLED = ("demonstrations", "samples", "evaluation")
@@ -346,7 +343,7 @@ _SAMPLED = ("demonstrations", "samples", "evaluation")
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What making one artifact is."""
+    """The work of one artifact."""
 
     kind: str
     role: Role
@@ -354,15 +351,15 @@ class _Task:
     units: float
     """Completions, or steps, or a reference's pairs."""
     tokens: float
-    asking: SamplingLoad | None
-    """Of a sampled one."""
+    sampling: SamplingLoad | None
+    """If it is sampled."""
     training: TrainingConfig | None
-    """Of a trained one."""
+    """If it is trained."""
 
 
 @dataclass(slots=True)
 class _Taken:
-    """By finished artifacts of one kind and model."""
+    """What finished artifacts of one kind and model took."""
 
     seconds: float = 0.0
     units: float = 0.0
@@ -370,8 +367,8 @@ class _Taken:
 
 
 def estimates(artifacts: Artifacts, placed: Sequence[Placed]) -> list[TimeEstimate]:
-    """By kind, in the order of the artifacts, of what is not finished. `placed`: of each artifact's
-    job."""
+    """Return the estimate of what is not finished, by kind, in the order of the artifacts.
+    `placed`: setup and placement of each artifact's job."""
     measured: dict[tuple[str, str], _Taken] = {}
     for job, state in artifacts:
         task = _task(job, state)
@@ -401,7 +398,7 @@ def _estimate(
 
 
 def _seconds(task: _Task, job: JobConfig, setup: Setup, placement: Placement) -> float | None:
-    """By the formulas; None where something that they need is not known."""
+    """Return the time by the formulas; None if something that they need is unknown."""
     endpoint = job.teacher.endpoint
     if task.role == "teacher" and endpoint is not None:
         pace = endpoint.requests_per_minute
@@ -412,16 +409,16 @@ def _seconds(task: _Task, job: JobConfig, setup: Setup, placement: Placement) ->
         return None
     if gpu is None or not gpu.peak_flops:
         return None
-    if task.asking is not None:
+    if task.sampling is not None:
         engine = setup.engine(task.role)
-        return speed.sampling_seconds(task.asking, shape, engine, part.memory, gpu, part.count)
+        return speed.sampling_seconds(task.sampling, shape, engine, part.memory, gpu, part.count)
     assert task.training is not None
     trainer, forward_only = setup.resources.trainer, task.kind == "reference"
     return speed.training_seconds(task.tokens, shape, task.training, trainer, gpu, forward_only)
 
 
 def _task(job: JobConfig, state: ArtifactStatus) -> _Task | None:
-    """None where it takes no model."""
+    """Return the work of an artifact; None if it takes no model."""
     version, _, kind = state.name.rpartition("/")
     if kind in _TRAINED:
         return _training_task(job, version, kind)
@@ -438,12 +435,12 @@ def _task(job: JobConfig, state: ArtifactStatus) -> _Task | None:
     taught = kind == "demonstrations" or version == "teacher"
     role: Role = "teacher" if taught else "student"
     model = job.teacher.source if taught else job.student.model
-    asking = SamplingLoad(completions, per_prompt, sampling.max_tokens)
-    return _Task(kind, role, model, completions, asking.tokens, asking, None)
+    load = SamplingLoad(completions, per_prompt, sampling.max_tokens)
+    return _Task(kind, role, model, completions, load.tokens, load, None)
 
 
 def _training_task(job: JobConfig, version: str, kind: str) -> _Task:
-    """Of instruction tuning, of a round, or of the pass of a round's reference."""
+    """Return the work of instruction tuning, of a round, or of a round's reference pass."""
     round_number = _round(version)
     refine = job.at_round(round_number).refine if round_number else job.refine
     config: TrainingConfig = refine if round_number else job.tune
@@ -458,7 +455,7 @@ def _training_task(job: JobConfig, version: str, kind: str) -> _Task:
 
 
 def _add(taken: _Taken, kind: str, state: ArtifactStatus) -> None:
-    """What a finished artifact's record says; earlier versions wrote no usage."""
+    """Add what a finished artifact's record has; those of version 0.1.0 have no usage."""
     record = json.loads((state.path / RECORD).read_text())
     counts: Mapping[str, float] = record["counts"]
     if kind == "student":

@@ -1,8 +1,8 @@
 """Run the trials of a study on one Ray cluster: sequentially, or several at once in processes of
 their own.
 
-A driver's connection to Ray belongs to its process, hence processes. Each runs trial after trial, so
-that engines stay up from one to the next, and prefixes its lines with the trial's name. What two
+A driver's connection to Ray belongs to its process, hence processes. Each runs trial after trial,
+so that engines stay up from one to the next, and prefixes its lines with the trial's name. What two
 trials share is built by the first that comes to it (`artifacts.store.Store`, `shared_dir`).
 """
 

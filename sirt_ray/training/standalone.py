@@ -83,44 +83,42 @@ class DpoJob(StandaloneJob):
     """As in a job file; settings of sampling and pairing have no effect, as `data` has pairs."""
 
 
-def sft(asked: SftJob, say: Print, redo: bool = False) -> Artifact:
+def sft(job: SftJob, print_line: Print, force: bool = False) -> Artifact:
     """Instruction-tune on demonstrations, or resume, and return the student.
 
-    `redo`: delete and rebuild artifacts that the settings have made stale.
+    `force`: delete and rebuild artifacts that the settings have made stale.
     """
-    device = _checked(asked, asked.tune)
-    with locked(Path(asked.out)):
-        store = Store(Path(asked.out), force=redo)
-        data, inputs = _data(store, asked, "sft")
+    device = _checked(job, job.tune)
+    with locked(Path(job.out)):
+        store = Store(Path(job.out), force=force)
+        data, inputs = _data(store, job, "sft")
 
         def build(out: Path) -> Mapping[str, Any]:
-            task = TuneTask(
-                out.resolve(), asked.source, data, asked.tune, asked.resources, asked.seed
-            )
-            return _carry_out(task, device, "sft", say)
+            task = TuneTask(out.resolve(), job.source, data, job.tune, job.resources, job.seed)
+            return _carry_out(task, device, "sft", print_line)
 
         return store.once(
             "student",
-            {**inputs, "tune": steps.training_settings(asked.tune), "seed": asked.seed},
+            {**inputs, "tune": steps.training_settings(job.tune), "seed": job.seed},
             build,
         )
 
 
-def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
+def dpo(job: DpoJob, print_line: Print, force: bool = False) -> Artifact:
     """Refine on preference pairs, or resume, and return the student: first the log-probabilities of
     the model as it is, then the training.
 
-    `redo`: delete and rebuild artifacts that the settings have made stale.
+    `force`: delete and rebuild artifacts that the settings have made stale.
     """
-    config, resources = asked.refine, asked.resources
-    device = _checked(asked, config)
-    with locked(Path(asked.out)):
-        store = Store(Path(asked.out), force=redo)
-        data, inputs = _data(store, asked, "dpo")
+    config, resources = job.refine, job.resources
+    device = _checked(job, config)
+    with locked(Path(job.out)):
+        store = Store(Path(job.out), force=force)
+        data, inputs = _data(store, job, "dpo")
 
         def score(out: Path) -> Mapping[str, Any]:
-            task = ReferenceTask(out.resolve(), asked.source, data, config, resources)
-            return _carry_out(task, device, "reference", say)
+            task = ReferenceTask(out.resolve(), job.source, data, config, resources)
+            return _carry_out(task, device, "reference", print_line)
 
         reference = None
         if config.needs_reference:
@@ -128,16 +126,14 @@ def dpo(asked: DpoJob, say: Print, redo: bool = False) -> Artifact:
 
         def refine(out: Path) -> Mapping[str, Any]:
             scored = None if reference is None else reference.path.resolve()
-            task = RefineTask(
-                out.resolve(), asked.source, data, scored, config, resources, asked.seed
-            )
-            return _carry_out(task, device, "dpo", say)
+            task = RefineTask(out.resolve(), job.source, data, scored, config, resources, job.seed)
+            return _carry_out(task, device, "dpo", print_line)
 
         if reference is not None:
             inputs["reference"] = reference
         inputs |= {
             "refine": steps.trained(config),
-            "seed": asked.seed,
+            "seed": job.seed,
         }
         return store.once("student", inputs, refine)
 

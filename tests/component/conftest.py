@@ -26,7 +26,8 @@ def s3_endpoint() -> Iterator[str]:
 def node(
     s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
-    """Return a context manager: while its block runs, the process is another node with its own disk."""
+    """Return a context manager: while its block runs, the process is another node with its own
+    disk."""
     for name, value in environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     object_store._store.cache_clear()

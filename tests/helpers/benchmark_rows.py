@@ -1,4 +1,5 @@
-"""A row of each benchmark, in the columns of its data set, made for the tests; and the real rows."""
+"""A row of each benchmark, in the columns of its data set, made for the tests; and the real
+rows."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,6 +3,8 @@
 python -m tests.helpers.mistakes_page > docs/guide/troubleshooting.md
 """
 
+# ruff: noqa: E501  Lines of the page.
+
 import sys
 
 from tests.helpers.mistakes import CHAPTERS

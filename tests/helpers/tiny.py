@@ -21,7 +21,8 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(pad: str = PAD) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of bytes: ids 0, 1, 2 are padding, BOS and EOS; BOS is before every text."""
+    """Return a tokenizer of bytes: ids 0, 1, 2 are padding, BOS and EOS; BOS is before every
+    text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: index for index, piece in enumerate([PAD, BOS, EOS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -128,8 +129,8 @@ def write_pairs(folder: Path, numbers: Iterable[int]) -> Path:
 
 
 def validation_loss(student: Path, numbers: Iterable[int], fraction: float, seed: int) -> float:
-    """Return the mean NLL of the held-out demonstrations' tokens under an exported student, computed
-    without the trainer."""
+    """Return the mean NLL of the held-out demonstrations' tokens under an exported student,
+    computed without the trainer."""
     held_out = held_out_questions((question(number).id for number in numbers), fraction, seed)
     model = LlamaForCausalLM.from_pretrained(student)
     total, tokens = 0.0, 0

@@ -1,7 +1,7 @@
 """The mistakes of `tests/helpers/mistakes.py` that show in a training, made in this process.
 
-Two faults are simulated: a full GPU, by torch's error from the optimizer's step; a disk that fills up
-during a training, by the error of safetensors.
+Two faults are simulated: a full GPU, by torch's error from the optimizer's step; a disk that fills
+up during a training, by the error of safetensors.
 """
 
 import contextlib

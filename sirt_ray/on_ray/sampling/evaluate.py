@@ -88,8 +88,8 @@ class ModelScoring:
     progress: Progress
 
     def run(self, store: steps.Store) -> Scores | None:
-        """Return the scores; None in a dry run that finds them missing. Ray must be running if `store`
-        has something to build."""
+        """Return the scores; None in a dry run that finds them missing. Ray must be running if
+        `store` has something to build."""
         config = self.config
         build = steps.builder(store, self)
         policy = Policy(self.model.name, self.model.path)

@@ -26,8 +26,8 @@ def pair(
     demonstrations: Artifact | None,
     round_number: int,
 ) -> Counts:
-    """Write `out/pairs.parquet` by the rule of the job's `refine`. `demonstrations`: None if the rule
-    uses none. Raises StageError if there is no pair."""
+    """Write `out/pairs.parquet` by the rule of the job's `refine`. `demonstrations`: None if the
+    rule uses none. Raises StageError if there is no pair."""
     unlike: Counter[str] = Counter()
     shown: list[Graded] = []
     if demonstrations is not None:

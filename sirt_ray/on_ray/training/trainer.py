@@ -25,7 +25,7 @@ from sirt_ray.training.workdir import WorkDir
 
 _START_ATTEMPT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _START_ATTEMPT_SECONDS = 60.0
-"""For so long Ray Train waits for room at once; then it asks for it anew."""
+"""How long one start attempt of Ray Train waits for resources; then it makes a new one."""
 
 
 def run(task: Task, name: str, progress: Progress) -> Counts:
@@ -70,7 +70,7 @@ def _fit(task: Task, work: WorkDir, attempt: str, name: str) -> None:
             "task": task,
             "paths": to_uris(task),
             "attempt": attempt,
-            "place": current_context(),
+            "context": current_context(),
         },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -94,21 +94,21 @@ def _fit(task: Task, work: WorkDir, attempt: str, name: str) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise _met_by_worker(work) or _failed(error, resources) from error
-    met = _met_by_worker(work)
-    if met is not None:
-        raise met
+        raise _worker_error(work) or _failed(error, resources) from error
+    worker_error = _worker_error(work)
+    if worker_error is not None:
+        raise worker_error
 
 
-def _worker(given: dict[str, Any]) -> None:
-    """What Ray Train runs in each worker.
+def _worker(config: dict[str, Any]) -> None:
+    """The training function that Ray Train runs in each worker.
 
-    An error that any further attempt would meet again is left in the work folder. It is raised, so
-    that Ray Train ends the other workers, and the attempt that it then makes returns at once.
+    An error that every further attempt would repeat is written into the work folder. It is raised,
+    so that Ray Train ends the other workers, and the attempt that follows returns at once.
     """
-    place: LogContext = given["place"]
-    with bind_context(place):
-        _work(localize(given["task"], given["paths"]), given["attempt"])
+    context: LogContext = config["context"]
+    with bind_context(context):
+        _work(localize(config["task"], config["paths"]), config["attempt"])
 
 
 def _work(task: Task, attempt: str) -> None:
@@ -124,7 +124,7 @@ def _work(task: Task, attempt: str) -> None:
     try:
         run_task(fetch_inputs(task), device, attempt)
     except StorageError:
-        raise  # The next attempt may reach it.
+        raise  # The next attempt may reach the storage.
     except SirtError as error:
         work.fail(type(error).__name__, str(error))
         raise
@@ -141,7 +141,7 @@ def _work(task: Task, attempt: str) -> None:
 
 
 def _device(resources: TrainerResources) -> Any:
-    """The worker's device, with as many threads as the worker has CPUs."""
+    """Return the worker's device; on a CPU, use as many threads as the worker has CPUs."""
     import ray
     import ray.train.torch
     import torch
@@ -153,7 +153,7 @@ def _device(resources: TrainerResources) -> Any:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has an exception of its own for a GPU's memory, and only words for the machine's."""
+    """torch has an exception class for GPU memory; for host memory only the message says so."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
@@ -161,7 +161,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _met_by_worker(work: WorkDir) -> SirtError | None:
+def _worker_error(work: WorkDir) -> SirtError | None:
     failure = work.failure()
     if failure is None:
         return None
@@ -177,15 +177,15 @@ def _start_attempts(resources: TrainerResources) -> int:
 def _failed(error: Exception, resources: TrainerResources) -> SirtError:
     if _compat.is_startup_timeout(error):
         return ResourceError(
-            f"the {resources.num_workers} training workers found no room in"
-            f" {resources.start_timeout_s:g} s. Free what they need or add nodes, or raise"
+            f"the {resources.num_workers} training workers got no resources in"
+            f" {resources.start_timeout_s:g} s. Free resources or add nodes, or raise"
             " resources.trainer.start_timeout_s; the same command continues"
         )
-    return StageError(_died(error, resources))
+    return StageError(_crash_message(error, resources))
 
 
-def _died(error: Exception, resources: TrainerResources) -> str:
-    said = str(error).strip().splitlines()
+def _crash_message(error: Exception, resources: TrainerResources) -> str:
+    lines = str(error).strip().splitlines()
     memory = (
         " Memory seems to have run out: lower resources.trainer.max_tokens_per_micro_batch."
         if "OutOfMemory" in str(error) or "SIGKILL" in str(error)
@@ -193,6 +193,6 @@ def _died(error: Exception, resources: TrainerResources) -> str:
     )
     return (
         f"The training workers failed more than {resources.max_failures} times:"
-        f" {said[-1] if said else error!r}.{memory} The same command continues from the last"
+        f" {lines[-1] if lines else error!r}.{memory} The same command continues from the last"
         " checkpoint"
     )

@@ -1,4 +1,5 @@
-"""What `sirt evaluate` decides before anything starts: which model is evaluated with which settings."""
+"""What `sirt evaluate` decides before anything starts: which model is evaluated with which
+settings."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Each mistake of `tests/helpers/mistakes.py` that takes no Ray, made for real, and what is said about it.
+"""Each mistake of `tests/helpers/mistakes.py` that takes no Ray, made for real, and what is said
+about it.
 
 The hub is not ours, and a server on this machine stands in for it.
 """

@@ -113,7 +113,7 @@ def test_a_plan_tells_cells_and_artifacts_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
     shown = capsys.readouterr().out
     assert "3 trials, 0 finished" in shown
-    # Three trials share what comes before tuning and the tuned student; two share samples and pairs.
+    # Three trials share what comes before tuning and the tuned student; two share samples, pairs.
     assert "26 artifacts, of which 12 are distinct, 12 of them to be made" in shown
     main(["run", str(study), "--trials", "1"])
     capsys.readouterr()

@@ -1,5 +1,5 @@
-"""The mistakes of `tests/helpers/mistakes.py` that only show where Ray runs, on one cluster for all:
-`sirt` in processes of its own, which join it."""
+"""The mistakes of `tests/helpers/mistakes.py` that only show where Ray runs, on one cluster for
+all: `sirt` in processes of its own, which join it."""
 
 import json
 import subprocess

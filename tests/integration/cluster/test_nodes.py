@@ -1,7 +1,7 @@
 """Runs that are submitted to a cluster of several nodes, which may be lost.
 
-All nodes are on this machine (`tests/helpers/nodes.py`), and so is the disk that they share. This is
-`make test-cluster`, and no part of `make test`.
+All nodes are on this machine (`tests/helpers/nodes.py`), and so is the disk that they share. This
+is `make test-cluster`, and no part of `make test`.
 """
 
 import json

@@ -1,8 +1,8 @@
 """All eight benchmarks by their hub names, from a fake hub (`tests/helpers/fake_hub.py`).
 
-In a process of its own: the libraries read the hub's address once, when they are imported. The tests
-check the requests to the hub, their revision, and what becomes of the rows; that the real
-hub holds these data sets in this layout cannot be tested without a network.
+In a process of its own: the libraries read the hub's address once, when they are imported. The
+tests check the requests to the hub, their revision, and what becomes of the rows; that the real hub
+holds these data sets in this layout cannot be tested without a network.
 """
 
 import io

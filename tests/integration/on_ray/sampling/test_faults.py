@@ -1,8 +1,8 @@
 """Sampling goes on when parts of it fail, and ends with exactly the rows of an undisturbed one.
 
-Most faults are caused in an engine that sleeps (`tests/helpers/sleeping_engine.py` describes it), behind
-real Serve. The last tests, twenty runs that are not part of `make test`, kill
-real engines, replicas and drivers; `test_sampling.py` kills one.
+Most faults are caused in an engine that sleeps (`tests/helpers/sleeping_engine.py` describes it),
+behind real Serve. The last tests, twenty runs that are not part of `make test`, kill real engines,
+replicas and drivers; `test_sampling.py` kills one.
 """
 
 import os

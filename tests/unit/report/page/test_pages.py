@@ -1,5 +1,5 @@
-"""Pages, by what a parser of HTML finds in them; `integration/report/test_page_in_browser.py` looks at one in
-a browser."""
+"""Pages, by what a parser of HTML finds in them; `integration/report/test_page_in_browser.py` looks
+at one in a browser."""
 
 import base64
 import hashlib
