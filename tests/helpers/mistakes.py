@@ -102,7 +102,7 @@ MODELS = (
     Mistake(
         "a model that was not fully downloaded",
         2,
-        ("model.safetensors holds no whole weights",),
+        ("model.safetensors holds no complete weights",),
         "Download the file again",
     ),
     Mistake(
@@ -129,13 +129,13 @@ MODELS = (
         2,
         ("cannot be trained", "training sequences would not begin with its prompts"),
         "Give the model's folder a chat template whose generation prompt is how an answer begins,"
-        " or take it away to use plain prompts",
+        " or remove it to use plain prompts",
     ),
     Mistake(
         "pairs of a student with another tokenizer",
         2,
         ("holds the token ids of another tokenizer or chat template",),
-        "Train the student that wrote these pairs, or give them as text",
+        "Train the student that sampled these pairs, or provide them as text",
     ),
 )
 RUNNING = (

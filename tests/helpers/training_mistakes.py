@@ -63,7 +63,7 @@ def tune_as_a_worker(workspace: Workspace, student: Path) -> int:
     with contextlib.suppress(SirtError):
         trainer._work(task, attempt)
     assert not list(work.path.rglob("*.partial"))
-    error = trainer._met_by_worker(work)
+    error = trainer._worker_error(work)
     assert error is not None
 
     def fail() -> int:

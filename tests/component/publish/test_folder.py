@@ -89,7 +89,7 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path, capsys: Any) -> None:
 def test_what_fails_half_way_leaves_nothing(run: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(run, tmp_path / "run")
     (broken / "round_01/student/model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="no whole weights"):
+    with pytest.raises(ModelError, match="no complete weights"):
         export_student(find_student(broken), tmp_path / "out", False, False, UNLICENSED)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -105,7 +105,7 @@ def test_a_student_that_was_rolled_back_or_is_not_finished_is_refused(tmp_path: 
     shutil.rmtree(run_dir / "round_00" / "evaluation")
     with pytest.raises(ModelError, match=r"round_00/evaluation is missing"):
         find_student(run_dir, "round_00")
-    with pytest.raises(DataError, match="no run"):
+    with pytest.raises(DataError, match="not the folder of a run"):
         find_student(tmp_path)
 
 
