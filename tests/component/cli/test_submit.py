@@ -50,7 +50,7 @@ def test_a_submission_is_read_from_the_clusters_metadata() -> None:
     assert (found.number, found.run, found.exit_code) == (12, RUN, 2)
     assert found.is_over and not found.node_lost
     assert submission(JobStatus.FAILED, error_type="JOB_SUPERVISOR_ACTOR_DIED").node_lost
-    foreign = details(1, JobStatus.RUNNING).copy(update={"metadata": None})
+    foreign = details(1, JobStatus.RUNNING).model_copy(update={"metadata": None})
     assert Submission.read(foreign) is None
 
 
