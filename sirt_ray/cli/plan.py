@@ -18,15 +18,14 @@ from sirt_ray.planning import clusters
 from sirt_ray.planning.clusters import Cluster
 
 _NO_CLUSTER = (
-    "For who sits where, memory and GPU-hours give the cluster: --address A, or --cluster as in"
-    " 4x48GB"
+    "For placement, memory and GPU-hours give the cluster: --address A, or --cluster as in 4x48GB"
 )
 
 
 EXAMPLES = """\
 examples:
   sirt plan jobs/quickstart.yaml                 # all settings, and what is finished
-  sirt plan jobs/cluster.yaml --cluster 4x48GB   # who sits where, memory, hours
+  sirt plan jobs/cluster.yaml --cluster 4x48GB   # placement, memory, hours
   sirt plan jobs/study_quickstart.yaml --set 'only=[{method: rft}]'
 """
 
@@ -47,10 +46,12 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--address",
-        help="place it on this Ray cluster: who sits where, memory of each GPU, hours",
+        help="plan for this Ray cluster: placement, memory of each GPU, hours",
     )
     which.add_argument(
-        "--cluster", metavar="DESCRIPTION", help=f"the same on a cluster: {clusters.GRAMMAR}"
+        "--cluster",
+        metavar="DESCRIPTION",
+        help=f"the same for a described cluster: {clusters.GRAMMAR}",
     )
 
 

@@ -16,7 +16,7 @@ from sirt_ray.storage import object_store
 
 EXAMPLES = """\
 examples:
-  sirt run jobs/quickstart.yaml                  # the same command again continues it
+  sirt run jobs/quickstart.yaml                  # the same command again resumes it
   sirt run jobs/quickstart.yaml --set name=wider --set refine.num_cot=16
   sirt run jobs/own_task.yaml --allow-code
   sirt run jobs/study_quickstart.yaml --trials 2
