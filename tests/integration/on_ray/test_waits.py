@@ -16,7 +16,7 @@ from sirt_ray.logs import CallbackHandler, attached_handler, waiting
 from sirt_ray.on_ray.engine import server as serving
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.training import monitor, trainer
-from sirt_ray.training.tasks import Source
+from sirt_ray.training.tasks import Source, TuneTask
 from tests.helpers.progress import RecordedProgress
 from tests.helpers.sampling import start_server
 from tests.helpers.sleeping_engine import SleepingEngine
@@ -80,16 +80,9 @@ def test_training_workers_that_find_no_room(
 ) -> None:
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
     resources = TrainerResources(num_workers=2, start_timeout_s=3)
-    with pytest.raises(ResourceError, match="2 training workers found no room"):
-        trainer.tune(
-            tmp_path,
-            base=Source("x"),
-            demonstrations=tmp_path / "x.parquet",
-            config=TuneConfig(),
-            resources=resources,
-            seed=0,
-            name="round_00/student",
-            progress=RecordedProgress(),
-        )
+    rows = tmp_path / "x.parquet"
+    task = TuneTask(tmp_path, Source("x"), rows, TuneConfig(), resources, seed=0)
+    with pytest.raises(ResourceError, match="2 training workers got no resources"):
+        trainer.run(task, "round_00/student", RecordedProgress())
     what = "the first step of round_00/student by 2 training workers"
     check(said, what, "2 x (1 CPU)", engine.app)

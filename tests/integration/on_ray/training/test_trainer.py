@@ -62,16 +62,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(room: Path, out: Path, resources: TrainerResources, **changed: Any) -> Mapping[str, Any]:
-    return trainer.tune(
-        out,
-        base=Source(str(room / "base")),
-        demonstrations=room / "demonstrations",
-        config=TUNE.model_copy(update=changed),
-        resources=resources,
-        seed=0,
-        name="tune",
-        progress=RecordedProgress(),
-    )
+    config = TUNE.model_copy(update=changed)
+    source, demonstrations = Source(str(room / "base")), room / "demonstrations"
+    task = TuneTask(out, source, demonstrations, config, resources, seed=0)
+    return trainer.run(task, "tune", RecordedProgress())
 
 
 @pytest.fixture(scope="module")
@@ -204,28 +198,12 @@ def test_refinement_on_two_workers_is_refinement_in_one_process(
 ) -> None:
     resources, pairs, student = layout(2, 2), room / "pairs", Source(str(room / "base"))
     bars = RecordedProgress()
-    counts = trainer.reference_logps(
-        room / "reference",
-        student=student,
-        pairs=pairs,
-        config=REFINE,
-        resources=resources,
-        name="reference",
-        progress=bars,
-    )
+    reference = ReferenceTask(room / "reference", student, pairs, REFINE, resources)
+    counts = trainer.run(reference, "reference", bars)
     assert counts["pairs"] == 14
     out = room / "refined"
-    trainer.refine(
-        out,
-        student=student,
-        pairs=pairs,
-        reference=room / "reference",
-        config=REFINE,
-        resources=resources,
-        seed=0,
-        name="refine",
-        progress=bars,
-    )
+    refinement = RefineTask(out, student, pairs, reference.out, REFINE, resources, seed=0)
+    trainer.run(refinement, "refine", bars)
     done, figures = bars.shown[-1]
     assert done == 9
     assert "kl" in figures and "length_drift" in str(figures["warnings"])
