@@ -107,7 +107,7 @@ test-component: setup ## one part at a time: models in torch, S3 and HTTP server
 	$(BIN)/python -m pytest tests/component -n 2
 
 test-integration: setup ## the real stack: Ray, vLLM, DeepSpeed
-	$(BIN)/python -m pytest tests/integration -n 2 --dist loadgroup --timeout 600
+	$(BIN)/python -m pytest tests/integration --timeout 600
 
 test-faults: setup ## real engines, replicas and drivers killed at random points, twenty times, and a run in each of its stages
 	$(BIN)/python -m pytest tests/integration/on_ray/sampling tests/integration/driver -m slow
