@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads that spin at barriers take the cores from what else a test has started.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 gc.disable()  # While modules are imported, there is nothing to collect.
 
 

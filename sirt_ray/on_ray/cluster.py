@@ -96,6 +96,10 @@ def _joined(
                 # By default each of Serve's processes writes its metrics ten times a second, which
                 # takes CPU from the engines; Prometheus scrapes every few seconds.
                 os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
+                # Trainer, engines and Ray share this machine's cores. OpenMP threads that spin at
+                # barriers take a core from the thread that they wait for, which made small matrix
+                # products ten times slower.
+                os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
                 ray.init(
                     address="local",
                     num_cpus=_local_cpus(resources, at_once),
