@@ -45,7 +45,7 @@ it the student's perplexity on the texts that it is to prefer has risen by a ten
 LENGTH_RATIOS = (0.8, 1.25)
 """Range of the mean tokens of chosen over those of rejected completions without a warning."""
 
-_WARNINGS = {
+WARNINGS = {
     "chosen_logp_falls": (
         "the chosen completions have become less likely than before the training, by more than"
         f" {MAX_LOGP_DROP} nats a token in the median of {WARNING_WINDOW} steps. A margin that"
@@ -240,5 +240,5 @@ def raised_warnings(before: Line | None, names: Iterable[str], step: int) -> dic
 def warning_records(warnings: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the warnings with their messages, for the artifact's record."""
     return [
-        {"name": name, "step": step, "message": _WARNINGS[name]} for name, step in warnings.items()
+        {"name": name, "step": step, "message": WARNINGS[name]} for name, step in warnings.items()
     ]

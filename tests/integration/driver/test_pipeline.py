@@ -200,7 +200,7 @@ def test_the_same_command_again_touches_nothing(finished_run: Path) -> None:
     run(finished_run.parent, **SMALL)
     assert stamps(finished_run) == before
     said = {event["event"] for event in events(finished_run)[told:]}
-    assert said - set(metrics.WORDS) == {"reused", "finished"}
+    assert said - set(metrics.WARNINGS) == {"reused", "finished"}
 
 
 def test_a_changed_setting_is_refused(finished_run: Path) -> None:

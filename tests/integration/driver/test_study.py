@@ -31,8 +31,8 @@ SMALL = {
 pytestmark = pytest.mark.ray
 
 
-def run(output: Path, cells: int = 1, **settings: str) -> str:
-    arguments = ["run", str(STUDY), "--cells", str(cells)]
+def run(output: Path, trials: int = 1, **settings: str) -> str:
+    arguments = ["run", str(STUDY), "--trials", str(trials)]
     for name, value in {**SMALL, **settings, "output": str(output)}.items():
         arguments += ["--set", f"{name}={value}"]
     return sirt(*arguments)
@@ -49,7 +49,7 @@ def sirt(*arguments: str) -> str:
 def test_two_methods_share_their_student_and_the_same_command_again_makes_nothing(
     tmp_path: Path,
 ) -> None:
-    assert "2 of 2 cells are finished" in run(tmp_path)
+    assert "2 of 2 trials are finished" in run(tmp_path)
     folder = tmp_path / "study_quickstart"
     tuned, rft = (folder / f"{method}-seed0" for method in ("instruction_tuning", "rft"))
     for cell, stages in ((tuned, 2), (rft, 3)):
@@ -77,9 +77,9 @@ def test_two_methods_share_their_student_and_the_same_command_again_makes_nothin
 @pytest.mark.timeout(600)
 def test_cells_side_by_side_come_to_what_one_by_one_comes_to(tmp_path: Path) -> None:
     both, one = tmp_path / "both", tmp_path / "one"
-    shown = run(both, cells=2)
-    assert "2 cells at once" in shown and "rft-seed0 | " in shown
-    assert "waiting for the cell that makes it" in shown
+    shown = run(both, trials=2)
+    assert "2 trials at once" in shown and "rft-seed0 | " in shown
+    assert "waiting for the trial that makes it" in shown
     run(one)
     for cell in ("instruction_tuning-seed0", "rft-seed0"):
         scores = [(root / "study_quickstart" / cell / "scores.json") for root in (both, one)]
@@ -98,10 +98,10 @@ class Dies:
 
 def test_a_process_that_dies_takes_its_cell_with_it_and_no_other(tmp_path: Path) -> None:
     jobs = {"first": None, "dying": Dies(), "third": None, "fourth": None}
-    cells = [Trial(name, {}, cast(Any, job)) for name, job in jobs.items()]
-    study = Study("mine", tmp_path, {}, cells)
+    trials = [Trial(name, {}, cast(Any, job)) for name, job in jobs.items()]
+    study = Study("mine", tmp_path, {}, trials)
     how = RunOptions(None, ResourcesConfig(), tmp_path / "logs")
-    ended = {each.cell: each.error for each in run_in_parallel(study, how, 2)}
+    ended = {each.trial: each.error for each in run_in_parallel(study, how, 2)}
     assert ended.keys() == jobs.keys()
     assert ended["dying"] == "its process died with exit code 3"
     assert all("NoneType" in str(ended[name]) for name in ("first", "third", "fourth"))
