@@ -24,14 +24,14 @@ PORT_ATTEMPTS = 3
 class Running:
     process: subprocess.Popen[str]
     port: int
-    output: Path
+    log: Path
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def output(self) -> str:
-        return self.output.read_text()
+        return self.log.read_text()
 
     def client(self, key: str = KEY, **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
