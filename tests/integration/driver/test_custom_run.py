@@ -50,7 +50,8 @@ def test_a_task_a_verifier_and_a_pair_rule_of_ones_own(tmp_path: Path) -> None:
     # With another file: what was made by the one before would be untrue.
     changed = (JOBS / "own_task.py").read_text() + "# another\n"
     (tmp_path / "own_task.py").write_text(changed)
-    (tmp_path / "own_task.yaml").write_text((JOBS / "own_task.yaml").read_text())
+    for name in ("own_task.yaml", "quickstart.yaml"):
+        (tmp_path / name).write_text((JOBS / name).read_text())
     line[line.index(str(JOBS / "own_task.yaml"))] = str(tmp_path / "own_task.yaml")
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "rows.coins/train" in done.stderr
