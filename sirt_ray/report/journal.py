@@ -199,8 +199,9 @@ def _student(counts: Counts) -> str:
     steps = f"{counts['steps']:,}"
     if "stopped_early" in counts:
         steps += f" of {counts['planned_steps']:,}"
-    repeated = counts.get("repeated", {}).get("steps", 0)
-    again = f" ({repeated:,} done again)" if repeated else ""
+    repeated = counts.get("repeated", {})
+    again = f" ({repeated['steps']:,} done again)" if repeated.get("steps") else ""
+    again += "".join(f"; unreadable {found}" for found in repeated.get("unreadable", []))
     return (
         f"{counts['examples']:,} examples, {steps} steps{again}{_validation(counts)}"
         f"{_reasons(counts['left_out'])}{_training(counts)}"

@@ -28,6 +28,15 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Make a file that a library has written, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object of a file in storage or on the disk; None where there is no file."""
     content = object_store.read(path)

@@ -1,8 +1,9 @@
 """Checkpoints, the selected weights, and the export of a student.
 
-A checkpoint holds the engine's state (parameters, optimizer) and the progress of the training, so
-that the training continues bit for bit. There is no random state to save: batches and dropout are
-functions of the seed and the step.
+A checkpoint holds the optimizer's state (master weights, moments: shards.py) and the progress of
+the training, so that the training continues bit for bit. There is no random state to save: batches
+and dropout are functions of the seed and the step. It is renamed to its name when all of it is
+durable. The newest two are kept: one that cannot be read is given up for the one before it.
 
 The export makes a folder that `transformers` and vLLM load as it is. It reads the base model again
 and puts the trained parameters over it, in one plain process: full training and LoRA end in the
@@ -18,9 +19,10 @@ from typing import Any
 from sirt_ray.config.training import TrainingConfig
 from sirt_ray.errors import ArtifactError
 from sirt_ray.storage import object_store
-from sirt_ray.storage.atomic import write_json
+from sirt_ray.storage.atomic import sync, write_json
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.model import add_lora, load_model, load_tokenizer
+from sirt_ray.training.shards import StoredShards, write
 from sirt_ray.training.tasks import Source
 from sirt_ray.training.workdir import STATE, TrainingState, WorkDir, disk_full_as_error
 
@@ -29,7 +31,7 @@ ADAPTER = "adapter"
 
 
 def save(engine: Engine, work: WorkDir, state: TrainingState) -> None:
-    """Write one whole checkpoint, then delete the older ones."""
+    """Write one whole checkpoint, then delete all but the one before it."""
     whole = work.checkpoint(state.step)
     in_storage = object_store.stored(whole)
     partial = whole if in_storage else whole.with_suffix(".partial")
@@ -39,8 +41,9 @@ def save(engine: Engine, work: WorkDir, state: TrainingState) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     engine.barrier()
+    shards = engine.shards() if engine.rank == 0 or not engine.replicated else []
     with disk_full_as_error(partial):
-        engine.save(partial)
+        write(shards, partial, engine.rank, engine.world_size)
     engine.barrier()
     if _is_first_on_disk(engine, whole) and engine.rank > 0:
         object_store.push(whole)
@@ -49,13 +52,17 @@ def save(engine: Engine, work: WorkDir, state: TrainingState) -> None:
     if engine.rank == 0:
         with disk_full_as_error(partial):
             write_json(partial / STATE, asdict(state))
+        if work.metrics.exists():
+            sync(work.metrics)
         if in_storage:
             object_store.push(work.metrics)
             object_store.publish(whole, STATE)
         else:
+            sync(partial)
             shutil.rmtree(whole, ignore_errors=True)
             partial.replace(whole)
-        work.prune(state)
+            sync(whole.parent)
+        work.prune()
     engine.barrier()
 
 
@@ -67,18 +74,45 @@ def _is_first_on_disk(engine: Engine, path: Path) -> bool:
 
 
 def resume(engine: Engine, work: WorkDir) -> TrainingState:
-    """Load the newest checkpoint into the engine; return a fresh state if there is none."""
-    newest = work.latest()
-    if newest is not None:
-        object_store.fetch(newest, STATE)
-    state = TrainingState() if newest is None else work.state(newest)
-    if newest is not None:
-        engine.load(newest)
+    """Load the newest checkpoint that can be read; return a fresh state if there is none.
+
+    Raises ArtifactError if the newest one is of another format.
+    """
+    state = TrainingState()
+    for path in reversed(work.complete()):
+        object_store.fetch(path, STATE)
+        loaded = _load(engine, work, path)
+        if loaded is not None:
+            state = loaded
+            break
     if engine.rank == 0:
         work.truncate(state.step)
     engine.barrier()
     if engine.rank > 0 and _is_first_on_disk(engine, work.path):
         object_store.forget(work.checkpoints)
+    return state
+
+
+def _load(engine: Engine, work: WorkDir, path: Path) -> TrainingState | None:
+    """Load a checkpoint. Return None, and give it up, if a worker cannot read it."""
+    shards, stored, problem = engine.shards(), StoredShards(path), None
+    state = TrainingState()
+    with stored:
+        try:
+            state = work.state(path)
+            stored.open()
+            stored.check(shards)
+        except ArtifactError as error:
+            problem = str(error)
+        # All or none: what a worker has read into its optimizer cannot be taken back.
+        (broken,) = engine.sum_over_workers([float(problem is not None)])
+        if broken:
+            if engine.rank == 0:
+                work.give_up(path, problem or "another worker cannot read it")
+            engine.barrier()
+            return None
+        stored.read_into(shards)
+    engine.apply_shards()
     return state
 
 
@@ -93,9 +127,9 @@ def save_weights(engine: Engine, work: WorkDir, step: int) -> None:
         partial = path.with_suffix(".partial")
         with disk_full_as_error(partial):
             save_file(trained, partial)
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
+            sync(partial)
         partial.replace(path)
+        sync(path.parent)
         object_store.push(path)
     engine.barrier()
 

@@ -9,7 +9,6 @@ steps float32 master weights, and the gradients of micro-batches are accumulated
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,9 +17,10 @@ from torch.nn import Parameter
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.config.training import TrainingConfig
-from sirt_ray.errors import ArtifactError
 from sirt_ray.training.batching import MicroBatch
 from sirt_ray.training.forward import CompletionLogps, ModelCapabilities
+from sirt_ray.training.shards import Shard, shard_of
+from sirt_ray.training.zero import apply_master_weights, is_replicated, zero_shards
 
 StateDict = dict[str, Tensor]
 """Parameter name -> value on the CPU."""
@@ -55,12 +55,18 @@ class Engine(Protocol):
         """Clip and apply the gradients, then clear them. Return their norm before clipping."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that `load` needs to continue bit for bit."""
+    @property
+    def replicated(self) -> bool:
+        """Whether each worker has the whole optimizer's state, so that one of them writes it."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` has written. Raises ArtifactError if it is not complete."""
+    def shards(self) -> list[Shard]:
+        """Return the optimizer's state in the memory of this worker, to be written or read into:
+        all that a training needs to continue bit for bit."""
+        ...
+
+    def apply_shards(self) -> None:
+        """Set the model's parameters to the master weights, which were read from a checkpoint."""
         ...
 
     def trained(self) -> StateDict | None:
@@ -137,14 +143,16 @@ class PlainEngine(Workers):
         self._master_weights.write_back()
         return float(norm)
 
-    def save(self, folder: Path) -> None:
-        state = {"trained": self._master_weights.state(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, folder / "state.pt")
+    @property
+    def replicated(self) -> bool:
+        return True
 
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self._master_weights.load(state["trained"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def shards(self) -> list[Shard]:
+        stepped = zip(self._trained, self._master_weights.stepped, strict=True)
+        return [shard_of(self._optimizer, master, name) for name, master in stepped]
+
+    def apply_shards(self) -> None:
+        self._master_weights.write_back()
 
     def trained(self) -> StateDict | None:
         return {name: parameter.detach().cpu().clone() for name, parameter in self._trained.items()}
@@ -168,7 +176,6 @@ class DeepSpeedEngine(Workers):
         self.capabilities = model.capabilities
         deepspeed = _deepspeed(device)
         self._stage = resources.zero_stage
-        self._adapters_only = config.lora is not None
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=adamw(_trained(model).values(), config) if optimize else None,
@@ -193,22 +200,15 @@ class DeepSpeedEngine(Workers):
         self._engine.step()
         return norm if norm is not None else float(self._engine.get_global_grad_norm())
 
-    def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(
-            str(folder),
-            tag="engine",
-            save_latest=False,
-            exclude_frozen_parameters=self._adapters_only,
-        )
+    @property
+    def replicated(self) -> bool:
+        return is_replicated(self._optimizer)
 
-    def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(
-            str(folder), tag="engine", load_module_strict=not self._adapters_only
-        )
-        if path is None:
-            raise ArtifactError(
-                f"The checkpoint {folder} is not complete. Delete it to go on from the one before"
-            )
+    def shards(self) -> list[Shard]:
+        return zero_shards(self._optimizer, _trained(self._engine.module))
+
+    def apply_shards(self) -> None:
+        apply_master_weights(self._optimizer)
 
     def trained(self) -> StateDict | None:
         import deepspeed
@@ -295,17 +295,6 @@ class MasterWeights:
         for parameter, master in zip(self._trained, self.stepped, strict=True):
             if master is not parameter:
                 parameter.copy_(master)
-
-    def state(self) -> list[Tensor]:
-        """Return the stepped parameters for a checkpoint."""
-        return [master.detach() for master in self.stepped]
-
-    @torch.no_grad()
-    def load(self, state: Iterable[Tensor]) -> None:
-        """Restore what `state` has returned."""
-        for master, saved in zip(self.stepped, state, strict=True):
-            master.copy_(saved)
-        self.write_back()
 
 
 def _stepped(parameter: Parameter) -> Parameter:

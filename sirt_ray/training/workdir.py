@@ -1,9 +1,9 @@
 """The files of a training in progress, in `<out>/.work`, and what the driver reads of them.
 
     layout.json      how many workers at which ZeRO stage write the checkpoints, in which attempt
-    repeated.json    what was repeated after kills
+    repeated.json    what was repeated after kills, and the checkpoints that could not be read
     metrics.jsonl    one line for each optimizer step (or part of a pass), written by rank 0
-    checkpoints/step_000050/   everything to resume from; renamed when complete, the newest only
+    checkpoints/step_000050/   everything to resume from; renamed when complete, the newest two
     weights/step_000050.safetensors   trained parameters: the best so far, and those not evaluated
     finished.json    the last step is done, the selected weights are there; the export is left
     export/          the student, moved to `out` when complete
@@ -18,23 +18,28 @@ No torch is imported here: the driver needs none.
 """
 
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sirt_ray.config.resources import TrainerResources
 from sirt_ray.errors import ArtifactError, StageError
+from sirt_ray.logs import log_event
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json, write_json
 
 RESULT = "training.json"
 """The counts of a finished training, next to the student; written last."""
+
+_PICKLED = {"engine", "state.pt"}
+"""What version 0.1.0 wrote into its checkpoints."""
 
 _LAYOUT = ("num_workers", "zero_stage", "offload")
 """Resources by which DeepSpeed cuts its checkpoints."""
@@ -49,8 +54,11 @@ _PROGRESS_SECONDS = 5.0
 _TAIL_BYTES = 8192
 """Bytes that hold at least one line of metrics."""
 
-_DISK_FULL = ("No space left on device", "Disk quota exceeded", "inline_container")
-"""Parts of the libraries' errors for a full disk; the last is all that torch's contains."""
+_KEPT = 2
+"""Checkpoints that are kept: the older one stands in for a newest one that cannot be read."""
+
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
+"""Parts of the libraries' errors for a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +150,7 @@ class WorkDir:
         """
         now = {name: getattr(resources, name) for name in _LAYOUT}
         before = read_json(self.path / "layout.json")
-        if before is not None and self.latest() is not None and self.finished() is None:
+        if before is not None and self.complete() and self.finished() is None:
             changed = [name for name in now if before[name] != now[name]]
             if changed:
                 cure = " and ".join(f"{name} back to {before[name]}" for name in changed)
@@ -167,15 +175,30 @@ class WorkDir:
 
     # Checkpoints and weights
 
-    def latest(self) -> Path | None:
-        """Return the newest complete checkpoint."""
+    def complete(self) -> list[Path]:
+        """Return the complete checkpoints, the newest one last.
+
+        Raises ArtifactError if the newest one was written by a version that pickled its state.
+        """
         found = [self.checkpoints / name for name in object_store.names(self.checkpoints)]
         paths = [path for path in found if path.match("step_*") and path.suffix != ".partial"]
-        return max((path for path in paths if object_store.is_whole(path, STATE)), default=None)
+        whole = sorted(path for path in paths if object_store.is_whole(path, STATE))
+        if whole and not _PICKLED.isdisjoint(object_store.names(whole[-1])):
+            raise ArtifactError(
+                f"The checkpoint {whole[-1]} was written by an earlier version of sirt-ray, as a"
+                " pickle, which could execute code when it is loaded. Finish this training with"
+                f" that version, or delete the folder {self.out} to start it again"
+            )
+        return whole
 
     def state(self, checkpoint: Path) -> TrainingState:
-        """Read the progress of the training at a checkpoint."""
-        return TrainingState(**json.loads((checkpoint / STATE).read_text()))
+        """Read the progress of the training at a checkpoint. Raises ArtifactError if it cannot be
+        read."""
+        path = checkpoint / STATE
+        try:
+            return TrainingState(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from error
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:06d}"
@@ -183,15 +206,39 @@ class WorkDir:
     def weights(self, step: int) -> Path:
         return self.path / "weights" / f"step_{step:06d}.safetensors"
 
-    def prune(self, state: TrainingState) -> None:
-        """Delete what the checkpoint of `state` has made superfluous."""
+    def prune(self) -> None:
+        """Delete what the newest checkpoints have made superfluous."""
+        kept = self.complete()[-_KEPT:]
         for name in object_store.names(self.checkpoints):
-            if name != self.checkpoint(state.step).name:
+            if self.checkpoints / name not in kept:
                 object_store.discard(self.checkpoints / name, STATE)
+        best = [self._best_weights(path) for path in kept]
         for name in object_store.names(self.path / "weights"):
             path = self.path / "weights" / name
-            if state.best_step is None or path != self.weights(state.best_step):
+            if path not in best:
                 object_store.discard(path)
+
+    def _best_weights(self, checkpoint: Path) -> Path | None:
+        """Return the best weights up to the checkpoint, which a training resumed there may select;
+        None if there are none, or if the checkpoint cannot be read."""
+        with suppress(TypeError, ValueError, KeyError):
+            step = json.loads(object_store.read(checkpoint / STATE) or b"")["best_step"]
+            return None if step is None else self.weights(step)
+        return None
+
+    def give_up(self, checkpoint: Path, problem: str) -> None:
+        """Delete a checkpoint that cannot be read, and record why."""
+        self.check_owner()
+        log_event(
+            logging.WARNING,
+            f"The checkpoint {checkpoint} is not used, the training continues at the one before it"
+            f" ({problem})",
+            "checkpoint_unreadable",
+        )
+        before = self.repeated()
+        unreadable = [*before.get("unreadable", []), f"{checkpoint.name}: {problem}"]
+        _write(self.path / "repeated.json", {**before, "unreadable": unreadable})
+        object_store.discard(checkpoint, STATE)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Record that all optimizer steps are done."""
@@ -231,18 +278,20 @@ class WorkDir:
         object_store.pull(self.metrics)
         lines = read_lines(self.metrics)
         kept = [line for line in lines if line["step"] <= step]
-        again = lines[len(kept) :]
-        if again:
+        lost = lines[len(kept) :]
+        if lost:
             before = self.repeated()
-            seconds = before["seconds"] + sum(line.get("seconds", 0.0) for line in again)
-            steps = before["steps"] + len(again)
-            _write(self.path / "repeated.json", {"steps": steps, "seconds": round(seconds, 3)})
+            seconds = before["seconds"] + sum(line.get("seconds", 0.0) for line in lost)
+            steps = before["steps"] + len(lost)
+            again = {"steps": steps, "seconds": round(seconds, 3)}
+            _write(self.path / "repeated.json", {**before, **again})
         partial = self.metrics.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.metrics)
 
-    def repeated(self) -> dict[str, float]:
-        """Return the steps that a kill lost and that were repeated, and the seconds they took."""
+    def repeated(self) -> dict[str, Any]:
+        """Return the steps that a kill lost and that were repeated, the seconds they took, and the
+        `unreadable` checkpoints, if there was one."""
         return read_json(self.path / "repeated.json") or {"steps": 0, "seconds": 0.0}
 
     def fail(self, kind: str, message: str) -> None:

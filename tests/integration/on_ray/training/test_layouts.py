@@ -1,6 +1,8 @@
 """Every layout trains the same student: ZeRO stages and offload on two workers, and plain torch in
 one process, without Ray."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
                 "zero_stage": zero_stage,
                 "offload": offload,
                 "max_tokens_per_micro_batch": 300,
+                "checkpoint_every_steps": 15,
             }
         )
         config = TUNE.model_copy(update=KINDS[kind])
@@ -60,14 +63,33 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         ReferenceTask(folder / f"reference_{name}", source, pairs, RefineConfig(), resources)
         for name, resources in (("cut", offloading), ("alone", TrainerResources()))
     ]
-    layouts.train([*cut, passes[0]], folder / "meeting")
-    run(passes[1], torch.device("cpu"))
+    alone = {kind: task(kind, 0, "none", "_alone") for kind in KINDS}
+    for lone in (*alone.values(), passes[1]):
+        run(lone, torch.device("cpu"))
+    resumed = [task("full", *how, "_resumed") for how in SHARDED]
+    resumed.append(task("lora", 3, "none", "_resumed"))
+    for one in resumed:
+        last_checkpoint(alone["lora" if one.config.lora else "full"].out, one.out)
+    layouts.train([*cut, passes[0], *resumed], folder / "meeting")
     made = {"reference": [of.out for of in passes]}
     for kind in KINDS:
-        alone = task(kind, 0, "none", "_alone")
-        run(alone, torch.device("cpu"))
-        made[kind] = [alone.out, *sorted(t.out for t in cut if t.out.name.startswith(kind))]
+        made[kind] = [alone[kind].out, *sorted(t.out for t in cut if t.out.name.startswith(kind))]
+        made[f"{kind}_resumed"] = [one.out for one in resumed if one.out.name.startswith(kind)]
+    for one in (*cut[:4], cut[7], *cut[8:]):
+        kind = "lora" if one.config.lora else "full"
+        lone = task(kind, 0, "none", f"_alone_from_{one.out.name}")
+        last_checkpoint(one.out, lone.out)
+        run(lone, torch.device("cpu"))
+        made[f"{kind}_resumed"].append(lone.out)
     return made
+
+
+def last_checkpoint(trained: Path, out: Path) -> None:
+    """Make a half-done training of the newest checkpoint of a finished one."""
+    for name in ("checkpoints/step_000015", "weights"):
+        if (trained / ".work" / name).exists():
+            shutil.copytree(trained / ".work" / name, out / ".work" / name)
+    shutil.copy(trained / "metrics.jsonl", out / ".work")
 
 
 @pytest.mark.timeout(240)
@@ -88,6 +110,21 @@ def test_zero_stages_and_offload_train_the_same_student(
             assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
         weights = load_file(other / "model.safetensors")
         for name, tensor in load_file(alone / "model.safetensors").items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_checkpoint_is_resumed_in_any_layout(students: dict[str, list[Path]], kind: str) -> None:
+    """Those of one process by two workers, and those of two workers by one process."""
+    resumed = students[f"{kind}_resumed"]
+    assert len(resumed) == (10 if kind == "full" else 2)
+    undisturbed = load_file(students[kind][0] / "model.safetensors")
+    for student in resumed:
+        counts = json.loads((student / "training.json").read_text())
+        assert counts["repeated"]["steps"] == 5 and "unreadable" not in counts["repeated"]
+        weights = load_file(student / "model.safetensors")
+        for name, tensor in undisturbed.items():
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
 
 
