@@ -39,12 +39,12 @@ class TestTraining:
                 training.append({"step": step, "total_steps": 4})
                 if step == 2:
                     object_store.push(training.metrics)
-                    write(training.checkpoint(2), engine__rank_0="weights")
+                    write(training.checkpoint(2), optimizer__rank_0="weights")
                     write_json(training.checkpoint(2) / "state.json", asdict(TrainingState(step=2)))
                     object_store.publish(training.checkpoint(2), "state.json")
-                    training.prune(TrainingState(step=2))
+                    training.prune()
             object_store.push(training.metrics)
-            write(training.checkpoint(3), engine__rank_0="half")
+            write(training.checkpoint(3), optimizer__rank_0="half")
             object_store.push(training.checkpoint(3))
         with node("driver"):
             assert work().newest() == {"step": 1, "total_steps": 4}
@@ -53,10 +53,10 @@ class TestTraining:
             training.finish({})
         with node("two"):
             training = work(second)
-            newest = training.latest()
+            (newest,) = training.complete()
             assert newest == training.checkpoint(2)
             object_store.fetch(newest, "state.json")
-            assert (newest / "engine" / "rank_0").read_text() == "weights"
+            assert (newest / "optimizer" / "rank_0").read_text() == "weights"
             assert training.state(newest) == TrainingState(step=2)
             training.truncate(2)
             assert [line["step"] for line in read_lines(training.metrics)] == [1, 2]
