@@ -5,7 +5,7 @@ and passes them to this module; without them it attends as usual. Nothing is com
 that do not attend to each other, and no mask of the whole row is made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,8 +24,22 @@ PACKED = "sirt_packed"
 SEGMENTS = "sirt_segments"
 """The keyword of the model's call."""
 
-_calls: list[int] = []
-"""Counts of the layers that attended by segments, innermost last: see `counted`."""
+_UNDERSTOOD_TENSORS = ("position_ids",)
+"""Tensors among the keywords of an attention that change nothing here: the positions are in queries
+and keys already. Any other one, such as the sinks of gpt-oss (`s_aux`), is part of the function."""
+
+
+@dataclass
+class Calls:
+    """The layers that attended by segments, as their architecture means it."""
+
+    layers: int = 0
+    windows: int = 0
+    """Those of them that attend back to a window only."""
+
+
+_counting: list[Calls] = []
+"""The counts of the enclosing `counted` blocks, innermost last."""
 
 
 def call(segments: Segments | None) -> dict[str, Any]:
@@ -49,15 +63,15 @@ def register() -> None:
 
 
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """Count the layers that attend by segments inside the block; the count is appended to the list
-    at its end. A model may drop keywords that it does not know."""
-    _calls.append(0)
-    found: list[int] = []
+def counted() -> Iterator[Calls]:
+    """Count the layers that attend by segments inside the block. A model may drop keywords that it
+    does not know, or ask for an attention that is more than this one."""
+    calls = Calls()
+    _counting.append(calls)
     try:
-        yield found
+        yield calls
     finally:
-        found.append(_calls.pop())
+        _counting.remove(calls)
 
 
 def _attend(
@@ -75,13 +89,25 @@ def _attend(
 
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
-    if _calls and kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
-        _calls[-1] += 1
     window = kwargs.get("sliding_window")
+    if _counting and _is_plain(module, kwargs):
+        _counting[-1].layers += 1
+        _counting[-1].windows += window is not None
     scale = kwargs.get("scaling")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _by_kernel(query, key, value, segments, window, scale)[None], None
     return _by_segment(query, key, value, segments, window, scale).transpose(1, 2), None
+
+
+def _is_plain(module: torch.nn.Module, keywords: Mapping[str, Any]) -> bool:
+    """Return whether the layer asks for causal softmax attention and nothing else: no sinks, no
+    soft cap, no bias."""
+    asked = [name for name, value in keywords.items() if isinstance(value, Tensor)]
+    return (
+        keywords.get("softcap") is None
+        and all(name in _UNDERSTOOD_TENSORS for name in asked)
+        and keywords.get("is_causal", getattr(module, "is_causal", True)) is not False
+    )
 
 
 def _by_segment(

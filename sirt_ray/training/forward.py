@@ -5,7 +5,7 @@ reference are computed by the same kernels. The model's head is
 computed only at the positions that predict a completion's token, a chunk at a time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,22 @@ class ModelCapabilities:
     """Its attention supports the segments of a packed row."""
     separate_head: bool
     """Its logits are its head's output and nothing more, so the head can be called by itself."""
+    attention: "AttentionRecord | None" = field(default=None, compare=False)
+    """How the attention was chosen; None: not probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRecord:
+    """The attention that a model trains with, by its distance from the model's own eager attention,
+    in nats a token."""
+
+    used: str
+    """By its name in `transformers`."""
+    difference: float
+    packed_difference: float | None
+    """That of packed rows; None: the model cannot compute them."""
+    tolerance: float
+    """The most by which an attention may differ."""
 
 
 class CompletionLogps(torch.nn.Module):

@@ -39,9 +39,7 @@ def load_model(
         settings = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
         )
-        for name, value in list(vars(settings).items()):
-            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-                setattr(settings, name, 0.0)
+        configure(settings)
         attention.register()
         return AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -50,12 +48,19 @@ def load_model(
             use_safetensors=True,
             config=settings,
             dtype=DTYPES[config.dtype],
-            attn_implementation=attention.PACKED if _attention_is_selectable(settings) else None,
+            attn_implementation=attention.PACKED if is_selectable(settings) else None,
             **quantized,
         )
 
 
-def _attention_is_selectable(settings: Any) -> bool:
+def configure(settings: Any) -> None:
+    """Switch off all dropout in a model's configuration."""
+    for name, value in list(vars(settings).items()):
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(settings, name, 0.0)
+
+
+def is_selectable(settings: Any) -> bool:
     """Return whether the architecture supports attention backends; others keep their own."""
     from transformers import AutoModelForCausalLM
 

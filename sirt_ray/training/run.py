@@ -6,6 +6,7 @@ folder it resumes at the newest checkpoint, or at the export.
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -86,7 +87,7 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
     model = prepare(model, task.source, config, task.seed)
     size = model_size(model)
     engine = _engine(model, capabilities, task, device)
-    counts: Counts = {"batches": "packed" if capabilities.packed else "padded"}
+    counts: Counts = _batches(capabilities)
     objective: Objective = Tuning()
     if isinstance(task, TuneTask):
         tokenizer = load_tokenizer(task.source)
@@ -109,6 +110,15 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
 def _probed(model: Model, device: torch.device) -> ModelCapabilities:
     """Probe the model on the device that trains it: another device has other kernels."""
     return probe(model.to(device))
+
+
+def _batches(capabilities: ModelCapabilities) -> Counts:
+    """Return how batches are computed, for the record; where rows are padded, with the distances
+    from the model's own attention that decided it."""
+    if capabilities.packed:
+        return {"batches": "packed"}
+    chosen = capabilities.attention
+    return {"batches": "padded", "attention": chosen and asdict(chosen)}
 
 
 def _pairs(task: ReferenceTask | RefineTask) -> list[TrainingExample]:
