@@ -52,7 +52,8 @@ class EndpointConfig(Section):
     timeout_s: PositiveFloat = 300
     """Timeout of one attempt, from sending the request to the whole reply, in seconds."""
     max_retries: NonNegativeInt = 6
-    """Retries of a request after a temporary failure (408, 409, 429, 5xx, no connection, timeout).
+    """Retries of a request after a temporary failure (408, 409, 429, 5xx, no connection, timeout,
+    a reply that cannot be read or was broken off); then its question is given up and counted.
     The pauses double from one to at most 60 seconds, with full jitter (each is drawn between 0 and
     that), unless the endpoint sends how long to wait."""
     price_per_million_prompt_tokens: NonNegativeFloat | None = None

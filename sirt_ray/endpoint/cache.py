@@ -3,7 +3,8 @@
     <folder>/<first two digits of the key>/<key>.json      {"request": ..., "reply": ...}
 
 A key is the hash of everything that determines the reply, so entries never change. An entry that
-cannot be read, or that holds another request than its name, is a cache miss.
+cannot be read, that holds another request than its name, or whose reply is not final, is a cache
+miss.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ class Cache:
             reply = REPLY.validate_python(found.get("reply"))
         except ValidationError:
             return None
-        return reply if reply.choices else None
+        return reply if reply.is_final else None
 
     def put(self, request: Json, reply: Reply) -> None:
         """Write a reply atomically: a killed process leaves a complete entry, or none."""

@@ -11,7 +11,12 @@ import openai
 
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.endpoint.rate_limit import retry_after_seconds
-from sirt_ray.endpoint.request import Json, RefusedByEndpointError, RetryableError
+from sirt_ray.endpoint.request import (
+    Json,
+    RefusedByEndpointError,
+    RetryableError,
+    settings_to_change,
+)
 from sirt_ray.errors import StageError
 
 _RETRYABLE = {408, 409, 425, 429}
@@ -45,7 +50,7 @@ class Transport:
             reason = self.without_key(str(error.__cause__ or error))
             raise RetryableError(f"no connection: {reason}") from None
         except openai.APIStatusError as error:
-            raise self._classified(error) from None
+            raise self._classified(error, body) from None
 
     async def _post(self, body: Json) -> bytes:
         rest = {name: body[name] for name in body if name not in ("model", "messages", "prompt")}
@@ -65,12 +70,14 @@ class Transport:
             )
         return response.content
 
-    def _classified(self, error: openai.APIStatusError) -> Exception:
-        """Return the exception for an HTTP status."""
+    def _classified(self, error: openai.APIStatusError, body: Json) -> Exception:
+        """Return the exception for an HTTP status in reply to `body`."""
         config, status = self._config, error.status_code
-        reason = self.without_key(" ".join(str(error.message).split()))[:_REASON_CHARACTERS]
+        whole = self.without_key(" ".join(str(error.message).split()))
+        reason = whole[:_REASON_CHARACTERS]
         if status in _REJECTED:
-            return RefusedByEndpointError(f"HTTP {status}: {reason}")
+            advice = settings_to_change(whole, body, config)
+            return RefusedByEndpointError(f"HTTP {status}: {reason}{advice and '.'}{advice}")
         if error.code != _NO_CREDIT and (status in _RETRYABLE or status >= 500):
             return RetryableError(
                 f"HTTP {status}: {reason}", retry_after_seconds(error.response.headers)

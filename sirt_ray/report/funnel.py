@@ -109,6 +109,8 @@ def _of(kind: str, counts: Counts) -> Figures:
             )
         case "samples":
             return _worded(_named(counts, (*_SELECTED, *_SAMPLED)) | counts.get("dropped", {}))
+        case "evaluation":
+            return _worded(counts.get("sampling", {}).get("dropped", {}))
         case "pairs":
             reasons = {pair_reason(key): n for key, n in counts.items() if key not in _PAIRED}
             return _worded(_named(counts, _PAIRED[:2]) | reasons | _named(counts, _PAIRED[2:]))

@@ -189,7 +189,8 @@ def _demonstrations(counts: Counts) -> str:
         {key: n for key, n in counts.items() if key.startswith("dropped_")}
     )
     if "file" not in counts:
-        return kept + _effort(counts.get("sampling", {}))
+        sampling = counts.get("sampling", {})
+        return kept + _unanswered(sampling) + _effort(sampling)
     file = counts["file"]
     unused = {key: n for key, n in file.items() if key.endswith("_rows")}
     return f"{kept}; {file['matched']:,} of the file's {file['rows']:,} rows used{_reasons(unused)}"
@@ -282,7 +283,14 @@ def _evaluation(counts: Counts) -> str:
         kind: [f"{name} {100 * found[kind].accuracy:.1f}" for name, found in scores.items()]
         for kind in next(iter(scores.values()))
     }
-    return "; ".join(f"{kind}: {', '.join(shown)}" for kind, shown in by_kind.items())
+    shown = "; ".join(f"{kind}: {', '.join(shown)}" for kind, shown in by_kind.items())
+    return shown + _unanswered(counts.get("sampling", {}))
+
+
+def _unanswered(sampling: Counts) -> str:
+    """Describe the questions that have no answer, by reason; empty if there are none."""
+    reasons = sampling.get("dropped", {})
+    return f"; questions without an answer{_reasons(reasons)}" if any(reasons.values()) else ""
 
 
 def _effort(sampling: Counts) -> str:

@@ -148,10 +148,10 @@ def send_many(
     return with_engine(folder, endpoint, use, **settings)
 
 
-def refusal(result: SampleResult) -> str:
-    """Why the endpoint will never complete the request."""
+def refusal(result: SampleResult, reason: str = "refused_by_engine") -> str:
+    """Why the endpoint has not completed the request."""
     assert result.choices == () and result.failure is not None
-    assert result.failure.reason == "refused_by_engine"
+    assert result.failure.reason == reason
     return result.failure.message
 
 

@@ -230,6 +230,12 @@ RUNNING = (
         ("refuses all requests, HTTP 401",),
         "Check the key in TEACHER_KEY under teacher.endpoint; then the same command resumes",
     ),
+    Mistake(
+        "an endpoint that does not support a field",
+        1,
+        ("has answered none of the last 3 requests", "HTTP 400", "Unsupported parameter"),
+        "write under teacher.endpoint `extra_body: {max_tokens: null, max_completion_tokens: 20}`",
+    ),
 )
 CLUSTERS = (
     Mistake(

@@ -11,11 +11,14 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core.interfaces import Policy
-from sirt_ray.endpoint.request import EndpointRequest, RefusedByEndpointError, api_key
+from sirt_ray.endpoint.request import EndpointRequest, UnansweredError, api_key
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.protocol import (
+    ENDPOINT_FAILED,
+    REFUSED,
     ReplicaLoad,
     SampledChoice,
+    SampleFailure,
     SampleRequest,
     SampleResult,
 )
@@ -43,7 +46,7 @@ def endpoint_resources(endpoint: EndpointConfig, samples_per_question: int) -> E
     for the rate limit, and then for every attempt and pause that the settings allow."""
     pace = endpoint.requests_per_minute
     queued_s = 0.0 if pace is None else 2 * endpoint.max_in_flight * 60 / pace
-    attempts = endpoint.max_retries + 1
+    attempts = endpoint.max_retries + 2  # The last one checks the endpoint.
     return EngineConfig(
         device="cpu",
         num_cpus=0.1,
@@ -57,8 +60,8 @@ class EndpointEngine:
 
     Consumes requests with a text. Produces all their choices, with texts and without ids. Waits
     for: the rate limit, free calls, budget that calls in flight reserve. On failure: errors that
-    may pass are retried here; a request that the endpoint refuses is a failed result; a SirtError
-    ends the stage.
+    may pass are retried here; a request that the endpoint refuses, or cannot answer, is a failed
+    result; a SirtError ends the stage.
 
     One replica has one budget and one rate limit: run no second one at the same time.
     """
@@ -92,29 +95,39 @@ class EndpointEngine:
 
         A choice that was ended by a content filter or a tool call is an empty text: it is counted
         as unparseable and never learned from. Where every choice is one, the request is refused.
+        A request whose attempts have all failed is given up, and has the reason
+        `endpoint_failed`; an endpoint that answers none ends the stage.
         """
         answers: list[Answer] = []
         texts: list[SampledChoice] = []
         ended_by: list[str] = []
-        while len(texts) < request.n:
+        failure: SampleFailure | None = None
+        retries, cost = 0, 0.0
+        while len(texts) < request.n and failure is None:
             try:
                 answer = await self._client.answer(_endpoint_request(request, first=len(texts)))
-            except RefusedByEndpointError as refused:
-                return SampleResult.refused(str(refused))
+            except UnansweredError as error:
+                reason = REFUSED if error.refused else ENDPOINT_FAILED
+                failure = SampleFailure(reason, str(error))
+                retries, cost = retries + error.retries, cost + error.cost
+                continue
+            retries, cost = retries + answer.retries, cost + answer.cost
             answers.append(answer)
             for written in answer.reply.choices:
                 texts.append(SampledChoice((), written.stop_reason or "stop", written.text))
                 ended_by += [written.ended_by] if written.stop_reason is None else []
-        if len(ended_by) == len(texts):
+        if failure is None and len(ended_by) == len(texts):
             reasons = ", ".join(sorted(set(ended_by)))
-            return SampleResult.refused(f"all choices were ended by: {reasons}")
+            failure = SampleFailure(REFUSED, f"all choices were ended by: {reasons}")
+        if failure is not None:
+            return SampleResult(retries=retries, cost=cost, failure=failure)
         return SampleResult(
             tuple(texts),
             prompt_tokens=answers[0].reply.use.prompt_tokens,
             completion_tokens=sum(answer.reply.use.completion_tokens for answer in answers),
-            retries=sum(answer.retries for answer in answers),
+            retries=retries,
             cached=all(answer.cached for answer in answers),
-            cost=sum(answer.cost for answer in answers),
+            cost=cost,
         )
 
     async def check_health(self) -> None:

@@ -43,12 +43,18 @@ class SampledChoice:
     """None: to be decoded from the ids."""
 
 
+REFUSED = "refused_by_engine"
+"""Reason of a failure: the engine or endpoint will never complete this request."""
+ENDPOINT_FAILED = "endpoint_failed"
+"""Reason of a failure: all attempts at this request failed while others were answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleFailure:
     """Why a request has no completions."""
 
     reason: str
-    """A name to count failures by."""
+    """A name to count failures by: `prompt_too_long`, `engine_failed`, or one of those above."""
     message: str
     """The reason in words, for the user."""
 
@@ -69,12 +75,13 @@ class SampleResult:
     cost: float = 0.0
     """In the currency of the job's prices."""
     failure: SampleFailure | None = None
-    """Set where the request can never be completed; there are no choices then."""
+    """Set where the request has not been completed and must not be retried; there are no choices
+    then. `retries` and `cost` count all the same."""
 
     @classmethod
     def refused(cls, message: str) -> "SampleResult":
         """Return the result of a request that the engine will never complete."""
-        return cls(failure=SampleFailure("refused_by_engine", message))
+        return cls(failure=SampleFailure(REFUSED, message))
 
 
 @dataclass(frozen=True, slots=True)

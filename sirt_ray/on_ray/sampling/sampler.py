@@ -30,7 +30,7 @@ from sirt_ray.core.interfaces import Counts, Policy, Progress
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.logs import current_context, log_event, waiting
 from sirt_ray.on_ray.engine.options import calls_in_flight, questions_per_call
-from sirt_ray.on_ray.engine.protocol import Engine
+from sirt_ray.on_ray.engine.protocol import ENDPOINT_FAILED, Engine
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.monitor import Usage, monitored
 from sirt_ray.on_ray.sampling.prompts import Prompter
@@ -119,11 +119,12 @@ class Sampler:
         """Fill `out` with graded completions of all questions, and return the counts of what was
         sampled and dropped.
 
-        Skips the questions that parts in `out` cover, and writes one part for each block of
-        `block_size` others. The progress bar advances with every finished block. Memory does not
-        grow with the number of questions: they are on disk, and every process reads those that it
-        has in flight. Raises DataError without a question, ArtifactError where the parts are of
-        other questions, and StageError.
+        Skips the questions that parts in `out` cover, except in parts with a question that an
+        endpoint could not answer, and writes one part for each block of `block_size` others. The
+        progress bar advances with every finished block. Memory does not grow with the number of
+        questions: they are on disk, and every process reads those that it has in flight. Raises
+        DataError without a question, ArtifactError where the parts are of other questions, and
+        StageError.
         """
         out.mkdir(parents=True, exist_ok=True)
         for leftover in out.glob(".*.partial"):
@@ -132,6 +133,7 @@ class Sampler:
         total = QuestionFile.write(out, questions)
         if not total:
             raise DataError(f"there is no question to sample for {name}")
+        discard_unanswered(out)
         covered = _covered(out)
         done = sum(count for _, count in covered)
         blocks = uncovered(total, covered, max(block_size, math.ceil(total / _MAX_PARTS)))
@@ -200,6 +202,14 @@ class Sampler:
         finally:
             for reference in in_flight:
                 ray.cancel(reference)
+
+
+def discard_unanswered(out: Path) -> None:
+    """Delete the parts with a question that an endpoint could not answer when it was asked: it is
+    asked again, and the others of its part are in the cache of paid answers."""
+    for part in parquet.files(out):
+        if any(drop["reason"] == ENDPOINT_FAILED for drop in parquet.counts(part)["dropped"]):
+            object_store.discard(part)
 
 
 def uncovered(num_questions: int, covered: Sequence[tuple[int, int]], size: int) -> list[range]:

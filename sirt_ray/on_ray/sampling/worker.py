@@ -7,6 +7,7 @@ block --SamplingActor--> chunks --ChunkSampler--> SampleRequests --RetryingClien
 import asyncio
 import errno
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,13 @@ import ray
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
 from sirt_ray.errors import SirtError, StageError
-from sirt_ray.logs import LogContext, bind_context
-from sirt_ray.on_ray.engine.protocol import SampleFailure, SampleRequest, SampleResult
+from sirt_ray.logs import LogContext, bind_context, log_event
+from sirt_ray.on_ray.engine.protocol import (
+    ENDPOINT_FAILED,
+    SampleFailure,
+    SampleRequest,
+    SampleResult,
+)
 from sirt_ray.on_ray.metrics import Emitter, count_part
 from sirt_ray.on_ray.sampling.prompts import Prompter
 from sirt_ray.on_ray.sampling.questions import QuestionFile
@@ -238,9 +244,12 @@ class ChunkSampler:
         if requests:
             replies, counts["retries"] = await self._client.sample(requests)
             for request, reply in zip(requests, replies, strict=True):
+                counts["retries"] += reply.retries
+                counts["cost"] += reply.cost
                 # The first failure of a question is its reason.
                 if reply.failure and isinstance(results[request.question_id], list):
                     results[request.question_id] = reply.failure
+                    _log_if_unanswered(request.question_id, reply.failure)
             by_id = {question.id: question for question in questions}
             written: list[tuple[Completion, Question]] = []
             for request, reply in zip(requests, replies, strict=True):
@@ -295,8 +304,6 @@ class ChunkSampler:
             )
         counts["prompt_tokens"] += reply.prompt_tokens
         counts["completion_tokens"] += reply.completion_tokens
-        counts["retries"] += reply.retries
-        counts["cost"] += reply.cost
         texts = self.job.prompter.texts(request.prompt_ids, reply.choices)
         return [
             Completion(
@@ -327,3 +334,10 @@ class ChunkSampler:
             counts["undecided"] += found.undecided
             graded.append(Graded(completion, found.verdict, found.extracted, question.reference))
         return graded
+
+
+def _log_if_unanswered(question_id: str, failure: SampleFailure) -> None:
+    """Log a question that the next start will ask again."""
+    if failure.reason == ENDPOINT_FAILED:
+        message = f"{question_id} was given up: {failure.message}"
+        log_event(logging.WARNING, message, "question_failed", question=question_id)

@@ -21,7 +21,7 @@ from sirt_ray.config.job import JobConfig
 from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.sampling import pairs
 from tests.helpers import tiny
-from tests.helpers.fake_endpoint import FakeEndpoint, send
+from tests.helpers.fake_endpoint import FakeEndpoint, send, send_many
 from tests.helpers.mistakes import MISTAKES, Mistake, check
 from tests.helpers.mistakes_page import page
 from tests.helpers.paths import ROOT
@@ -179,6 +179,15 @@ def _(workspace: Workspace) -> int:
         return len(send(workspace.folder, FakeEndpoint([401]), api_key_env="TEACHER_KEY").choices)
 
     return exit_codes.run_command(asked, False, "stopped")
+
+
+@makes("an endpoint that does not support a field")
+def _(workspace: Workspace) -> int:
+    error = {"message": "Unsupported parameter: 'max_tokens' is not supported with this model."}
+    endpoint = FakeEndpoint(answer=lambda body: (400, {}, {"error": error}))
+    return exit_codes.run_command(
+        lambda: len(send_many(workspace.folder, endpoint, 3)), False, "stopped"
+    )
 
 
 @makes("a port that is taken")

@@ -1,28 +1,35 @@
 """The teacher behind an endpoint: its requests, and every kind of reply."""
 
 import asyncio
+import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.core import prompts
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.endpoint.rate_limit import LONGEST_WAIT_SECONDS, retry_after_seconds
 from sirt_ray.endpoint.request import api_key, prompt_of
-from sirt_ray.errors import ConfigError, StageError
+from sirt_ray.errors import BudgetSpentError, ConfigError, StageError
 from sirt_ray.on_ray.engine.api import EndpointEngine
+from sirt_ray.on_ray.engine.protocol import SampleResult
 from sirt_ray.types import Question
 from tests.helpers.fake_endpoint import (
     REQUEST,
     TEACHER,
     FakeEndpoint,
+    as_many_as_requested,
     choice,
     refusal,
     reply,
     send,
+    send_many,
     texts,
     with_engine,
 )
@@ -152,18 +159,259 @@ class TestReplies:
         answered = send(tmp_path, FakeEndpoint([reply(thinking)]))
         assert texts(answered) == [""] and answered.choices[0].finish_reason == "length"
 
-    @pytest.mark.parametrize("ended_by", ["content_filter", "tool_calls", None])
-    def test_another_end_leaves_nothing_to_use(self, tmp_path: Path, ended_by: str | None) -> None:
+    @pytest.mark.parametrize("ended_by", ["content_filter", "tool_calls", "SAFETY"])
+    def test_another_end_leaves_nothing_to_use(self, tmp_path: Path, ended_by: str) -> None:
         endpoint = FakeEndpoint([reply(choice("a", ended_by), choice("b", index=1))])
         assert texts(send(tmp_path / "one", endpoint, replace(REQUEST, n=2))) == ["", "b"]
         endpoint = FakeEndpoint([reply(choice("a", ended_by))])
-        assert (ended_by or "no finish_reason") in refusal(send(tmp_path / "all", endpoint))
+        assert ended_by in refusal(send(tmp_path / "all", endpoint))
+        assert ended_by in refusal(send(tmp_path / "all", endpoint))
+        assert len(endpoint.bodies) == 1, "it is final, and so cached"
+
+    @pytest.mark.parametrize(
+        ("ended_by", "reason"),
+        [("STOP", "stop"), ("stop_sequence", "stop"), ("MAX_TOKENS", "length")],
+    )
+    def test_an_end_in_another_providers_words(
+        self, tmp_path: Path, ended_by: str, reason: str
+    ) -> None:
+        answered = send(tmp_path, FakeEndpoint([reply(choice("It is 4.", ended_by))]))
+        assert texts(answered) == ["It is 4."] and answered.choices[0].finish_reason == reason
+
+    def test_a_text_in_parts_is_joined(self, tmp_path: Path) -> None:
+        parted = choice()
+        parted["message"]["content"] = [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]},
+            {"type": "text", "text": "It is"},
+            " 4",
+            {"type": "output_text", "text": ".", "annotations": []},
+        ]
+        assert texts(send(tmp_path, FakeEndpoint([reply(parted)]))) == ["It is 4."]
+
+    @pytest.mark.parametrize(("part", "known"), [("tool_use", True), ("hologram", False)])
+    def test_a_part_that_is_no_text_leaves_nothing_to_use(
+        self, tmp_path: Path, part: str, known: bool
+    ) -> None:
+        parted = choice()
+        parted["message"]["content"] = [{"type": "text", "text": "It is"}, {"type": part}]
+        endpoint = FakeEndpoint([reply(parted)])
+        assert part in refusal(send(tmp_path, endpoint))
+        send(tmp_path, endpoint)
+        assert len(endpoint.bodies) == (1 if known else 2)
 
     @pytest.mark.parametrize("usage", ["none", {"prompt_tokens": -1}, {"prompt_tokens": "many"}])
     def test_uncounted_tokens_are_estimated(self, tmp_path: Path, usage: object) -> None:
         answered = send(tmp_path, FakeEndpoint([reply(choice("It is four."), usage=usage)]))
         assert (answered.prompt_tokens, answered.completion_tokens) == (5, 4)
         assert '"estimated": true' in (tmp_path / "spent.jsonl").read_text()
+
+
+ERROR = {"message": "the provider is busy", "code": 429}
+
+
+class TestRepliesThatAreNotFinal:
+    """They are paid for, as far as is known, and never used or cached."""
+
+    @pytest.mark.parametrize(
+        "lost",
+        [
+            reply(choice(None)) | {"error": ERROR},
+            reply(choice("It is 5.")) | {"error": "overloaded"},
+            reply(choice("It is 5.") | {"error": ERROR}),
+            *(
+                reply(choice("It is", finish))
+                for finish in ("error", "abort", "insufficient_system_resource", "ERROR", None, "")
+            ),
+            reply(choice("It is 4."), choice("It is", "error", index=1)),
+        ],
+    )
+    def test_it_is_requested_again(self, tmp_path: Path, lost: dict[str, Any]) -> None:
+        endpoint = FakeEndpoint([lost])
+        request = replace(REQUEST, n=len(lost["choices"]))
+        answered = send(tmp_path, endpoint, request)
+        assert texts(answered) == ["7", "8"][: request.n] and answered.retries == 1
+        assert send(tmp_path, endpoint, request).cached
+        assert len(endpoint.bodies) == 2
+
+    def test_no_error_is_none(self, tmp_path: Path) -> None:
+        whole = reply(choice("It is 4.") | {"error": None}) | {"error": None}
+        assert texts(send(tmp_path, FakeEndpoint([whole]))) == ["It is 4."]
+
+    def test_it_counts_towards_the_budget(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint(answer=lambda body: reply(choice("It is", "error")))
+        with pytest.raises(BudgetSpentError, match="45 of 130 tokens"):
+            send(tmp_path, endpoint, max_tokens_total=130)
+        assert len(endpoint.bodies) == 3
+
+    def test_what_it_cost_is_counted_where_no_answer_comes(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint(answer=lambda body: reply(choice("It is", "error")))
+        prices = {
+            "price_per_million_prompt_tokens": 1e5,
+            "price_per_million_completion_tokens": 2e5,
+        }
+        given_up = send(tmp_path, endpoint, max_retries=2, **prices)
+        assert "broken off (finish_reason 'error')" in refusal(given_up, "endpoint_failed")
+        assert given_up.cost == pytest.approx(3 * 2.0) and given_up.retries == 2
+
+    def test_an_unknown_end_is_refused_by_name_and_not_cached(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint([reply(choice("It is 4.", "dreamt"))])
+        assert "finish_reason 'dreamt', which is not known" in refusal(send(tmp_path, endpoint))
+        assert len(endpoint.bodies) == 1
+        assert texts(send(tmp_path, endpoint)) == ["7"]
+
+    @pytest.mark.parametrize("ended_by", ["error", "STOP", "dreamt"])
+    def test_one_in_the_cache_of_an_earlier_version_is_requested_again(
+        self, tmp_path: Path, ended_by: str
+    ) -> None:
+        endpoint = FakeEndpoint()
+        send(tmp_path, endpoint)
+        (entry,) = tmp_path.glob("*/*.json")
+        stored = json.loads(entry.read_text())
+        stored["reply"]["choices"] = [{"text": "", "stop_reason": None, "ended_by": ended_by}]
+        entry.write_text(json.dumps(stored))
+        assert texts(send(tmp_path, endpoint)) == ["7"]
+        assert len(endpoint.bodies) == 2
+
+
+def refuses(field: str, message: str) -> Callable[[dict[str, Any]], Any]:
+    """Answer, unless the field is in the request."""
+
+    def respond(body: dict[str, Any]) -> Any:
+        if field in body:
+            return 400, {}, {"error": {"message": message}}
+        return as_many_as_requested({"seed": 7} | body)
+
+    return respond
+
+
+class TestRefusedFields:
+    @pytest.mark.parametrize(
+        "message", ["n must be 1", "'n' : number must be at most 1", "Bad Request"]
+    )
+    def test_completions_are_requested_one_at_a_time_where_n_is_refused(
+        self, tmp_path: Path, message: str
+    ) -> None:
+        endpoint = FakeEndpoint(answer=refuses("n", message))
+        request = replace(REQUEST, n=3)
+        answered = send(tmp_path, endpoint, request)
+        assert texts(answered) == ["7", "8", "9"] and answered.retries == 0
+        assert [body.get("n") for body in endpoint.bodies] == [3, None, None, None]
+        assert send(tmp_path, endpoint, request).cached
+        assert len(endpoint.bodies) == 4
+
+    @pytest.mark.parametrize(
+        ("field", "message", "line"),
+        [
+            (
+                "max_tokens",
+                "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+                "{max_tokens: null, max_completion_tokens: 20}",
+            ),
+            (
+                "max_tokens",
+                "unknown field max_tokens, use max_output_tokens",
+                "{max_tokens: null, max_output_tokens: 20}",
+            ),
+            ("temperature", "Only the default `temperature` is supported", "{temperature: null}"),
+            ("seed", "body.seed: Extra inputs are not permitted", "{seed: null}"),
+        ],
+    )
+    def test_the_line_that_leaves_a_field_out_is_named_and_does(
+        self, tmp_path: Path, field: str, message: str, line: str
+    ) -> None:
+        endpoint = FakeEndpoint(answer=refuses(field, message))
+        told = refusal(send(tmp_path, endpoint))
+        assert message in told and f"`extra_body: {line}`" in told
+        written = yaml.safe_load(f"extra_body: {line}")
+        assert len(send(tmp_path, endpoint, **written).choices) == 1
+        assert field not in endpoint.bodies[-1]
+
+    def test_the_fields_of_the_job_stay_in_the_line(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint(answer=refuses("seed", "no seed, please"))
+        told = refusal(send(tmp_path, endpoint, extra_body={"top_k": 5}))
+        assert "`extra_body: {top_k: 5, seed: null}`" in told
+
+    def test_a_field_of_the_job_is_the_jobs(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint(answer=refuses("top_k", "top_k: unknown"))
+        told = refusal(send(tmp_path, endpoint, extra_body={"top_k": 5}))
+        assert "Correct top_k in teacher.endpoint.extra_body" in told
+
+    def test_other_refusals_get_no_advice(self, tmp_path: Path) -> None:
+        endpoint = FakeEndpoint([(400, {}, {"error": {"message": "It isn't\nallowed"}})])
+        assert "extra_body" not in refusal(send(tmp_path, endpoint))
+
+
+class TestRequestsThatAreGivenUp:
+    @staticmethod
+    def answer_others(broken: Any, *seeds: int) -> FakeEndpoint:
+        """An endpoint that gives a broken response to the requests with these seeds."""
+        return FakeEndpoint(
+            answer=lambda body: (
+                broken
+                if body["seed"] in seeds and "2 + 2" in body["messages"][0]["content"]
+                else as_many_as_requested(body)
+            )
+        )
+
+    @pytest.mark.parametrize(
+        ("broken", "reason"),
+        [
+            (b'{"choices": [{"message": {"content": "\\ud83d"}, "finish_reason": "stop"}]}', None),
+            (b'{"choices": [{"message": {"content": "\xff"}, "finish_reason": "stop"}]}', None),
+            (500, None),
+            (reply(choice("It is", "error")), None),
+            (400, "refused_by_engine"),
+            (reply(choice("It is", "dreamt")), "refused_by_engine"),
+        ],
+    )
+    def test_others_are_answered_and_a_later_start_asks_again(
+        self, tmp_path: Path, broken: Any, reason: str | None
+    ) -> None:
+        endpoint = self.answer_others(broken, 3)
+        results = send_many(tmp_path, endpoint, 6, max_retries=2)
+        refusal(results[3], reason or "endpoint_failed")
+        assert [texts(one) for one in results if one.choices] == [["0"], ["1"], ["2"], ["4"], ["5"]]
+        asked = len(endpoint.bodies)
+        endpoint.answer = as_many_as_requested
+        assert [texts(one) for one in send_many(tmp_path, endpoint, 6)] == [
+            [str(seed)] for seed in range(6)
+        ]
+        assert len(endpoint.bodies) == asked + 1
+
+    def test_any_number_of_them_where_the_endpoint_answers_a_simple_question(
+        self, tmp_path: Path
+    ) -> None:
+        """Such as on a later start, when only they are left to ask."""
+        hard = replace(REQUEST, prompt="poison")
+        endpoint = FakeEndpoint(
+            answer=lambda body: (
+                500 if body["messages"][0]["content"] == "poison" else as_many_as_requested(body)
+            )
+        )
+
+        async def use(engine: EndpointEngine) -> list[SampleResult]:
+            return [await engine.complete(replace(hard, seed=seed)) for seed in range(7)]
+
+        results = with_engine(tmp_path, endpoint, use, max_retries=1)
+        assert all(refusal(one, "endpoint_failed") for one in results)
+        assert len(endpoint.bodies) == 7 * 2 + 2
+        assert (tmp_path / "spent.jsonl").read_text().count('"request": "check"') == 2
+
+    @pytest.mark.parametrize("broken", [503, 400, b"<html>", reply(choice("It is", "dreamt"))])
+    def test_an_endpoint_that_answers_nothing_ends_the_stage_soon(
+        self, tmp_path: Path, broken: Any
+    ) -> None:
+        endpoint = FakeEndpoint(answer=lambda body: broken)
+
+        async def use(engine: EndpointEngine) -> None:
+            for seed in range(40):
+                await engine.complete(replace(REQUEST, seed=seed))
+
+        with pytest.raises(
+            StageError, match=r"answered none of the last 3 requests.*What is 2 \+ 2\?.*resumes"
+        ):
+            with_engine(tmp_path, endpoint, use, max_retries=1)
+        assert len(endpoint.bodies) <= 3 * 2 + 1
 
 
 class TestFailures:
@@ -205,15 +453,15 @@ class TestFailures:
     def test_how_long_that_is(self, headers: dict[str, str], seconds: float | None) -> None:
         assert retry_after_seconds(headers) == seconds
 
-    def test_in_the_end_the_stage_ends(self, tmp_path: Path) -> None:
+    def test_in_the_end_the_request_is_given_up(self, tmp_path: Path) -> None:
         endpoint = FakeEndpoint([503] * 9)
-        with pytest.raises(StageError, match=r"failed 3 times.*response 503"):
-            send(tmp_path, endpoint, max_retries=2)
+        message = refusal(send(tmp_path, endpoint, max_retries=2), "endpoint_failed")
+        assert re.search(r"failed 3 times.*response 503", message)
 
     def test_a_late_reply_is_no_reply(self, tmp_path: Path) -> None:
         endpoint = FakeEndpoint(delay_seconds=1.0)
-        with pytest.raises(StageError, match=r"no reply within 0\.05 s"):
-            send(tmp_path, endpoint, timeout_s=0.05, max_retries=1)
+        given_up = send(tmp_path, endpoint, timeout_s=0.05, max_retries=1)
+        assert "no reply within 0.05 s" in refusal(given_up, "endpoint_failed")
         assert len(endpoint.bodies) == 2
 
     def test_no_server_listens(self, tmp_path: Path) -> None:
@@ -223,7 +471,8 @@ class TestFailures:
                 EndpointConfig.model_validate(config | {"max_retries": 1}), tmp_path, 0.001
             )
             await engine.start(TEACHER)
-            await engine.complete(REQUEST)
+            for seed in range(3):
+                await engine.complete(replace(REQUEST, seed=seed))
 
         with pytest.raises(StageError, match="no connection"):
             asyncio.run(use())
@@ -256,10 +505,11 @@ class TestFailures:
 
     def test_no_message_and_no_file_has_the_key_in_it(self, tmp_path: Path) -> None:
         response = {"error": {"message": f"Incorrect key: {KEY}"}}
-        for status in (400, 401, 503):
+        for status, reason in ((400, "refused_by_engine"), (401, ""), (503, "endpoint_failed")):
             endpoint = FakeEndpoint([(status, {}, response)])
             try:
-                message = refusal(send(tmp_path, endpoint, max_retries=0, api_key_env="TEST_KEY"))
+                result = send(tmp_path, endpoint, max_retries=0, api_key_env="TEST_KEY")
+                message = refusal(result, reason)
             except StageError as error:
                 message = str(error)
             assert KEY not in message and "<key>" in message

@@ -1,5 +1,6 @@
 """The `teacher` section: one source, what is refused, and what is not in the fingerprint."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from sirt_ray.artifacts.store import Artifact, fingerprint
 from sirt_ray.config.job import JobConfig
-from sirt_ray.config.load import dump
+from sirt_ray.config.load import dump, load
 from sirt_ray.config.teacher import EndpointConfig, TeacherConfig
 from sirt_ray.core import steps
 from sirt_ray.core.interfaces import Model, Policy
@@ -122,3 +123,24 @@ def test_a_resolved_job_names_the_variable_and_not_the_key(
 
 def test_an_endpoint_has_a_key_by_default() -> None:
     assert EndpointConfig.model_validate(ENDPOINT).api_key_env == "OPENAI_API_KEY"
+
+
+def test_a_null_of_extra_body_reaches_the_endpoint_from_file_and_command_line(
+    tmp_path: Path,
+) -> None:
+    extra = "{max_tokens: null, max_completion_tokens: 512}"
+    base, path = tmp_path / "base.yaml", tmp_path / "job.yaml"
+    base.write_text(
+        "data: {train: [gsm8k], evaluate: [gsm8k]}\nstudent: {model: small}\n"
+        f"teacher: {{endpoint: {{url: 'http://h/v1', model: big, extra_body: {extra}}}}}\n"
+    )
+    path.write_text("base: base.yaml\nname: mine\n")
+    read = load(path, ["teacher.endpoint.extra_body.seed=null"], ["gsm8k"])
+    path.write_text(dump(read))
+    for found in (read, load(path, [], ["gsm8k"])):
+        assert found.teacher.endpoint is not None
+        assert found.teacher.endpoint.extra_body == {
+            "max_tokens": None,
+            "max_completion_tokens": 512,
+            "seed": None,
+        }

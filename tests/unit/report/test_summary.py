@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sirt_ray.core.scoring import score_of, scores_to_json
+from sirt_ray.report.funnel import by_artifact, is_dropped
 from sirt_ray.report.journal import RunJournal, summary
 from sirt_ray.report.progress import LogProgress, TerminalProgress
 from sirt_ray.report.tables import scores_tables
@@ -92,6 +93,24 @@ def test_a_bar_shows_figures_and_a_log_stays_quiet_for_short_stages() -> None:
             bar.update(5, loss=0.25)
     assert "5/10" in terminal.getvalue() and "loss 0.25" in terminal.getvalue()
     assert log.getvalue() == ""
+
+
+def test_questions_without_an_answer_are_counted_by_reason() -> None:
+    sampling = {"dropped": {"endpoint_failed": 2, "refused_by_engine": 1}}
+    counts = {"questions": 6, "kept": 3, "dropped_not_answered": 3, "sampling": sampling}
+    assert summary("demonstrations", counts) == (
+        "3 kept of 6 questions (3 dropped not answered);"
+        " questions without an answer (2 endpoint failed, 1 refused by engine)"
+    )
+    evaluated = {"test": scores_to_json(scores(1))}
+    text = summary("teacher/evaluation", {**evaluated, "sampling": sampling})
+    assert text.endswith("; questions without an answer (2 endpoint failed, 1 refused by engine)")
+    nothing = {**evaluated, "sampling": {"dropped": {}}}
+    assert "without" not in summary("teacher/evaluation", nothing)
+    evaluation = {"teacher/evaluation": {**evaluated, "sampling": sampling}}
+    (figures,) = by_artifact(evaluation).values()
+    assert figures == {"endpoint failed": 2, "refused by engine": 1}
+    assert all(map(is_dropped, figures))
 
 
 def test_rows_of_a_file_that_are_not_used_are_counted() -> None:

@@ -1,7 +1,10 @@
 """The plain decisions behind serving and sampling: seeds, blocks, bundles, engine arguments."""
 
+from pathlib import Path
+
 import pytest
 
+from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.errors import StageError
@@ -15,7 +18,7 @@ from sirt_ray.on_ray.engine.options import (
 )
 from sirt_ray.on_ray.engine.vllm import failure_reason
 from sirt_ray.on_ray.sampling.prompts import completion_texts
-from sirt_ray.on_ray.sampling.sampler import uncovered
+from sirt_ray.on_ray.sampling.sampler import discard_unanswered, uncovered
 from sirt_ray.on_ray.sampling.worker import SamplingPlan, request_seed, stop_reason
 from sirt_ray.planning.resources import bundles
 from sirt_ray.types import Question
@@ -47,6 +50,17 @@ class TestSeeds:
 
     def test_every_completion_of_a_request_has_a_seed_that_torch_takes(self) -> None:
         assert all(0 <= request_seed(0, str(row), "cot") + 1000 < 2**63 for row in range(1000))
+
+
+def test_only_what_an_endpoint_could_not_answer_is_sampled_again(tmp_path: Path) -> None:
+    for number, reasons in enumerate(
+        [[], ["refused_by_engine", "endpoint_failed"], ["engine_failed"], ["prompt_too_long"]]
+    ):
+        dropped = [{"id": reason, "reason": reason, "message": ""} for reason in reasons]
+        part = tmp_path / f"part-{number}.parquet"
+        parquet.write(part, [], parquet.GRADED, {"dropped": dropped})
+    discard_unanswered(tmp_path)
+    assert [part.stem for part in parquet.files(tmp_path)] == ["part-0", "part-2", "part-3"]
 
 
 class TestBlocks:

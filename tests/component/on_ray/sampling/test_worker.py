@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
 from sirt_ray.logs import LogContext
 from sirt_ray.on_ray import metrics
-from sirt_ray.on_ray.engine.protocol import SampleRequest, SampleResult
+from sirt_ray.on_ray.engine.protocol import SampleFailure, SampleRequest, SampleResult
 from sirt_ray.on_ray.engine.replica import Replica, write_pointer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.questions import QuestionFile
@@ -50,15 +51,21 @@ def no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics.Emitter, "add", lambda *_, **__: None)
 
 
-def sample(out: Path, questions: list[Question], version: str = "v", **job: Any) -> dict[str, Any]:
+def sample(
+    out: Path,
+    questions: list[Question],
+    version: str = "v",
+    engine: SleepingEngine | None = None,
+    **job: Any,
+) -> dict[str, Any]:
     """The counts of the only block."""
     QuestionFile.write(out, questions)
     write_pointer(out / "pointer.json", Policy("v", "nowhere"))
 
     async def run() -> dict[str, Any]:
         replica = Replica.__new__(Replica)  # As Serve does, which then awaits `__init__`.
-        engine = SleepingEngine(4, 0.0, 0.0)
-        await replica.__init__("student", str(out / "pointer.json"), engine, 10.0)  # type: ignore[misc, func-returns-value]
+        running = engine or SleepingEngine(4, 0.0, 0.0)
+        await replica.__init__("student", str(out / "pointer.json"), running, 10.0)  # type: ignore[misc, func-returns-value]
         settings: dict[str, Any] = {
             "plan": PLAN,
             "prompter": TextPrompter("chat"),
@@ -139,3 +146,26 @@ def test_completions_that_are_missing_end_the_stage(
     monkeypatch.setattr(SleepingEngine, "complete", complete)
     with pytest.raises(StageError, match=r"returned 0 completions of 'v' .*; 2 were requested"):
         sample(tmp_path, list(apple_questions(1)))
+
+
+def test_a_question_that_an_endpoint_cannot_answer_is_counted_paid_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its other prompt is answered, which is paid for, too."""
+    lost = list(apple_questions(2))[1]
+
+    class Endpoint(SleepingEngine):
+        async def complete(self, request: SampleRequest) -> SampleResult:
+            if request.question_id == lost.id and request.prompt_kind == "cot":
+                failure = SampleFailure("endpoint_failed", "it failed 7 times")
+                return SampleResult(failure=failure, retries=6, cost=0.5)
+            return replace(await super().complete(request), cost=1.0)
+
+    counts = sample(tmp_path, list(apple_questions(2)), engine=Endpoint(4, 0.0, 0.0))
+    assert counts["dropped"] == [
+        {"id": lost.id, "reason": "endpoint_failed", "message": "it failed 7 times"}
+    ]
+    assert counts["completions"] == 3
+    assert counts["cost"] == 2 * 1.0 + 0.5 + 1.0
+    assert counts["retries"] == 6 + 1, "and that of the block"
+    assert f"{lost.id} was given up: it failed 7 times" in caplog.text
