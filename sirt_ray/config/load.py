@@ -140,11 +140,16 @@ def _read_layer(path: Path, source: str) -> _Layer:
     try:
         document = yaml.safe_load(text)
         node = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
+        lines, repeated = _lines(node), _repeated_keys(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{_where(path, error)}. Fix it there") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply, or inside itself. Fix it there") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings. A job starts from `name`, `data`, `student`")
-    lines = _lines(node)
+    if repeated:
+        problems = [f"{path}:{line}: {problem}" for line, problem in sorted(repeated)]
+        raise ConfigError(all_problems(problems, "in the job file"))
     for at, line in lines.items():
         # The names in a run's own config.yaml are for no user to change.
         if path.name != _RUN_CONFIG:
@@ -203,7 +208,11 @@ def set_in(document: dict[str, Any], override: str) -> Position:
         )
     _note_if_renamed(f"--set {masked(override)}", tuple(keys))
     try:
-        return set_value(document, keys, yaml.safe_load(value))
+        loaded = yaml.safe_load(value)
+        node = cast(Any, yaml).compose(value, Loader=yaml.SafeLoader)
+        for _, problem in _repeated_keys(node, tuple(keys)):
+            raise ConfigError(f"--set {masked(override)}: {problem}")
+        return set_value(document, keys, loaded)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
 
@@ -240,6 +249,31 @@ def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:
             found[(*at, index)] = value.start_mark.line + 1
             found |= _lines(value, (*at, index))
     return found
+
+
+def _repeated_keys(node: yaml.Node | None, at: Position = ()) -> list[tuple[int, str]]:
+    """Return (line, problem) of each key that a section has more than once, which YAML forbids and
+    PyYAML ignores: it takes the last one."""
+    problems: list[tuple[int, str]] = []
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, list[int]] = {}
+        for key, value in node.value:
+            lines.setdefault(key.value, []).append(key.start_mark.line + 1)
+            problems += _repeated_keys(value, (*at, key.value))
+        for name, found in lines.items():
+            if len(found) > 1:
+                where = f"lines {', '.join(map(str, found[:-1]))} and {found[-1]}"
+                if found[0] == found[-1]:
+                    where = f"line {found[0]}"
+                problem = (
+                    f"{'.'.join(map(str, (*at, name)))}: is set {len(found)} times, in {where}, and"
+                    " only one of them can count. Remove the others"
+                )
+                problems.append((found[-1], problem))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            problems += _repeated_keys(value, (*at, index))
+    return problems
 
 
 def _where(path: Path, error: yaml.YAMLError) -> str:

@@ -86,6 +86,8 @@ def _joined(
     _log_to(log)
     if address is None:
         _check_engine_installed()
+        _check_loopback()
+        _check_temporary_folder()
     else:
         _check_reachable(address)
     # For the lines of the job's workers, which stay in Ray's session folder.
@@ -115,7 +117,8 @@ def _joined(
                     configure_logging=False,
                     logging_config=worker_logs,
                 )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Untrusted edge: among others, Ray raises a plain Exception where a node does not start.
         raise _connection_error(address, error) from error
     if worker_logs is not None:  # It has applied to this process, too.
         _log_to(log)
@@ -167,6 +170,31 @@ def _check_engine_installed() -> None:
         )
 
 
+def _check_loopback() -> None:
+    """Raise ResourceError if processes of this machine cannot reach each other at 127.0.0.1: Ray
+    would try for minutes."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), _CONNECTION_SECONDS).close()
+    except OSError as error:
+        raise ResourceError(
+            "Ray cannot be started on this machine: its processes reach each other at 127.0.0.1,"
+            f" which does not work ({error.strerror or error}). Bring the loopback interface up"
+            " (`ip link set lo up` as root), or start the container with a network"
+        ) from error
+
+
+def _check_temporary_folder() -> None:
+    """Raise ResourceError for a folder in which Ray's processes would fail after a while."""
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if variable is not None and not os.environ[variable].isascii():
+        raise ResourceError(
+            f"Ray cannot be started on this machine: it keeps its files in {os.environ[variable]}"
+            f" ({variable}), and can only use a path of ASCII characters. Set RAY_TMPDIR to another"
+            " folder, such as /tmp"
+        )
+
+
 def _check_reachable(address: str) -> None:
     """Raise ResourceError where no process listens: Ray would try for minutes, and then end the
     process itself."""
@@ -193,6 +221,11 @@ def _connection_error(address: str | None, error: Exception) -> ResourceError:
         return ResourceError(
             "Ray cannot be started on this machine: the names of its sockets would be too long:"
             f" {reason}. Set RAY_TMPDIR to a folder with a short name, such as /tmp"
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return ResourceError(
+            f"Ray cannot use the folder {error.object}: it has other characters than ASCII in its"
+            " name. Start Ray's nodes with RAY_TMPDIR set to another folder, such as /tmp"
         )
     if address is None:
         return ResourceError(

@@ -57,10 +57,11 @@ def checked(uri: str) -> str:
 
 
 def checked_model(name: str) -> str:
-    """Return a model's name. Raises ConfigError for a URI with credentials in it."""
+    """Return a model's name, and a folder with the user's home in the place of `~`. Raises
+    ConfigError for a URI with credentials in it."""
     if is_uri(name) and urlsplit(name).scheme in SCHEMES:
         checked(name)
-    return name
+    return os.path.expanduser(name)
 
 
 def checked_output(output: str) -> str:

@@ -36,6 +36,12 @@ JOB_FILE = (
         "Check the spelling; `sirt plan` prints all settings of a job",
     ),
     Mistake(
+        "a setting that is there twice",
+        2,
+        ("job.yaml:3: refine.beta: is set 2 times, in lines 2 and 3",),
+        "only one of them can count. Remove the others",
+    ),
+    Mistake(
         "a value of the wrong type",
         2,
         ("1 problem in the job file; nothing was started", "--set tune.epochs=many: tune.epochs"),
@@ -249,6 +255,18 @@ CLUSTERS = (
         1,
         ("Ray cannot be started on this machine: the names of its sockets would be too long",),
         "Set RAY_TMPDIR to a folder with a short name, such as /tmp",
+    ),
+    Mistake(
+        "a temporary folder with an umlaut",
+        1,
+        ("it keeps its files in /tmp/für (TMPDIR)", "only use a path of ASCII characters"),
+        "Set RAY_TMPDIR to another folder, such as /tmp",
+    ),
+    Mistake(
+        "a machine without a loopback interface",
+        1,
+        ("its processes reach each other at 127.0.0.1", "Network is unreachable"),
+        "Bring the loopback interface up (`ip link set lo up` as root)",
     ),
     Mistake(
         "no cluster at the address",

@@ -24,7 +24,7 @@ from sirt_ray.on_ray.engine.protocol import (
     SampleRequest,
     SampleResult,
 )
-from sirt_ray.on_ray.engine.weights import local_folder, on_hub
+from sirt_ray.on_ray.engine.weights import engine_path, local_folder, without_wildcards
 
 _REASON_CHARACTERS = 600
 _ERROR_LINE = re.compile(r"\b(?:[A-Za-z_.]*(?:Error|Exception)): .+")
@@ -119,9 +119,7 @@ class VllmEngine:
     def _config(self, adapter: Adapter | None) -> Any:
         """Return Ray's `LLMConfig` for the weights that the engine starts with."""
         weights = self._weights
-        # vLLM fetches from the hub what it needs and no more.
-        source = weights.path if on_hub(weights) else str(local_folder(weights))
-        config = llm_config(self._role, source, self._settings)
+        config = llm_config(self._role, engine_path(weights), self._settings)
         if weights.revision is not None:
             config.engine_kwargs["revision"] = weights.revision
             config.engine_kwargs["tokenizer_revision"] = weights.revision
@@ -148,7 +146,7 @@ class VllmEngine:
         if adapter is not None:
             await self._load_adapter(adapter, policy.version)
             return
-        folder = await asyncio.to_thread(local_folder, policy)
+        folder = await asyncio.to_thread(lambda: without_wildcards(local_folder(policy)))
         await self._server.pause(mode="wait")
         # With LoRA, this removes the adapter, too. Where it fails, the engine stays paused: its
         # weights are a mixture then.

@@ -4,10 +4,14 @@ folder  ->  itself
 name on the hub, s3://, gs://  ->  a copy on this node, fetched once
 """
 
+import glob
 import hashlib
+import os
 import re
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -52,6 +56,47 @@ def local_folder(policy: Policy, weights: bool = True) -> Path:
         with wrap_model_errors(policy.path), waiting(f"the hub's {policy.path}"):
             return Path(snapshot_download(policy.path, revision=policy.revision))
     return _existing(Path(policy.path))
+
+
+def engine_path(policy: Policy) -> str:
+    """Return the name on the hub, or else the folder on this node, by which vLLM finds the policy's
+    weights. Raises ModelError."""
+    if on_hub(policy):
+        from huggingface_hub import constants
+
+        # vLLM fetches from the hub what it needs and no more.
+        if not _has_wildcard(constants.HF_HUB_CACHE):
+            return policy.path
+    return str(without_wildcards(local_folder(policy)))
+
+
+@cache
+def without_wildcards(folder: Path) -> Path:
+    """Return a path of the folder without `[`, `*` and `?`: the folder itself, or a symbolic link
+    that is there as long as this process.
+
+    vLLM 0.29.0 looks for weights with `glob.glob(folder + "/*.safetensors")`
+    (`model_loader/default_loader.py`): it would find none in such a folder, or those of another.
+    """
+    if not _has_wildcard(str(folder)):
+        return folder
+    target = str(folder.absolute())
+    link = Path(_links().name) / hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    link.symlink_to(target, target_is_directory=True)
+    return link
+
+
+@cache
+def _links() -> "tempfile.TemporaryDirectory[str]":
+    """Return the folder of this process's links, which is deleted with the object."""
+    parent = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(
+        prefix="sirt-weights-", dir="/tmp" if _has_wildcard(parent) else parent
+    )
+
+
+def _has_wildcard(path: str) -> bool:
+    return glob.escape(path) != path
 
 
 def names(uri: str) -> list[str]:

@@ -5,14 +5,14 @@ import json
 from typing import Any
 
 from sirt_ray.core.encoding import missing_chat_template
+from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import StageError
 from sirt_ray.on_ray import _compat
 from sirt_ray.on_ray.engine.protocol import ReplicaFacts
 from sirt_ray.on_ray.engine.replica import ENGINE_FAILED
 from sirt_ray.on_ray.engine.vllm import LogMark, failure_reason, llm_config
-from sirt_ray.on_ray.engine.weights import located
+from sirt_ray.on_ray.engine.weights import engine_path
 from sirt_ray.on_ray.serve.auth import App, KeyCheck, RequireKey
-from sirt_ray.training.tasks import Source
 
 
 class OpenAIReplica:
@@ -39,7 +39,7 @@ class OpenAIReplica:
     async def _start(self, name: str, path: str, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
 
-        path = (await asyncio.to_thread(located, Source(path))).location
+        path = await asyncio.to_thread(engine_path, Policy(name, path))
         config = llm_config(name, path, settings)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         template = missing_chat_template(tokenizer)

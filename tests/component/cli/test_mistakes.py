@@ -4,8 +4,10 @@ about it.
 The hub is not ours, and a server on this machine stands in for it.
 """
 
+import errno
 import fcntl
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -32,6 +34,12 @@ from tests.helpers.workspace import MADE, Workspace, edited, makes
 def _(workspace: Workspace) -> int:
     workspace.document["refine"] = {"betta": 1}
     return workspace.run()
+
+
+@makes("a setting that is there twice")
+def _(workspace: Workspace) -> int:
+    workspace.job.write_text("refine:\n  beta: 0.1\n  beta: 0.2\n")
+    return main(["run", str(workspace.job)])
 
 
 @makes("a value of the wrong type")
@@ -200,6 +208,24 @@ def _(workspace: Workspace) -> int:
 def _(workspace: Workspace) -> int:
     """Ray looks at the names before it starts anything."""
     workspace.patch.setenv("RAY_TMPDIR", str(workspace.folder / ("long" * 20)))
+    return workspace.run()
+
+
+@makes("a temporary folder with an umlaut")
+def _(workspace: Workspace) -> int:
+    workspace.patch.delenv("RAY_TMPDIR", raising=False)
+    workspace.patch.setenv("TMPDIR", "/tmp/für")
+    return workspace.run()
+
+
+@makes("a machine without a loopback interface")
+def _(workspace: Workspace) -> int:
+    """As where it is down, which takes a machine of its own."""
+
+    def unreachable(*_: object) -> None:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    workspace.patch.setattr(cluster.socket, "create_connection", unreachable)
     return workspace.run()
 
 

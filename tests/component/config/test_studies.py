@@ -99,12 +99,16 @@ def test_all_problems_come_at_once_with_file_line_and_trials(tmp_path: Path) -> 
         ("  tuning: {fast: {name: other}}\n", "name is set by the study"),
         ("  tuning: {fa/st: {tune.epochs: 1}}\n", "a label names folders"),
         ("  tuning: {}\n", "has no labels"),
-        ("output: s3://bucket/runs\n", "links, which object storage does not have"),
         ("grind: {}\n", "grind: no such setting"),
     ],
 )
 def test_nonsense_is_refused(tmp_path: Path, more: str, words: str) -> None:
     assert words in refused(tmp_path, more)
+
+
+def test_a_study_in_object_storage_is_refused(tmp_path: Path) -> None:
+    text = GOOD.replace("output: {output}", "output: s3://bucket/runs")
+    assert "links, which object storage does not have" in refused(tmp_path, text=text)
 
 
 def test_what_an_endpoint_was_paid_for_is_paid_for_by_no_other_trial(tmp_path: Path) -> None:

@@ -285,3 +285,44 @@ class TestStorage:
         )
         assert "Set teacher.endpoint.cache" in refused(tmp_path, text, "output=gs://bucket/runs")
         load(tmp_path, text, "output=gs://bucket/runs", "teacher.endpoint.cache=/shared/answers")
+
+
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    text = "name: other\n" + GOOD.replace("rounds: 2", "rounds: 2\n  beta: 1\n  rounds: 3")
+    text += "tune: {epochs: 1, epochs: 2}\n"
+    message = refused(tmp_path, text)
+    path = tmp_path / "job.yaml"
+    assert "3 problems in the job file; nothing was started" in message
+    assert f"{path}:2: name: is set 2 times, in lines 1 and 2, and only one" in message
+    assert f"{path}:11: refine.rounds: is set 2 times, in lines 9 and 11, and only one" in message
+    assert f"{path}:12: tune.epochs: is set 2 times, in line 12, and only one" in message
+    assert "Remove the others" in message
+
+
+def test_a_key_that_is_there_twice_is_refused_in_lists_bases_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("name: a\nname: a\n")
+    assert "base.yaml:2: name: is set 2 times" in refused(tmp_path, "base: base.yaml\n" + GOOD)
+    assert "tune.epochs: is set 2 times" in refused(tmp_path, GOOD, "tune={epochs: 1, epochs: 2}")
+    listed = GOOD + "tracking:\n  - {a: 1, a: 2}\n"
+    assert "tracking.0.a: is set 2 times" in refused(tmp_path, listed)
+
+
+def test_settings_of_an_anchor_may_be_replaced(tmp_path: Path) -> None:
+    """A merge key is no repetition."""
+    text = GOOD.replace("refine:\n", "tune: &both {epochs: 3}\nrefine:\n  <<: *both\n  epochs: 2\n")
+    assert load(tmp_path, text).refine.epochs == 2
+
+
+@pytest.mark.parametrize("text", ["name: &x {y: *x}\n", "name: " + "[" * 5000])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, text: str) -> None:
+    assert "job.yaml is nested too deeply" in refused(tmp_path, text)
+
+
+def test_the_home_in_a_models_path_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    job = load(tmp_path, GOOD, "student.model=~/models/s", "teacher.model=~/t")
+    assert (job.student.model, job.teacher.model) == ("/home/me/models/s", "/home/me/t")
+    for name in ("owner/~model", "s3://bucket/~/m", "./~"):
+        assert load(tmp_path, GOOD, f"student.model={name}").student.model == name

@@ -1,15 +1,17 @@
 """Where weights lie on a node, with a server on this machine that speaks S3's protocol."""
 
+import glob
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from sirt_ray.core.interfaces import Policy
 from sirt_ray.errors import ModelError
-from sirt_ray.on_ray.engine.weights import local_folder
+from sirt_ray.on_ray.engine.weights import engine_path, local_folder
 from tests.helpers.s3_server import ALWAYS_ALLOWED, KEY, SECRET, allow, environment, file_system
 
 
@@ -195,3 +197,37 @@ class TestRefusals:
     def test_an_address_that_is_none(self, address: str) -> None:
         with pytest.raises(ModelError, match=re.escape(address)):
             local_folder(Policy("base", address))
+
+
+class TestWildcards:
+    """vLLM looks for weights by a pattern that begins with the folder's name."""
+
+    @pytest.mark.parametrize("name", ["r [1]", "what?", "*", "[a-z] *?"])
+    def test_the_engine_gets_a_path_without_them(self, tmp_path: Path, name: str) -> None:
+        other = tmp_path / "r 1"
+        for folder in (other, tmp_path / name):
+            folder.mkdir()
+            (folder / "model.safetensors").write_text(folder.name)
+        path = engine_path(Policy("round_01", str(tmp_path / name)))
+        (found,) = glob.glob(f"{path}/*.safetensors")
+        assert Path(found).read_text() == name
+        assert engine_path(Policy("round_02", str(tmp_path / name))) == path
+
+    @pytest.mark.parametrize("name", ["plain", "with space", "Umläut", "a{b}~$!&", "]"])
+    def test_other_folders_are_taken_as_they_are(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).mkdir()
+        assert engine_path(Policy("round_01", str(tmp_path / name))) == str(tmp_path / name)
+
+    def test_a_model_in_a_cache_with_one_is_fetched_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cache = tmp_path / "[hub]"
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        snapshot = cache / "models--org--open" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (cache / "models--org--open" / "refs").mkdir()
+        (cache / "models--org--open" / "refs" / "main").write_text("0" * 40)
+        (snapshot / "model.safetensors").write_text("weights")
+        (found,) = glob.glob(f"{engine_path(Policy('baseline', 'org/open'))}/*.safetensors")
+        assert Path(found).read_text() == "weights"

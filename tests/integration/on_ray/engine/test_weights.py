@@ -78,7 +78,8 @@ class Room:
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
-    room = Room(tmp_path_factory.mktemp("models"))
+    """In a folder with wildcards in its name, which vLLM takes for a pattern."""
+    room = Room(tmp_path_factory.mktemp("models") / "my [1] *?")
     for seed, name in enumerate(("base", "other")):
         save_talker(room.folder / name, seed, tied=False)
     room.save_adapter("first", "base", seed=1)
