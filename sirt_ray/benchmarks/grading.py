@@ -8,13 +8,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from sirt_ray.benchmarks.base import Benchmark, Row, strings
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.errors import DataError, StageError
+from sirt_ray.storage.atomic import output, output_problem
 from sirt_ray.types import LETTERS, Judgement, Question
 from sirt_ray.verifier import numerals, statements
 
@@ -23,20 +24,18 @@ MOST_SHOWN = 10
 
 
 def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
-    """Grade every row of `file`; write each with its judgement to `out`, which is created only once
-    it is complete.
+    """Grade every row of `file`; write each with its judgement to `out`, which is created or
+    written to only once all of it is there.
 
     Return how many are `right`, `wrong` and `unparseable`, and for how many the answer was
     `guessed` or the comparison `undecided`. Raises DataError with everything that is wrong with the
     arguments, or with the rows; StageError if the disk fails.
     """
     benchmark = _checked(name, file, out)
-    partial = out.with_name(f".{out.name}.partial") if out else None
     counts: Counter[str] = Counter()
     bad: list[str] = []
     try:
-        with ExitStack() as files:
-            written = files.enter_context(partial.open("w")) if partial else None
+        with output(out) if out else nullcontext() as written:
             for number, line in _lines(file):
                 try:
                     row, question = _row(benchmark, line)
@@ -45,18 +44,13 @@ def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
                     continue
                 if not bad:
                     _grade(benchmark, row, question, counts, written)
-        if bad or not counts:
-            raise DataError(_refusal(file, bad))
-        if partial and out:
-            partial.replace(out)
+            if bad or not counts:
+                raise DataError(_refusal(file, bad))
     except OSError as error:
         raise StageError(
             f"grading {file} has stopped: {error.strerror}. Nothing is written; free some space or"
             " repair the disk, then run the same command again"
         ) from error
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
     return counts
 
 
@@ -68,14 +62,10 @@ def _checked(name: str, file: Path, out: Path | None) -> Benchmark:
         problems.append(f"{file} is no file. Correct the path")
     elif not os.access(file, os.R_OK):
         problems.append(f"{file} may not be read. Change its permissions")
-    if out and not out.parent.is_dir():
-        problems.append(f"--out {out}: there is no folder {out.parent}. Create it")
-    elif out and out.is_dir():
-        problems.append(f"--out {out} is a folder. Name a file")
-    elif out and out.exists() and file.exists() and out.samefile(file):
+    if out and out.exists() and file.exists() and out.samefile(file):
         problems.append(f"--out {out} is the file of responses itself. Name another")
-    elif out and not os.access(out.parent, os.W_OK):
-        problems.append(f"--out {out}: the folder may not be written to. Name another")
+    elif out and (problem := output_problem(out)) is not None:
+        problems.append(f"--out {out}: {problem}")
     if problems:
         raise DataError("\n".join(problems))
     return REGISTRY[name]

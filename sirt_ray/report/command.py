@@ -90,14 +90,17 @@ def write_document(document: Document, output_format: Printed, out: Path | None)
 
 
 def write_text(out: Path, text: str) -> None:
-    """Write atomically, to object storage too: a reader sees the old text or the new.
+    """Write atomically, to object storage too: a reader sees the old text or the new. A device is
+    written to.
 
     Raises DataError if it cannot be written.
     """
+    where = f"cannot write the report to {object_store.to_uri(out)}"
+    if (problem := atomic.output_problem(out)) is not None:
+        raise DataError(f"{where}: {problem}, or give another --out")
     try:
-        atomic.write_text(out, text)
+        with atomic.output(out) as file:
+            file.write(text)
         object_store.push(out)
     except OSError as error:
-        raise DataError(
-            f"cannot write the report to {object_store.to_uri(out)}: {error}. Give another --out"
-        ) from error
+        raise DataError(f"{where}: {error}. Give another --out") from error
