@@ -22,6 +22,7 @@ from typing import Any
 
 from sirt_ray.errors import ConfigError, StageError
 from sirt_ray.storage import object_store
+from sirt_ray.storage.uri import user_path
 
 ALLOW = "SIRT_ALLOW_CODE"
 """Environment variable: `1` allows the execution of user code."""
@@ -52,7 +53,7 @@ def checked(text: str) -> str:
 def resolve_in_run(reference: str, folder: Path) -> str:
     """Return a reference that is relative to `folder`, relative to the working directory."""
     file, _, function = reference.rpartition(":")
-    return f"{folder / Path(file).expanduser()}:{function}"
+    return f"{folder / user_path(file)}:{function}"
 
 
 def file_of(reference: str) -> Path:

@@ -7,22 +7,24 @@ them.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from sirt_ray.benchmarks import files
 from sirt_ray.benchmarks.base import Row
 from sirt_ray.benchmarks.registry import grade
 from sirt_ray.benchmarks.selection import normalised
 from sirt_ray.config.teacher import DemonstrationFileConfig
-from sirt_ray.core import prompts
+from sirt_ray.core import cells, prompts
 from sirt_ray.errors import DataError
+from sirt_ray.storage import row_files
 from sirt_ray.storage.hashing import content_key
+from sirt_ray.storage.row_files import FileRow
+from sirt_ray.storage.uri import user_path
 from sirt_ray.types import Completion, Graded, Judgement, Question
 
 _WHOLE_FILE = 1 << 62
 _SHOWN_CHARACTERS = 80
+_MOST_SHOWN = 5
 _ROW_OUTCOMES = ("matched", "unmatched_rows", "held_out_rows", "ambiguous_rows", "duplicate_rows")
 _ANSWER_OUTCOMES = ("empty", "right", "wrong", "unparseable")
 """Outcomes of the rows that are matched."""
@@ -52,7 +54,9 @@ class _Index:
     def find(self, row: Row, config: DemonstrationFileConfig) -> list[Question]:
         """Return the questions that a row may answer. An id counts only if the row has no text, or
         that of this question: the file may belong to other rows."""
-        text, benchmark = row.get(config.question_column), row.get(config.benchmark_column)
+        column = config.question_column
+        text = cells.content_of_chat(row.get(column), column, "user")
+        benchmark = row.get(config.benchmark_column)
         same_text = self._by_text.get(normalised(str(text)), {}) if _is_set(text) else {}
         by_id = self._by_id.get(str(row.get(config.question_id_column)))
         if by_id is not None and (not _is_set(text) or by_id.id in same_text):
@@ -74,17 +78,22 @@ def read_answers(
 
     Raises DataError if the file cannot be read or answers none of the questions.
     """
-    path = Path(config.path).expanduser()
-    rows = files.read_rows(path)
     index, others = _Index(questions), _Index(held_out)
-    counts = dict.fromkeys(_ROW_OUTCOMES + _ANSWER_OUTCOMES, 0)
+    counts: dict[str, int] = dict.fromkeys(("rows", *_ROW_OUTCOMES, *_ANSWER_OUTCOMES), 0)
     graded: list[Graded] = []
+    bad: list[str] = []
+    first: Row = {}
     taken: dict[str, list[str]] = {}
-    for row in rows:
-        found = index.find(row, config)
-        text = _text(row.get(config.completion_column))
+    for where, row in _rows(config):
+        counts["rows"] += 1
+        first = first or row.values
+        try:
+            found, text = _read(row, index, config)
+        except DataError as error:
+            bad.append(f"{where}: {error}")
+            continue
         if len(found) != 1:
-            unmatched = "held_out_rows" if others.find(row, config) else "unmatched_rows"
+            unmatched = "held_out_rows" if others.find(row.values, config) else "unmatched_rows"
             counts["ambiguous_rows" if found else unmatched] += 1
             continue
         before = taken.setdefault(found[0].id, [])
@@ -96,26 +105,50 @@ def read_answers(
         counts[answer.verdict if text.strip() else "empty"] += 1
         before.append(text)
         graded.append(answer)
+    if bad:
+        raise DataError(_cannot_be_read(config, bad))
     if not graded:
-        raise DataError(_nothing_found(config, rows, questions))
-    return Answers(graded, {"rows": len(rows), **counts})
+        raise DataError(_nothing_found(config, counts["rows"], first, questions))
+    return Answers(graded, counts)
+
+
+def _rows(config: DemonstrationFileConfig) -> Iterator[tuple[str, FileRow]]:
+    """Yield the rows, each with its place for messages."""
+    path = user_path(config.path)
+    for file in row_files.files(path):
+        of_file = "" if file == path else f"{file.name}, "
+        for row in row_files.read(file):
+            yield f"{of_file}{row.where}", row
+
+
+def _read(
+    row: FileRow, index: _Index, config: DemonstrationFileConfig
+) -> tuple[list[Question], str]:
+    """Return the questions that a row may answer, and its answer. Raises DataError for a row that
+    cannot be read, or an answer that is no text."""
+    if row.problem:
+        raise DataError(row.problem)
+    column = config.completion_column
+    answer = cells.content_of_chat(row.values.get(column), column, "assistant")
+    if cells.is_missing(answer):
+        answer = ""
+    if not cells.is_scalar(answer):
+        raise DataError(f"{column!r} is {cells.shown(answer)} and not text")
+    return index.find(row.values, config), cells.encodable(str(answer), column)
 
 
 def check(config: DemonstrationFileConfig) -> None:
     """Check the file by its first row. Raises DataError with everything that is wrong with it."""
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     where = f"teacher.demonstrations.path: {path}"
-    if path.suffix not in files.SUFFIXES:
-        raise DataError(f"{where} is none of {', '.join(files.SUFFIXES)}. Write it as one of those")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(
             f"{where} is no file. Correct the path; it is read on the machine where `sirt` runs"
         )
     try:
-        columns = files.read_columns(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors and JSON's are ValueErrors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{where} cannot be read as {path.suffix[1:]}: {reason}") from error
+        columns = row_files.columns(row_files.files(path)[0])
+    except DataError as error:
+        raise DataError(f"teacher.demonstrations.path: {error}") from error
     if not columns:
         raise DataError(f"{where} has no rows, so nothing can be learned from it")
     problems: list[str] = []
@@ -136,7 +169,7 @@ def check(config: DemonstrationFileConfig) -> None:
 def identity(config: DemonstrationFileConfig) -> str:
     """Return the fingerprint of the file's content and columns, independent of its path."""
     columns = json.dumps(config.columns, sort_keys=True)
-    path = Path(config.path).expanduser()
+    path = user_path(config.path)
     return f"demonstrations:{content_key(path, sampled_above_bytes=_WHOLE_FILE)}{columns}"
 
 
@@ -173,22 +206,26 @@ def _texts(question: Question) -> list[str]:
 
 
 def _is_set(value: object) -> bool:
-    return value is not None and str(value).strip() != ""
+    return not cells.is_missing(value) and str(value).strip() != ""
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _cannot_be_read(config: DemonstrationFileConfig, bad: Sequence[str]) -> str:
+    more = [f"and {len(bad) - _MOST_SHOWN} more"] if len(bad) > _MOST_SHOWN else []
+    shown = "\n  ".join([*bad[:_MOST_SHOWN], *more])
+    return (
+        f"teacher.demonstrations.path: {config.path}: {len(bad)} rows cannot be read. Correct or"
+        f" remove them:\n  {shown}"
+    )
 
 
 def _nothing_found(
-    config: DemonstrationFileConfig, rows: Sequence[Row], questions: Sequence[Question]
+    config: DemonstrationFileConfig, num_rows: int, first: Row, questions: Sequence[Question]
 ) -> str:
-    first: Row = rows[0] if rows else {}
     names = (config.question_id_column, config.question_column, config.benchmark_column)
     shown = {name: str(first[name])[:_SHOWN_CHARACTERS] for name in names if name in first}
     question = questions[0]
     return (
-        f"none of the {len(rows)} rows of {config.path} answers one of the {len(questions)}"
+        f"none of the {num_rows} rows of {config.path} answers one of the {len(questions)}"
         f" training questions. Its first row has {json.dumps(shown)}; the first question is"
         f" {json.dumps(question.id)} with the text"
         f" {json.dumps(question.text[:_SHOWN_CHARACTERS])}. Name the right columns under"

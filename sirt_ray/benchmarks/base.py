@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from sirt_ray.core import cells
 from sirt_ray.errors import DataError
 from sirt_ray.types import LETTERS, Judgement, Question
 from sirt_ray.user_code import UserFunction
@@ -16,6 +17,9 @@ from sirt_ray.verifier import answers, numerals
 
 Row = Mapping[str, Any]
 """One row in the columns of the data set; untrusted."""
+
+_OPTION_KEYS: tuple[str, ...] = ("label", "text")
+_LABELLED: frozenset[str] = frozenset(_OPTION_KEYS)
 
 PAPER_NUM_TRAIN = 4000
 """Training questions of each multiple-choice task, "with equally distributed target classes"
@@ -65,6 +69,18 @@ class CustomSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Positions:
+    """Gold answers that may be the number of an option, counted from 0 or from 1: what no row tells
+    alone, and the column of a split does."""
+
+    of: Callable[[Row], tuple[int, int] | None]
+    """(row) -> the number and how many options there are; None where the gold answer is none, or
+    names an option otherwise."""
+    to_question_from_1: Callable[[Row, str], Question]
+    """As `Benchmark.to_question`, which counts from 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """See `gsm8k.py` for a complete example."""
 
@@ -91,6 +107,8 @@ class Benchmark:
     """The labels of the options in the rows, in order."""
     equivalent: answers.Equivalent | None = None
     """Compares expressions that do not look the same."""
+    positions: Positions | None = None
+    """None: numbers, if gold answers are such, mean what `labels` says."""
     judge: Callable[[str, Question], Judgement] | None = None
     """A custom verifier in place of `verifier.answers`."""
 
@@ -111,19 +129,17 @@ def text_in(row: Row, column: str) -> str:
     """Return the text of a column. Raises DataError where it is missing, blank or no text."""
     if column not in row:
         raise DataError(f"column {column!r} is missing")
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(f"{column!r} is {_shown(value)} and not text")
-    if not value.strip():
+    text = cells.text(row[column], column, "user").strip()
+    if not text:
         raise DataError(f"{column!r} is empty")
-    return value.strip()
+    return text
 
 
 def open_question(benchmark: str, question_id: str, text: str, gold: object) -> Question:
     """Return a question that is answered with a number. Raises DataError if `gold` is none."""
     number = numerals.canonical(str(gold))
     if number is None:
-        raise DataError(f"the gold answer {_shown(gold)} is not a number")
+        raise DataError(f"the gold answer {cells.shown(gold)} is not a number")
     return Question(question_id, benchmark, text, (), number)
 
 
@@ -145,31 +161,81 @@ def choice_question(
     names = [str(label).strip() for label in labels[: len(choices)]]
     label = str(gold).strip()
     if label not in names:
-        raise DataError(f"the gold answer {_shown(gold)} is none of the options {', '.join(names)}")
+        raise DataError(
+            f"the gold answer {cells.shown(gold)} is none of the options {', '.join(names)}"
+        )
     letter = LETTERS[names.index(label)]
     texts = tuple(str(choice).strip() for choice in choices)
     return Question(question_id, benchmark, text, texts, letter)
 
 
 def labelled_choices(row: Row) -> tuple[list[str], list[str]]:
-    """Return the labels and texts of a column `choices` with the lists `label` and `text`."""
-    choices = row.get("choices")
-    if not isinstance(choices, Mapping):
-        raise DataError(f"'choices' is {_shown(choices)} and not a record of 'label' and 'text'")
-    record = cast(Mapping[str, object], choices)
-    labels, texts = strings(record.get("label")), strings(record.get("text"))
-    if len(labels) != len(texts):
-        raise DataError(f"'choices' has {len(labels)} labels and {len(texts)} texts")
+    """Return the labels and texts of a column `choices` whose options have labels."""
+    labels, texts = options(row.get("choices"), "choices")
+    if labels is None:
+        raise DataError(
+            f"'choices' is {cells.shown(row.get('choices'))} and not a record of 'label' and 'text'"
+        )
     return labels, texts
 
 
-def strings(value: object) -> list[str]:
-    """Return a list of texts from whatever sequence type the reader made of it."""
-    if value is None or isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise DataError(f"the options are {_shown(value)} and not a list")
-    return [str(item) for item in cast("Sequence[object]", value)]
+def options(value: object, column: str) -> tuple[list[str] | None, list[str]]:
+    """Return the labels of options, if they have some, and their texts, from one of
+
+    * a list of texts
+    * a record of two lists, `{"label": ["A", "B"], "text": ["chair", "apple"]}`
+    * a record of labels and texts, `{"A": "chair", "B": "apple"}`
+    * a list of records, `[{"label": "A", "text": "chair"}, {"label": "B", "text": "apple"}]`
+
+    Raises DataError for anything else, as for an option that is null or a list.
+    """
+    if isinstance(value, Mapping):
+        record = cast(Mapping[str, object], value)
+        if set(record) >= _LABELLED:
+            labels, texts = (strings(record[name], f"{column}.{name}") for name in _OPTION_KEYS)
+        else:
+            labels = ordered_labels(record)
+            texts = strings([record[label] for label in labels], column)
+    elif isinstance(value, list) and value and all(map(_is_labelled, cast("list[Any]", value))):
+        records = cast("list[Mapping[str, object]]", value)
+        labels, texts = (
+            strings([record[name] for record in records], f"{column}.{name}")
+            for name in _OPTION_KEYS
+        )
+    else:
+        return None, strings(cast(object, value), column)
+    if len(labels) != len(texts):
+        raise DataError(f"{column!r} has {len(labels)} labels and {len(texts)} texts")
+    if len({label.strip() for label in labels}) != len(labels):
+        raise DataError(f"{column!r} has a label twice: {', '.join(labels)}")
+    return labels, texts
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def ordered_labels(record: Mapping[str, object]) -> list[str]:
+    """Return the keys of a record of options. A record has no order of its own: letters are put
+    into theirs, so that an option keeps its letter."""
+    keys = list(record)
+    return sorted(keys) if sorted(keys) == list(LETTERS[: len(keys)]) else keys
+
+
+def strings(value: object, column: str = "choices") -> list[str]:
+    """Return a list of texts or numbers as texts, from whatever sequence type the reader made of
+    it. Raises DataError for anything else, or if an item is neither."""
+    if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
+        shown = cells.shown(cast(object, value))
+        raise DataError(f"{column!r} is {shown} and not a list of options")
+    items = list(cast("Sequence[object]", value))
+    wrong = [
+        f"option {position} is {cells.shown(item)}"
+        for position, item in enumerate(items, start=1)
+        if not cells.is_scalar(item)
+    ]
+    if wrong:
+        raise DataError(f"{column!r}: {wrong[0]} and neither text nor a number")
+    return [cells.encodable(str(item), column) for item in items]
+
+
+def _is_labelled(option: object) -> bool:
+    if not isinstance(option, Mapping):
+        return False
+    return sorted(cast("Mapping[str, object]", option)) == list(_OPTION_KEYS)

@@ -10,7 +10,8 @@ Rows of the three kinds, with the columns' default names::
 The second needs `choices: choices`, the third `kind: text` and a verifier.
 """
 
-from collections.abc import Mapping
+import numbers
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast, get_args
@@ -21,13 +22,16 @@ from sirt_ray.benchmarks.base import (
     Benchmark,
     CustomSource,
     Part,
+    Positions,
     Row,
     choice_question,
     open_question,
-    strings,
+    options,
+    ordered_labels,
     text_in,
 )
 from sirt_ray.config.custom import CustomBenchmarkConfig
+from sirt_ray.core import cells
 from sirt_ray.errors import DataError
 from sirt_ray.types import LETTERS, Judgement, Question, Verdict
 from sirt_ray.user_code import UserFunction
@@ -56,6 +60,12 @@ def custom_benchmark(name: str, config: CustomBenchmarkConfig) -> Benchmark:
         ),
         columns=tuple(columns),
         to_question=partial(_to_question, benchmark=name, config=config),
+        positions=None
+        if config.choices is None
+        else Positions(
+            partial(_position, config=config),
+            partial(_to_question, benchmark=name, config=config, first=1),
+        ),
         judge=None if verifier is None else partial(grade_with_user_code, verifier),
         equivalent=algebra.equivalent if kind == "expression" else None,
     )
@@ -85,8 +95,22 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
 
 
 def _plain(value: object) -> object:
-    """Return a number as text: one column may contain integers and fractions."""
-    return str(value) if isinstance(value, int | float) else value
+    """Return a value of a made row as one that a column of a table takes, whatever the other rows
+    have: a number as text, NaN as null, a record of options as its labels and texts."""
+    if cells.is_missing(value):
+        return None
+    if isinstance(value, numbers.Number):
+        return str(value)
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+        return [str(item) if isinstance(item, numbers.Number) else item for item in items]
+    if not isinstance(value, Mapping):
+        return value
+    record = cast("Mapping[str, object]", value)
+    if set(record) >= {"label", "text"}:
+        return record
+    labels = ordered_labels(record)
+    return {"label": labels, "text": [record[label] for label in labels]}
 
 
 def no_rows_message(name: str, part: Part) -> str:
@@ -119,31 +143,80 @@ def _consistent(found: Judgement) -> bool:
 
 
 def _to_question(
-    row: Row, question_id: str, benchmark: str, config: CustomBenchmarkConfig
+    row: Row, question_id: str, benchmark: str, config: CustomBenchmarkConfig, first: int = 0
 ) -> Question:
+    """Return the question of a row. `first`: the number of the first option, where gold answers are
+    numbers of options."""
     text = text_in(row, config.question)
-    gold = row.get(config.answer)
-    if gold is None or not str(gold).strip():
-        raise DataError(f"{config.answer!r} is empty, and it is the gold answer")
+    gold = cells.scalar(row.get(config.answer), config.answer)
     if config.choices is not None:
-        choices = [choice.strip() for choice in strings(row.get(config.choices))]
-        question = choice_question(benchmark, question_id, text, choices, _letter(gold, choices))
+        labels, choices = options(row.get(config.choices), config.choices)
+        right = _right_option(gold, labels, choices, first)
+        every = range(len(choices))
+        question = choice_question(benchmark, question_id, text, choices, right, every)
     elif config.kind == "number":
         question = open_question(benchmark, question_id, text, gold)
     else:
-        question = Question(question_id, benchmark, text, (), str(gold).strip())
+        question = Question(question_id, benchmark, text, (), gold)
     return replace(question, instruction=config.instruction)
 
 
-def _letter(gold: object, choices: list[str]) -> str:
-    """Return the letter of the right option, which `gold` names by its letter, text or position."""
-    label = str(gold).strip()
-    letters = LETTERS[: len(choices)]
-    meant = {index for index, choice in enumerate(choices) if choice == label}
-    meant |= {letters.index(label)} if len(label) == 1 and label in letters else set()
-    meant |= {index for index in range(len(choices)) if str(index) == label}
+def _right_option(
+    gold: str, labels: Sequence[str] | None, choices: Sequence[str], first: int
+) -> int:
+    """Return the index of the right option, which `gold` names by its label, text or number."""
+    meant = _named(gold, labels, choices)
+    # Options with labels need no numbers.
+    if not (labels and meant):
+        meant |= {index for index in range(len(choices)) if str(index + first) == gold}
     if len(meant) != 1:
-        none = "is neither the letter, the text nor the position"
+        none = f"is neither the {'label' if labels else 'letter'}, the text nor the position"
         problem = "may mean several" if meant else none
-        raise DataError(f"the gold answer {label[:40]!r} {problem} of the {len(choices)} options")
-    return LETTERS[meant.pop()]
+        raise DataError(f"the gold answer {gold[:40]!r} {problem} of the {len(choices)} options")
+    return meant.pop()
+
+
+def _named(gold: str, labels: Sequence[str] | None, choices: Sequence[str]) -> set[int]:
+    """Return the indices of the options with this label, the letter where there is none, or with
+    this text."""
+    names = LETTERS[: len(choices)] if labels is None else labels
+    of_label = {index for index, label in enumerate(names) if label.strip() == gold}
+    return of_label | {index for index, choice in enumerate(choices) if choice.strip() == gold}
+
+
+def _position(row: Row, config: CustomBenchmarkConfig) -> tuple[int, int] | None:
+    """Return a gold answer that is the number of an option, and how many options there are; None
+    for another, and for a row that is no question."""
+    assert config.choices is not None
+    try:
+        gold = cells.scalar(row.get(config.answer), config.answer)
+        labels, choices = options(row.get(config.choices), config.choices)
+    except DataError:
+        return None
+    numbers = [str(number) for number in range(len(choices) + 1)]
+    if gold not in numbers or _named(gold, labels, choices):
+        return None
+    return numbers.index(gold), len(choices)
+
+
+def counted(
+    benchmark: Benchmark, part: Part, where: str, found: Collection[tuple[int, int]]
+) -> Benchmark:
+    """Return the benchmark with options counted from where the gold answers of a split count them.
+    `found`: those that are numbers, each with how many options there are.
+
+    Raises DataError if neither 0 nor the number of options is among them: to take one for the other
+    would make every answer wrong.
+    """
+    source, positions = benchmark.source, benchmark.positions
+    assert isinstance(source, CustomSource) and positions is not None
+    if not found or any(number == 0 for number, _ in found):
+        return benchmark
+    if any(number == count for number, count in found):
+        return replace(benchmark, to_question=positions.to_question_from_1)
+    seen = ", ".join(map(str, sorted({number for number, _ in found})))
+    raise DataError(
+        f"{benchmark.name}, split {part} ({where}): the gold answers are numbers of options"
+        f" ({seen}), but neither 0 nor the number of the last option is among them, so they may be"
+        " counted from 0 or from 1. Write the letters of the options, or their texts"
+    )

@@ -1,21 +1,24 @@
 """Grading of a file of responses with the verifier.
 
-The file is read line by line, so its size does not matter. A file with a bad line has no result:
-the remaining lines are only searched for more bad ones.
+The file is read row by row, so its size does not matter. A file with a bad row has no result: the
+remaining rows are only searched for more bad ones.
 """
 
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TextIO, cast
 
-from sirt_ray.benchmarks.base import Benchmark, Row, strings
+from sirt_ray.benchmarks.base import Benchmark, Row, options
 from sirt_ray.benchmarks.registry import REGISTRY
+from sirt_ray.core import cells
 from sirt_ray.errors import DataError, StageError
+from sirt_ray.storage import row_files
 from sirt_ray.storage.atomic import output, output_problem
+from sirt_ray.storage.row_files import FileRow
 from sirt_ray.types import LETTERS, Judgement, Question
 from sirt_ray.verifier import numerals, statements
 
@@ -36,14 +39,18 @@ def grade_file(name: str, file: Path, out: Path | None) -> Counter[str]:
     bad: list[str] = []
     try:
         with output(out) if out else nullcontext() as written:
-            for number, line in _lines(file):
+            for path, row in _rows(file):
                 try:
-                    row, question = _row(benchmark, line)
+                    response, question = _read(benchmark, row)
                 except DataError as error:
-                    bad.append(f"line {number}: {error}")
+                    where = f"line {row.line}" if row.line else row.where
+                    bad.append(f"{where}: {error}" if path == file else f"{path}: {where}: {error}")
                     continue
                 if not bad:
-                    _grade(benchmark, row, question, counts, written)
+                    found = benchmark.grade(response, question)
+                    _count(found, counts)
+                    if written is not None:
+                        written.write(_graded_row(row.values, found))
             if bad or not counts:
                 raise DataError(_refusal(file, bad))
     except OSError as error:
@@ -58,7 +65,7 @@ def _checked(name: str, file: Path, out: Path | None) -> Benchmark:
     problems: list[str] = []
     if name not in REGISTRY:
         problems.append(f"--benchmark {name}: there is none. Choose from {', '.join(REGISTRY)}")
-    if not file.is_file():
+    if not file.is_file() and not file.is_dir():
         problems.append(f"{file} is no file. Correct the path")
     elif not os.access(file, os.R_OK):
         problems.append(f"{file} may not be read. Change its permissions")
@@ -71,69 +78,69 @@ def _checked(name: str, file: Path, out: Path | None) -> Benchmark:
     return REGISTRY[name]
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, numbered from 1."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, line
+def _rows(file: Path) -> Iterator[tuple[Path, FileRow]]:
+    """Yield the rows with their files; a file with another ending is taken for JSON lines."""
+    for path in row_files.files(file):
+        for row in row_files.read(path, default=".jsonl"):
+            yield path, row
 
 
-def _row(benchmark: Benchmark, line: bytes) -> tuple[dict[str, Any], Question]:
-    """Return the record of a line, and the question that its response answers. Raises DataError
-    with everything that is wrong with the line."""
-    row = _record(line)
+def _read(benchmark: Benchmark, row: FileRow) -> tuple[str, Question]:
+    """Return the response of a row, and the question that it answers. Raises DataError with
+    everything that is wrong with the row."""
+    if row.problem:
+        raise DataError(row.problem)
     problems: list[str] = []
-    if "response" not in row:
-        problems.append('"response" is missing: the text that a model wrote')
-    elif not isinstance(row["response"], str):
-        problems.append(f'"response" is {_shown(row["response"])} and not text')
+    response = ""
     try:
-        choices = _choices(row) if benchmark.kind == "choice" else ()
-        reference = _reference(benchmark, row, len(choices))
+        response = _response(row.values)
+    except DataError as error:
+        problems.append(str(error))
+    try:
+        labels, choices = _choices(row.values) if benchmark.kind == "choice" else (None, ())
+        reference = _reference(benchmark, row.values, len(choices), labels)
     except DataError as error:
         raise DataError("; ".join([*problems, str(error)])) from None
     if problems:
         raise DataError("; ".join(problems))
-    return row, Question("", benchmark.name, "", choices, reference)
+    return response, Question("", benchmark.name, "", choices, reference)
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        row: object = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8. Write the file in that encoding") from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise DataError(f"is no JSON ({reason}). Each line must be one record") from error
-    if not isinstance(row, dict):
-        raise DataError(f"is {_shown(row)} and not a record with a response and a reference")
-    return cast("dict[str, Any]", row)
+def _response(row: Row) -> str:
+    if "response" not in row:
+        raise DataError('"response" is missing: the text that a model wrote')
+    response = cells.content_of_chat(row["response"], "response", "assistant")
+    if not isinstance(response, str):
+        raise DataError(f'"response" is {cells.shown(response)} and not text')
+    return response
 
 
-def _choices(row: Row) -> tuple[str, ...]:
+def _choices(row: Row) -> tuple[list[str] | None, tuple[str, ...]]:
+    """Return the labels of the options, if they have some, and their texts."""
     if row.get("choices") is None:
         raise DataError('"choices" is missing: the texts of the options, in order')
-    choices = tuple(strings(row["choices"]))
+    labels, choices = options(row["choices"], "choices")
     if not 2 <= len(choices) <= len(LETTERS):
         raise DataError(f'"choices" has {len(choices)} options, not 2 to {len(LETTERS)}')
-    return choices
+    return labels, tuple(choices)
 
 
-def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
+def _reference(
+    benchmark: Benchmark, row: Row, num_choices: int, labels: Sequence[str] | None
+) -> str:
     """Return the gold answer in the verifier's notation, from that of the benchmark's rows."""
     if "reference" not in row:
         raise DataError('"reference" is missing: the gold answer')
     gold = row["reference"]
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
-        raise DataError(f'"reference" is {_shown(gold)} and not text')
+    if isinstance(gold, bool) or not cells.is_scalar(gold):
+        raise DataError(f'"reference" is {cells.shown(gold)} and not text')
     reference = str(gold).strip()
     if benchmark.kind == "choice":
-        return _letter(benchmark, reference, num_choices)
+        return _letter(benchmark, reference, num_choices, labels)
     if benchmark.kind == "number":
         number = numerals.canonical(reference.rpartition("####")[2])
         if number is None:
-            raise DataError(f'"reference" is {_shown(gold)} and not a number')
+            raise DataError(f'"reference" is {cells.shown(gold)} and not a number')
         return number
     boxes = [found.text.strip() for found in statements.find(reference) if found.mark == "boxed"]
     if not reference:
@@ -141,36 +148,36 @@ def _reference(benchmark: Benchmark, row: Row, num_choices: int) -> str:
     return boxes[-1] if boxes else reference
 
 
-def _letter(benchmark: Benchmark, label: str, num_choices: int) -> str:
-    """Return the letter of the option with a label: one of the benchmark's labels, or a letter."""
-    for labels in (LETTERS, benchmark.labels):
-        names = labels[:num_choices]
-        if label and label.upper() in tuple(names):
-            return LETTERS[names.index(label.upper())]
-    known = ", ".join(dict.fromkeys((*LETTERS[:num_choices], *benchmark.labels[:num_choices])))
-    raise DataError(f'"reference" is {_shown(label)} and none of the options\' labels {known}')
+def _letter(
+    benchmark: Benchmark, label: str, num_choices: int, labels: Sequence[str] | None
+) -> str:
+    """Return the letter of the option with a label: one of the row's labels, or else one of the
+    benchmark's, or a letter."""
+    known = [LETTERS[:num_choices], benchmark.labels[:num_choices]]
+    for names in known if labels is None else [[name.strip() for name in labels], *known]:
+        for written in (label, label.upper()):
+            if label and written in tuple(names):
+                return LETTERS[names.index(written)]
+    every = ", ".join(dict.fromkeys(itertools.chain(labels or (), *known)))
+    raise DataError(f'"reference" is {cells.shown(label)} and none of the options\' labels {every}')
 
 
-def _grade(
-    benchmark: Benchmark,
-    row: dict[str, Any],
-    question: Question,
-    counts: Counter[str],
-    written: TextIO | None,
-) -> None:
-    found: Judgement = benchmark.grade(row["response"], question)
+def _count(found: Judgement, counts: Counter[str]) -> None:
     counts[found.verdict] += 1
     counts["guessed"] += found.extracted is not None and not found.stated
     counts["undecided"] += found.undecided
-    if written is not None:
-        graded = {
-            **row,
-            "verdict": found.verdict,
-            "extracted": found.extracted,
-            "stated": found.stated,
-            "undecided": found.undecided,
-        }
-        written.write(json.dumps(graded) + "\n")
+
+
+def _graded_row(row: Row, found: Judgement) -> str:
+    """Return a row with its judgement as a line of JSON. What JSON has no value for, as the date of
+    a typed column, becomes text."""
+    judgement = {
+        "verdict": found.verdict,
+        "extracted": found.extracted,
+        "stated": found.stated,
+        "undecided": found.undecided,
+    }
+    return json.dumps({**row, **judgement}, default=str) + "\n"
 
 
 def _refusal(file: Path, bad: list[str]) -> str:
@@ -179,8 +186,3 @@ def _refusal(file: Path, bad: list[str]) -> str:
     more = [f"and {len(bad) - MOST_SHOWN:,} more"] if len(bad) > MOST_SHOWN else []
     shown = "\n  ".join([*bad[:MOST_SHOWN], *more])
     return f"{file}: {len(bad):,} lines cannot be graded. Fix them; nothing was graded:\n  {shown}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

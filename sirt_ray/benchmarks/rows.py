@@ -23,13 +23,13 @@ class BadRow:
 
     Example::
 
-        BadRow(position=17, label="id 'train-17'", reason="'question_stem' is empty")
+        BadRow(17, "id 'train-17', train.jsonl:18", "'question_stem' is empty")
     """
 
     position: int
     """Counted from 0 over all files of the split."""
     label: str
-    """The name that the row has in the file; empty without one."""
+    """The name that the row has in the file, and its place there; empty without them."""
     reason: str
 
     def __str__(self) -> str:
@@ -37,16 +37,21 @@ class BadRow:
         return f"row {self.position}{label}: {self.reason}"
 
 
-def convert(benchmark: Benchmark, row: Row) -> dict[str, Any]:
-    """Return a row as a question without an id, or with the `reason` why it is none. A shard of
-    rows does not know its position in the split; `number` assigns the ids."""
-    named = f"id {row['id']!r}" if "id" in row else ""
-    try:
-        question = benchmark.to_question(row, "")
-    except DataError as error:
-        question = Question("", benchmark.name, "", (), "")
-        return parquet.to_row(question) | {"label": named, "reason": str(error)}
-    return parquet.to_row(question) | {"label": named, "reason": ""}
+def convert(
+    benchmark: Benchmark, row: Row, location: str = "", problem: str = ""
+) -> dict[str, Any]:
+    """Return a row as a question without an id, or with the `reason` why it is none: the `problem`
+    of one that cannot be read. A shard of rows does not know its position in the split; `number`
+    assigns the ids. `location`: that in the file, if there is one."""
+    named = [f"id {row['id']!r}"] if "id" in row else []
+    label = ", ".join([*named, *filter(None, [location])])
+    question = Question("", benchmark.name, "", (), "")
+    if not problem:
+        try:
+            question = benchmark.to_question(row, "")
+        except DataError as error:
+            problem = str(error)
+    return parquet.to_row(question) | {"label": label, "reason": problem}
 
 
 def number(

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sirt_ray.cli.options import add_debug, examples
 from sirt_ray.storage import object_store
+from sirt_ray.storage.uri import user_path
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -33,7 +34,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         **examples(EXPORT_EXAMPLES),
     )
     export.add_argument("run", type=object_store.to_local_path, metavar="RUN_DIR")
-    export.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
+    export.add_argument(
+        "out", type=user_path, metavar="OUT", help="a folder that does not exist yet"
+    )
     _add_what(export)
     add_debug(export)
     export.set_defaults(command=_export, stopped="stopped; nothing was written")

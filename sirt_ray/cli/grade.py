@@ -3,20 +3,21 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from sirt_ray.benchmarks.grading import grade_file
 from sirt_ray.benchmarks.registry import REGISTRY
 from sirt_ray.cli.options import add_debug, examples
+from sirt_ray.storage.uri import user_path
 
 DESCRIPTION = """\
 Grade responses against a benchmark's gold answers, with the verifier that runs use.
 
-Each line of FILE.jsonl is a record
+Each row of FILE (.jsonl, .csv, .parquet, ...) has
   "response"   what a model wrote
   "reference"  the gold answer as the benchmark gives it: a number, an expression, or an option's
                label (its letter is accepted as well)
-  "choices"    the options' texts in order, where the benchmark has options
+  "choices"    the options' texts in order, or a record of labels and texts, where the benchmark
+               has options
 
 One JSON object is printed: {"right": n, "wrong": n, "unparseable": n, "accuracy": x}. Wrong and
 unparseable (no final answer, or several) both count as not right.
@@ -36,13 +37,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         description=DESCRIPTION,
         **examples(EXAMPLES),
     )
-    grade.add_argument("file", type=Path, metavar="FILE.jsonl")
+    grade.add_argument("file", type=user_path, metavar="FILE")
     grade.add_argument(
         "--benchmark", required=True, metavar="NAME", help=f"one of {', '.join(REGISTRY)}"
     )
     grade.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         metavar="OUT.jsonl",
         help='write each row with its "verdict", the "extracted" final answer, whether the response'
         ' "stated" it (or it was guessed, from the last number for instance), and whether comparing'

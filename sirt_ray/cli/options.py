@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
+
+from sirt_ray.storage.uri import user_path
 
 
 def examples(text: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ SERVE_PORT = 8000
 def add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "job",
-        type=Path,
+        type=user_path,
         metavar="JOB.yaml",
         help="a job, or a study (a file with the key `study`), which is many of them",
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from sirt_ray.cli.options import add_debug, examples
 from sirt_ray.errors import ConfigError
 from sirt_ray.storage import object_store
+from sirt_ray.storage.uri import user_path
 
 if TYPE_CHECKING:
     from sirt_ray.report.document import Document
@@ -67,7 +68,7 @@ def _add_form(parser: argparse.ArgumentParser, page: str) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help=f"write it there (default of a page: {page} in the folder, or next to several)",
     )

@@ -2,13 +2,13 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sirt_ray.cli.options import add_debug, add_force, examples
 from sirt_ray.config import load
+from sirt_ray.storage.uri import user_path
 
 if TYPE_CHECKING:
     from sirt_ray.artifacts.store import Artifact
@@ -41,9 +41,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         ("dpo", "refine a model on preference pairs"),
     ):
         command = kinds.add_parser(name, help=what)
-        command.add_argument("settings", nargs="?", type=Path, metavar="SETTINGS.yaml")
+        command.add_argument("settings", nargs="?", type=user_path, metavar="SETTINGS.yaml")
         command.add_argument("--model", help="a model's folder, or a name on the hub")
-        command.add_argument("--data", help="a .jsonl or .parquet file, or a run's folder of them")
+        command.add_argument(
+            "--data", help="a file of rows (.jsonl, .csv, .parquet, ...), or a run's folder of them"
+        )
         command.add_argument("--out", help="the output folder")
         command.add_argument("--seed", type=int)
         command.add_argument(

@@ -37,14 +37,18 @@ class CustomBenchmarkConfig(Section):
     rows: Reference | None = None
     """A function `(split: str) -> iterable of rows`, where `split` is "train" or "test", that
     returns the same rows whenever it is called; a row is a dict of the columns below. None: the
-    rows are files, `<data.root>/<name>/<train|test>.parquet|.jsonl|.csv`."""
+    rows are files, `<data.root>/<name>/<train|test>.parquet|.jsonl|.csv`, or another kind of
+    `storage/row_files.py`."""
     question: str = "question"
     """Column with the question's text."""
     answer: str = "answer"
-    """Column with the gold answer; for a question with options the letter of the right option, its
-    text, or its position from 0."""
+    """Column with the gold answer; for a question with options the label or letter of the right
+    option, its text, or its position: from 0, or from 1 where the column has the number of the last
+    option and no 0."""
     choices: str | None = None
-    """Column with the list of options. None: the questions are open."""
+    """Column with the options: a list of texts, or a record of labels and texts
+    (`{"A": "chair", "B": "apple"}`, `{"label": [...], "text": [...]}`). None: the questions are
+    open."""
     kind: Literal["number", "expression", "text"] = "number"
     """The kind of answer of an open question. `text` is any text that `verifier` understands."""
     instruction: str | None = Field(default=None, min_length=1)

@@ -49,8 +49,9 @@ class DataConfig(Section):
     evaluate: list[str] = Field(min_length=1)
     """Benchmarks to report on; those not in `train` are out-domain."""
     root: str | None = None
-    """Folder of local rows (`<root>/<benchmark>/<split>.parquet|.jsonl|.csv`) in the columns of the
-    hub's data sets. Without it rows come from the hub at a pinned revision."""
+    """Folder of local rows (`<root>/<benchmark>/<split>.parquet|.jsonl|.csv`, or another kind of
+    `storage/row_files.py`) in the columns of the hub's data sets. Without it rows come from the hub
+    at a pinned revision."""
     num_train: PositiveInt | None = None
     """Training questions per benchmark, class-balanced where there are classes. None: the paper's
     protocol (4000 for the four QA tasks, all of GSM8K and MultiArith)."""

@@ -28,7 +28,7 @@ from sirt_ray.config.renamed import (
     with_current_names,
 )
 from sirt_ray.errors import ConfigError
-from sirt_ray.storage.uri import masked
+from sirt_ray.storage.uri import masked, user_path
 
 SectionType = TypeVar("SectionType", bound=Section)
 _RUN_CONFIG = "config.yaml"
@@ -126,7 +126,7 @@ def _layers(path: Path) -> list[_Layer]:
             raise ConfigError(
                 f"{source}: base: must be the path of a file as seen from this one, but is {base!r}"
             )
-        path = path.parent / Path(base).expanduser()
+        path = path.parent / user_path(base)
 
 
 def _read_layer(path: Path, source: str) -> _Layer:

@@ -115,7 +115,7 @@ class DemonstrationFileConfig(Section):
     """
 
     path: str
-    """A `.parquet`, `.jsonl`, `.json` or `.csv` file."""
+    """A file of rows, or a folder of such files, of any kind of `storage/row_files.py`."""
     completion_column: str = "completion"
     """Column with the answer: reasoning and final answer."""
     question_id_column: str = "question_id"

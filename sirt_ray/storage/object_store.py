@@ -34,7 +34,7 @@ from filelock import FileLock
 
 from sirt_ray.errors import StorageError
 from sirt_ray.logs import waiting
-from sirt_ray.storage.uri import SCHEMES, checked, is_uri, wrap_errors
+from sirt_ray.storage.uri import SCHEMES, checked, is_uri, user_path, wrap_errors
 
 _THREADS = 8
 """Files that are transferred at the same time."""
@@ -70,7 +70,7 @@ def to_local_path(uri: str) -> Path:
     """Return the path on this node of a URI in storage; of a path itself. Raises ConfigError for a
     URI that cannot be one."""
     if not is_uri(uri):
-        return Path(uri).expanduser()
+        return user_path(uri)
     if (parts := urlsplit(uri)).scheme == "file":
         return Path(unquote(parts.path))
     parts = urlsplit(checked(uri))

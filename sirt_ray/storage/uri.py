@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sirt_ray.errors import ConfigError, SirtError, StorageError
@@ -28,6 +29,12 @@ _ADVICE = {
 def is_uri(text: str) -> bool:
     """Return whether the text is a URI rather than a path or a name."""
     return "://" in text
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user has written, with `~` for the home folder as a shell has it. That
+    of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def checked(uri: str) -> str:

@@ -3,24 +3,27 @@
     sft   prompt, completion
     dpo   prompt, chosen, rejected
 
-All columns are text. A prompt is used as it is, as a user's message if the tokenizer has a chat
+All columns are text, or chats of one message, the user's or the assistant's, which are read as its
+text. A prompt is used as it is, as a user's message if the tokenizer has a chat
 template; what follows is appended without anything between, and ends in the end of the sequence.
 Rows with the same prompt are one question: the validation loss gets all of them or none.
 """
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sirt_ray.artifacts import parquet
+from sirt_ray.core import cells
 from sirt_ray.core.encoding import Tokenizer, check_pair_ids, encode_as_written
 from sirt_ray.errors import DataError
+from sirt_ray.storage import row_files
+from sirt_ray.storage.row_files import FileRow
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question, Verdict
 
 Kind = Literal["sft", "dpo"]
@@ -38,8 +41,12 @@ _SHOWN = 5
 
 def is_from_run(source: Path, kind: Kind) -> bool:
     """Return whether these are files of a run, which are trained on as they are."""
-    files = parquet.files(source) if source.suffix != ".jsonl" else []
-    return bool(files) and set(_SCHEMAS[kind].names) <= set(pq.read_schema(files[0]).names)
+    is_parquet = source.is_dir() or row_files.kind(source) in (".parquet", None)
+    files = parquet.files(source) if is_parquet else []
+    try:
+        return bool(files) and set(_SCHEMAS[kind].names) <= set(pq.read_schema(files[0]).names)
+    except (pa.ArrowInvalid, OSError):
+        return False  # `encode` says what is wrong with the file.
 
 
 def check_ids(source: Path, tokenizer: Tokenizer) -> None:
@@ -57,11 +64,11 @@ def encode(source: Path, kind: Kind, tokenizer: Tokenizer, out: Path) -> dict[st
     to_row = {"sft": _demonstration, "dpo": _pair}[kind]
     made: list[parquet.Row] = []
     problems: list[str] = []
-    for number, row in enumerate(_rows(source), start=1):
+    for where, row in _rows(source):
         try:
             made.append(to_row(_texts(row, kind), tokenizer))
         except DataError as error:
-            problems.append(f"row {number}: {error}")
+            problems.append(f"{where}: {error}")
     if problems or not made:
         shown = problems[:_SHOWN] or ["there is no row in it"]
         more = [f"and {len(problems) - _SHOWN} more rows"] if len(problems) > _SHOWN else []
@@ -70,33 +77,42 @@ def encode(source: Path, kind: Kind, tokenizer: Tokenizer, out: Path) -> dict[st
     return {"rows": len(made)}
 
 
-def _rows(source: Path) -> Iterator[Any]:
-    """Yield the rows of a file. Raises DataError for a line that is no JSON."""
-    if source.suffix == ".jsonl":
-        with source.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{source}:{number} is no valid JSON: {error}") from error
-    else:
-        yield from parquet.rows(source)
+def _rows(source: Path) -> Iterator[tuple[str, FileRow]]:
+    """Yield the rows, each with its place for messages. Parquet files of a folder are read whatever
+    else is in it; a file with another ending is taken for one."""
+    files = parquet.files(source) if source.is_dir() else [source]
+    for file in files or row_files.files(source):
+        of_file = "" if file == source else f"{file.name}, "
+        for row in row_files.read(file, default=".parquet"):
+            yield f"{of_file}{row.where}", row
 
 
-def _texts(row: Any, kind: Kind) -> list[str]:
-    """Return the texts of the columns. Raises DataError if one is missing or empty."""
-    columns = _COLUMNS[kind]
-    wrong = [name for name in columns if not (isinstance(row, dict) and _is_text(row.get(name)))]
-    if wrong:
-        raise DataError(
-            f"{' and '.join(wrong)} must be text and not empty; {kind} takes the columns"
-            f" {', '.join(columns)}"
+def _texts(row: FileRow, kind: Kind) -> list[str]:
+    """Return the texts of the columns. Raises DataError with everything that is wrong with the
+    row: a column that is missing, empty, or no text."""
+    if row.problem:
+        raise DataError(row.problem)
+    texts: list[str] = []
+    empty: list[str] = []
+    problems: list[str] = []
+    for name in _COLUMNS[kind]:
+        role = "user" if name == "prompt" else "assistant"
+        try:
+            text = cells.content_of_chat(row.values.get(name), name, role)
+            texts.append(cells.encodable(text, name) if isinstance(text, str) else "")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if not texts[-1]:
+            empty.append(name)
+    if empty:
+        problems.append(
+            f"{' and '.join(empty)} must be text and not empty; {kind} takes the columns"
+            f" {', '.join(_COLUMNS[kind])}"
         )
-    return [row[name] for name in columns]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+    if problems:
+        raise DataError("; ".join(problems))
+    return texts
 
 
 def _demonstration(texts: list[str], tokenizer: Tokenizer) -> parquet.Row:

@@ -9,13 +9,14 @@ checkpoint.
     out/student/     the trained model
 """
 
+import os
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt
 
 from sirt_ray.artifacts.locks import locked
 from sirt_ray.artifacts.store import Artifact, Store
@@ -44,6 +45,8 @@ _SHOWN = ("loss", "validation_loss", "accuracy")
 """Metrics that are printed."""
 
 Print = Callable[[str], None]
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, with `~` for the home folder."""
 
 
 class StandaloneJob(Section):
@@ -53,10 +56,10 @@ class StandaloneJob(Section):
     """Folder or hub name."""
     revision: str | None = None
     """Revision of `model` on the hub."""
-    data: str
-    """A file, `.jsonl` or `.parquet`, or a folder of Parquet files: the files of a run, or rows
-    with the columns of `external_data.py`."""
-    out: str
+    data: UserPath
+    """A file, or a folder of files: those of a run, or rows with the columns of `external_data.py`
+    in any kind of file that `storage/row_files.py` reads."""
+    out: UserPath
     """The output folder."""
     seed: NonNegativeInt = 0
     resources: TrainerResources = TrainerResources()

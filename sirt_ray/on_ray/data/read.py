@@ -8,23 +8,25 @@ of its row whatever the number of blocks. The errors of all benchmarks are raise
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
-from pyarrow import csv
 from ray.data import DataContext, Dataset
 from ray.exceptions import RayError
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.benchmarks import files, rows
 from sirt_ray.benchmarks.base import Benchmark, CustomSource, Generated, Hub, Part
-from sirt_ray.benchmarks.custom import made_rows, no_rows_message
+from sirt_ray.benchmarks.custom import counted, made_rows, no_rows_message
 from sirt_ray.benchmarks.registry import benchmarks_of
 from sirt_ray.config.data import DataConfig
 from sirt_ray.core.interfaces import Counts, Progress
@@ -34,6 +36,9 @@ from sirt_ray.on_ray.cluster import describe_pending
 from sirt_ray.on_ray.data.hub import download
 from sirt_ray.on_ray.data.splits import write_splits
 from sirt_ray.quickstart import tasks
+from sirt_ray.storage import row_files
+from sirt_ray.storage.row_files import FileRow
+from sirt_ray.storage.uri import user_path
 from sirt_ray.types import Question, Split
 
 _ROWS_PER_BLOCK = 1000
@@ -42,15 +47,26 @@ _TEST_SEED = 2405
 """Seed of a generator's test questions. It is the same for every job, so that runs with different
 seeds can be compared. To choose settings, `quickstart/tasks.py` has a validation split."""
 
+_FAILED = pa.field("failed", pa.string())
+"""Why a block could not be read, if it could not. It is no error of the task, since Ray adds words
+of its own to those."""
 _CONVERTED = pa.schema(
-    [*parquet.QUESTION, pa.field("label", pa.string()), pa.field("reason", pa.string())]
+    [*parquet.QUESTION, pa.field("label", pa.string()), pa.field("reason", pa.string()), _FAILED]
 )
-_READERS: dict[str, Callable[..., Dataset]] = {
-    ".parquet": ray.data.read_parquet,
-    ".csv": partial(ray.data.read_csv, parse_options=csv.ParseOptions(newlines_in_values=True)),
-    ".json": ray.data.read_json,
-    ".jsonl": ray.data.read_json,
-}
+_POSITIONS = pa.schema([pa.field("number", pa.int32()), pa.field("options", pa.int32()), _FAILED])
+_MOST_TASKS = 256
+"""Tasks that read files; where there are more files, a task reads several."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The rows of a split as blocks of Ray Data."""
+
+    dataset: Dataset
+    rows_of: Callable[[pa.Table], Iterator[tuple[FileRow, str]]]
+    """(block) -> its rows, each with its location in a file, or with nothing. Raises DataError."""
+    where: str
+    """Where the rows come from, for messages."""
 
 
 def prepare_questions(out: Path, data: DataConfig, seed: int, progress: Progress) -> Counts:
@@ -163,7 +179,7 @@ def _wanted(data: DataConfig) -> list[tuple[Benchmark, Part]]:
 
 
 def _root(data: DataConfig) -> Path | None:
-    return None if data.root is None else Path(data.root).expanduser()
+    return None if data.root is None else user_path(data.root)
 
 
 def _local_files(root: Path | None, benchmark: Benchmark, part: Part) -> Sequence[Path]:
@@ -195,37 +211,109 @@ def _quiet_and_in_order() -> AbstractContextManager[None]:
 
 def _questions(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> list[Question]:
     """Return all rows of a part as questions, in order."""
-    dataset, where = _read(benchmark, part, data, seed)
-    converted = dataset.map_batches(partial(_convert_batch, benchmark), batch_format="pyarrow")
+    source = _source(benchmark, part, data, seed)
+    if benchmark.positions is not None:
+        pairs = _mapped(source, partial(_positions, benchmark), _POSITIONS, benchmark, part)
+        found = {(pair["number"], pair["options"]) for pair in pairs}
+        benchmark = counted(benchmark, part, source.where, found)
+    converted = _mapped(source, partial(_convert, benchmark), _CONVERTED, benchmark, part)
+    if not converted:
+        raise DataError(rows.empty_message(benchmark.name, part, source.where))
+    questions, bad = rows.number(benchmark, part, converted)
+    if bad:
+        raise DataError(
+            rows.bad_rows_message(benchmark.name, part, source.where, bad, len(converted))
+        )
+    return questions
+
+
+_OfRows = Callable[[Iterator[tuple[FileRow, str]]], Iterator[list[dict[str, Any]]]]
+
+
+def _mapped(
+    source: _Source, of_rows: _OfRows, schema: pa.Schema, benchmark: Benchmark, part: Part
+) -> list[dict[str, Any]]:
+    """Return what `of_rows` makes of the rows, one task for each block, in order. Raises DataError
+    for all blocks that cannot be read."""
+    mapped = source.dataset.map_batches(
+        partial(_of_block, source.rows_of, of_rows, schema),
+        batch_size=None,
+        batch_format="pyarrow",
+    )
     found: list[dict[str, Any]] = []
     try:
         with waiting(
             f"{part} rows of {benchmark.name}", partial(describe_pending, [{"CPU": 1.0}])
         ) as wait:
-            for batch in wait.each(converted.iter_batches(batch_size=None, batch_format="pyarrow")):
+            for batch in wait.each(mapped.iter_batches(batch_size=None, batch_format="pyarrow")):
                 found += cast(pa.Table, batch).to_pylist()
     except Exception as error:  # Ray wraps the errors of its tasks in its own classes.
-        raise _read_error(error, benchmark, part, where) from error
-    if not found:
-        raise DataError(rows.empty_message(benchmark.name, part, where))
-    questions, bad = rows.number(benchmark, part, found)
-    if bad:
-        raise DataError(rows.bad_rows_message(benchmark.name, part, where, bad, len(found)))
-    return questions
+        raise _read_error(error, benchmark, part, source.where) from error
+    rows.raise_all(
+        f"{benchmark.name}, split {part}: {row['failed']}" for row in found if row["failed"]
+    )
+    return found
 
 
-def _convert_batch(benchmark: Benchmark, batch: pa.Table) -> pa.Table:
-    converted = [rows.convert(benchmark, row) for row in batch.to_pylist()]
-    return pa.Table.from_pylist(converted, schema=_CONVERTED)
+def _of_block(
+    rows_of: Callable[[pa.Table], Iterator[tuple[FileRow, str]]],
+    of_rows: _OfRows,
+    schema: pa.Schema,
+    block: pa.Table,
+) -> Iterator[pa.Table]:
+    try:
+        for made in of_rows(rows_of(block)):
+            yield pa.Table.from_pylist(made, schema=schema)
+    except DataError as error:
+        yield pa.Table.from_pylist([{_FAILED.name: str(error)}], schema=schema)
 
 
-def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tuple[Dataset, str]:
-    """Return the rows of a part, and their source as text."""
+def _convert(
+    benchmark: Benchmark, found: Iterator[tuple[FileRow, str]]
+) -> Iterator[list[dict[str, Any]]]:
+    while chunk := list(itertools.islice(found, _ROWS_PER_BLOCK)):
+        yield [
+            rows.convert(benchmark, row.values, location, row.problem) for row, location in chunk
+        ]
+
+
+def _positions(
+    benchmark: Benchmark, found: Iterator[tuple[FileRow, str]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the distinct gold answers that are numbers of options."""
+    assert benchmark.positions is not None
+    pairs = {benchmark.positions.of(row.values) for row, _ in found} - {None}
+    yield [{"number": pair[0], "options": pair[1]} for pair in pairs if pair]
+
+
+def _rows_of_files(
+    columns: Sequence[str], only_file: bool, paths: pa.Table
+) -> Iterator[tuple[FileRow, str]]:
+    for path in map(Path, paths.column("item").to_pylist()):
+        if not path.is_file():
+            raise DataError(
+                f"there is no {path} on the node {platform.node()}. Every node of the cluster must"
+                " have data.root under the same path"
+            )
+        for row in row_files.read(path, columns):
+            yield row, files.location(path, row, only_file)
+
+
+def _rows_of_table(block: pa.Table) -> Iterator[tuple[FileRow, str]]:
+    for number, values in enumerate(block.to_pylist(), start=1):
+        yield FileRow(number, None, values), ""
+
+
+def _source(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> _Source:
     local = _local_files(_root(data), benchmark, part)
     if local:
-        read = _READERS[local[0].suffix]
+        paths = [str(path.absolute()) for path in local]
         more = f" and {len(local) - 1} more" if len(local) > 1 else ""
-        return read([str(path) for path in local]), f"{local[0]}{more}"
+        return _Source(
+            ray.data.from_items(paths, override_num_blocks=min(len(paths), _MOST_TASKS)),
+            partial(_rows_of_files, [*benchmark.columns, "id"], len(paths) == 1),
+            f"{local[0]}{more}",
+        )
     source = benchmark.source
     if isinstance(source, Hub):
         table = download(benchmark, source, part)
@@ -241,7 +329,7 @@ def _read(benchmark: Benchmark, part: Part, data: DataConfig, seed: int) -> tupl
     blocks = max(1, table.num_rows // _ROWS_PER_BLOCK)
     # Not `from_huggingface`: for a data set with Parquet files it reads the newest revision,
     # whatever revision was loaded.
-    return ray.data.from_arrow(table, override_num_blocks=blocks), where
+    return _Source(ray.data.from_arrow(table, override_num_blocks=blocks), _rows_of_table, where)
 
 
 def _table(made: list[dict[str, object]], benchmark: Benchmark, part: Part, where: str) -> pa.Table:

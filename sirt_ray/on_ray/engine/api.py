@@ -22,6 +22,7 @@ from sirt_ray.on_ray.engine.protocol import (
     SampleRequest,
     SampleResult,
 )
+from sirt_ray.storage.uri import user_path
 
 if TYPE_CHECKING:
     from sirt_ray.endpoint.client import Answer, EndpointClient
@@ -37,7 +38,7 @@ def endpoint_engine(job: JobConfig, run_dir: Path) -> "EndpointEngine | None":
     config = job.teacher.endpoint
     if config is None:
         return None
-    folder = Path(config.cache).expanduser() if config.cache else run_dir / "endpoint"
+    folder = user_path(config.cache) if config.cache else run_dir / "endpoint"
     return EndpointEngine(config, folder.absolute())
 
 

@@ -1,11 +1,15 @@
 """`sirt grade`: what it prints and writes, and what it says to bad input."""
 
+import datetime
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sirt_ray.cli.main import main
@@ -136,6 +140,8 @@ def test_all_bad_lines_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ({"response": "D", "reference": "D"}, '"choices" is missing'),
         ({"response": "D", "reference": "D", "choices": "ABC"}, "not a list"),
+        ({"response": "D", "reference": "D", "choices": ["a", None]}, "option 2 is None"),
+        ({"response": "D", "reference": "D", "choices": ["a", ["b"]]}, "option 2 is ['b']"),
         ({"response": "D", "reference": "D", "choices": ["a"]}, "has 1 options"),
         ({"response": "D", "reference": "F", "choices": CITIES}, "labels A, B, C, D, E"),
         ({"response": "D", "reference": "", "choices": CITIES}, "labels A, B, C, D, E"),
@@ -147,6 +153,70 @@ def test_a_choice_benchmark_needs_its_options(
 ) -> None:
     told = refused(capsys, "--benchmark", "commonsense_qa", written(tmp_path, row))
     assert f"line 1: {said}" in told or said in told
+
+
+ITEMS = [
+    {"response": "The answer is 007.", "reference": "007", "note": "007"},
+    {"response": "8", "reference": "9"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("r.csv", b"response,reference,note\nThe answer is 007.,007,007\n8,9,\n"),
+        ("r.tsv", b"response\treference\tnote\nThe answer is 007.\t007\t007\n8\t9\t\n"),
+        ("r.json", json.dumps(ITEMS, indent=1).encode()),
+        ("r.JSONL.GZ", gzip.compress("\n".join(map(json.dumps, ITEMS)).encode("utf-8-sig"))),
+        ("r [1]?.txt", "\n".join(map(json.dumps, ITEMS)).encode()),
+    ],
+)
+def test_every_kind_of_file_is_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / "out [1].jsonl"
+    found = graded(capsys, "--benchmark", "gsm8k", tmp_path / name, "--out", out)
+    assert (found["right"], found["wrong"]) == (1, 1)
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert (first["note"], first["verdict"], second["verdict"]) == ("007", "right", "wrong")
+
+
+def test_typed_columns_and_chats_are_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = [{"role": "assistant", "content": "The answer is 0.1."}]
+    table = pa.table(
+        {
+            "response": [chat],
+            "reference": pa.array([0.1], pa.float32()),
+            "day": [datetime.date(2024, 5, 17)],
+        }
+    )
+    pq.write_table(table, tmp_path / "r.parquet")
+    out = tmp_path / "out.jsonl"
+    found = graded(capsys, "--benchmark", "gsm8k", tmp_path / "r.parquet", "--out", out)
+    assert found["right"] == 1 and json.loads(out.read_text())["day"] == "2024-05-17"
+    row = {"response": [*chat, *chat], "reference": 1}
+    told = refused(capsys, "--benchmark", "gsm8k", written(tmp_path, row))
+    assert "line 1: 'response' is a chat of assistant, assistant" in told
+
+
+@pytest.mark.parametrize(
+    ("choices", "reference", "right"),
+    [
+        ({"label": ["A", "B"], "text": ["chair", "apple"]}, "B", 1),
+        ({"A": "chair", "B": "apple"}, "B", 1),
+        ({"1": "chair", "2": "apple"}, "2", 1),
+        ({"1": "chair", "2": "apple"}, 1, 0),
+    ],
+)
+def test_options_may_be_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], choices: object, reference: Any, right: int
+) -> None:
+    row = {"response": "The answer is apple.", "reference": reference, "choices": choices}
+    found = graded(capsys, "--benchmark", "commonsense_qa", written(tmp_path, row))
+    assert found["right"] == right
 
 
 def test_of_many_bad_lines_the_first_are_told(

@@ -1,10 +1,13 @@
 """Training in one process on the user's rows; the command line, in this process."""
 
+import gzip
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -140,6 +143,91 @@ def test_an_external_prompt_is_a_users_message_if_there_is_a_chat_template(tmp_p
     (row,) = parquet.read(tmp_path / "sft.parquet")
     assert tokenizer.decode(row["prompt_ids"]) == "<s><2+2=>"
     assert encode_prompt(tiny.question(1), "plain", tokenizer)[0].startswith("<s><")
+
+
+SFT = [{"prompt": f"{n}+{n}=", "completion": f"0{n}"} for n in range(3)]
+
+
+def encoded(source: Path, out: Path) -> list[tuple[str, str]]:
+    external_data.encode(source, "sft", tiny.byte_tokenizer(), out)
+    return [(row["prompt"], row["completion"]) for row in parquet.read(out / "sft.parquet")]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.JSONL", "a.ndjson", "a.json", "a.csv", "a.tsv", "a.jsonl.gz", "ü [1]?"]
+)
+def test_external_rows_are_read_in_every_kind_of_file(tmp_path: Path, name: str) -> None:
+    separator = "\t" if name == "a.tsv" else ","
+    table = "\n".join(separator.join(row) for row in (SFT[0], *(row.values() for row in SFT)))
+    by_line = "\n\n".join(map(json.dumps, SFT))
+    text = {".json": json.dumps(SFT, indent=1), ".csv": table, ".tsv": table}.get(
+        Path(name).suffix, by_line
+    )
+    source = tmp_path / name
+    if source.suffix == ".gz":
+        source.write_bytes(gzip.compress(text.encode()))
+    elif source.suffix:
+        source.write_text(text, encoding="utf-8-sig")
+    else:
+        source.mkdir()
+        pq.write_table(pa.Table.from_pylist(SFT), source / "b.parquet")
+        (source / "notes.json").write_text("{}")
+    assert not external_data.is_from_run(source, "sft")
+    assert encoded(source, tmp_path / "out") == [(row["prompt"], row["completion"]) for row in SFT]
+
+
+def test_a_saved_data_set_is_external_rows(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(SFT).save_to_disk(tmp_path / "saved", num_shards=2)
+    assert encoded(tmp_path / "saved", tmp_path) == [(r["prompt"], r["completion"]) for r in SFT]
+
+
+def test_chats_of_one_message_are_external_rows(tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "2+2="}],
+        "completion": [{"role": "assistant", "content": "4"}],
+    }
+    assert encoded(lines(tmp_path / "a.jsonl", [row]), tmp_path) == [("2+2=", "4")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.jsonl",
+            b'{"prompt": "a", "completion": " \\ud83d 3"}',
+            "row 1: 'completion' has '\\ud83d'",
+        ),
+        ("a.jsonl", b'\n{"prompt": "caf\xe9", "completion": "b"}', "row 1 (line 2): is not UTF-8"),
+        ("a.jsonl", b'{"prompt": "a", "completion"', "line 1 is no JSON"),
+        ("a.csv", b"prompt,completion\na,b\nc\n", "row 2 (line 3): has 1 cells"),
+        ("a.parquet", b"PAR1xxxx", "a.parquet cannot be read as parquet: Parquet magic bytes"),
+        ("a.pq", b"PAR1xxxx", "a.pq cannot be read: Parquet magic bytes"),
+        ("a.json", b'[{"prompt": [{"role": "system", "content": ""}]}]', "is a chat of system"),
+    ],
+)
+def test_a_file_that_cannot_be_trained_on_is_an_error_of_its_row(
+    tmp_path: Path,
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    said: str,
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert train("sft", base, tmp_path / name, tmp_path / "out", *TUNE) == 2
+    told = capsys.readouterr().err
+    assert said in told and str(tmp_path / name) in told and "is a bug" not in told
+
+
+def test_data_and_out_may_be_in_the_home_folder(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines(tmp_path / "a.jsonl", SFT)
+    assert train("sft", base, Path("~/a.jsonl"), Path("~/out"), *TUNE) == 0
+    assert (tmp_path / "out" / "student" / "model.safetensors").is_file()
 
 
 def test_all_rows_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:

@@ -195,3 +195,72 @@ def test_identity_is_the_content_and_the_columns_and_not_the_place(tmp_path: Pat
     assert identity(first) != identity(same.model_copy(update={"completion_column": "other"}))
     write(tmp_path / "b.jsonl", [*rows, *rows])
     assert identity(first) != identity(same)
+
+
+CHAT = [{"role": "assistant", "content": "2 + 2 = 4. The answer is 4."}]
+USER = [{"role": "user", "content": [{"type": "text", "text": APPLES.text}]}]
+
+
+def test_a_chat_of_one_message_is_its_text(tmp_path: Path) -> None:
+    rows = [{"question": USER, "completion": CHAT}, {"question": PEARS.text, "completion": CHAT}]
+    found = read(write(tmp_path / "answers.jsonl", rows))
+    assert answered(found) == [(APPLES.id, 0, "right"), (PEARS.id, 0, "wrong")]
+    assert found.graded[0].completion.text == CHAT[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"completion": [*USER, *CHAT]}, "is a chat of user, assistant, and only one"),
+        ({"completion": USER}, "is a chat of user"),
+        (
+            {"completion": [{"role": "assistant"}]},
+            "is a message that has no text",
+        ),
+        (
+            {"completion": [{**CHAT[0], "thinking": "so"}]},
+            "is a message that also has 'thinking'",
+        ),
+        ({"completion": ["The answer is 4."]}, "is ['The answer is 4.'] and not text"),
+        ({"completion": {"text": "4"}}, "is {'text': '4'} and not text"),
+        ({"completion": "\ud83d 4"}, "has '\\ud83d' as character 1"),
+        (
+            {"question": [{"role": "system", "content": "Hi"}, *USER]},
+            "is a chat of system, user",
+        ),
+    ],
+)
+def test_an_answer_that_is_no_text_is_refused_with_its_row(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    row = {"question": APPLES.text, "completion": "The answer is 4."}
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path / "answers.jsonl", [row, row | changed, row]))
+    (column,) = changed
+    assert f"row 2: {column!r} {said}" in str(caught.value)
+    assert "answers.jsonl: 1 rows cannot be read" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b'{"question": ', b"\xff", b"[1]"])
+def test_a_line_that_is_no_row_is_named_with_the_others(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path / "answers.jsonl", [{"question": APPLES.text, "completion": "4"}])
+    path.write_bytes(path.read_bytes() + b"\n" + content + b"\n{}{")
+    with pytest.raises(DataError, match=r"answers\.jsonl: 2 rows .*\n  row 2 \(line 3\) ?:? ?is"):
+        read(path)
+
+
+def test_a_long_answer_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    answer = "word " * 40_000 + "The answer is 4."
+    path = tmp_path / "answers.CSV"
+    path.write_text(f'question,completion\n{APPLES.text},"{answer}"\n', encoding="utf-8-sig")
+    found = read(path)
+    assert answered(found) == [(APPLES.id, 0, "right")]
+    assert found.graded[0].completion.text == answer
+
+
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "answers.jsonl", [{"question": APPLES.text, "completion": "4"}])
+    assert read(Path("~/answers.jsonl")).counts["matched"] == 1
+    with pytest.raises(DataError, match="no file"):
+        read(Path("~nobody-of-this-name/answers.jsonl"))

@@ -84,13 +84,13 @@ def test_empty_and_broken_files_are_named(root: Path) -> None:
     (root / "rows.jsonl").write_text("\n")
     (root / "rows.json").write_text("[]")
     (root / "rows.csv").write_text("question,answer\n")
-    for suffix in files.SUFFIXES:
+    for suffix in (".parquet", ".jsonl", ".json", ".csv"):
         with pytest.raises(DataError, match=r"gsm8k, split train: .* has no rows"):
             check(root / f"rows{suffix}")
     (root / "rows.parquet").write_text("no parquet")
     (root / "rows.jsonl").write_text("{broken\n")
     (root / "rows.json").write_text("[1, 2]")
     (root / "rows.csv").write_bytes(b"\xff\xfe\x00")
-    for suffix in files.SUFFIXES:
+    for suffix in (".parquet", ".jsonl", ".json", ".csv"):
         with pytest.raises(DataError, match=r"gsm8k, split train: .* cannot be read"):
             check(root / f"rows{suffix}")

@@ -63,3 +63,40 @@ def test_custom_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     settings["benchmarks"]["sums"] = f"{tmp_path}/own.py:broken"
     with pytest.raises(DataError, match=r"own\.py:broken\).* 1 of 2 rows.*\n.*row 0: .*'she'"):
         prepare_questions(tmp_path / "again", config(**settings), 0, RecordedProgress())
+
+
+def test_rows_of_every_kind_are_read_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(user_code.ALLOW, "1")
+    (tmp_path / "judge.py").write_text("def judge(text, question): ...\n")
+    root = tmp_path / "r [1] ? ü"
+    for name in ("dates", "winner"):
+        (root / name).mkdir(parents=True)
+    (root / "dates" / "train.csv").write_text("question,answer\nWhen?,2024-05-17\nWho?,007\n")
+    (root / "dates" / "test.jsonl").write_text(
+        '{"question": "When?", "answer": "2024-05-17"}\n{"question": "How many?", "answer": 7}\n'
+    )
+    choice = '{{"question": "Who?", "choices": {{"1": "she", "2": "he {0}"}}, "answer": {0}}}\n'
+    (root / "winner" / "test.ndjson").write_text(choice.format(1) + choice.format(2))
+    listed = '{{"question": "Who {0}?", "choices": ["she", "he"], "answer": "{0}"}}\n'
+    (root / "winner" / "train.jsonl").write_text("".join(map(listed.format, (1, 2, 1))))
+    settings = config(
+        train=["dates", "winner"],
+        evaluate=["dates", "winner"],
+        num_validation=0,
+        root=str(root),
+        benchmarks={
+            "dates": {"kind": "text", "verifier": f"{tmp_path}/judge.py:judge"},
+            "winner": {"choices": "choices"},
+        },
+    )
+    prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())
+    for name, split, references in (
+        ("dates", "train", ["2024-05-17", "007"]),
+        ("dates", "test", ["2024-05-17", "7"]),
+        ("winner", "train", ["A", "B"]),
+        ("winner", "test", ["A", "B"]),
+    ):
+        found = questions(tmp_path / "out", name, split)
+        assert [question.reference for question in found] == references, (name, split)

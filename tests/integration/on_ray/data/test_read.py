@@ -1,5 +1,6 @@
 """Questions through a real local Ray: order, selection, counts and errors."""
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -41,6 +42,10 @@ def gsm_rows(count: int, first: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def json_line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=50)
@@ -76,7 +81,8 @@ def test_rows_of_several_blocks_and_files_keep_their_order(tmp_path: Path) -> No
 
 def test_all_file_formats_give_the_same_questions(tmp_path: Path) -> None:
     rows = gsm_rows(40)
-    for suffix in ("parquet", "jsonl", "json", "csv"):
+    suffixes = ("parquet", "jsonl", "json", "csv", "jsonl.gz")
+    for suffix in suffixes:
         folder = tmp_path / suffix / "gsm8k"
         folder.mkdir(parents=True)
         for split in ("train", "test"):
@@ -85,19 +91,21 @@ def test_all_file_formats_give_the_same_questions(tmp_path: Path) -> None:
                 write_parquet(file, rows)
             elif suffix == "jsonl":
                 file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            elif suffix == "jsonl.gz":
+                file.write_bytes(gzip.compress(b"".join(map(json_line, rows))))
             elif suffix == "json":
                 file.write_text(json.dumps(rows, indent=1))
             else:
                 lines = ['"{question}","{answer}"'.format(**row) for row in rows]
                 file.write_text("\n".join(["question,answer", *lines]))
     counts: dict[str, Mapping[str, Any]] = {}
-    for suffix in ("parquet", "jsonl", "json", "csv"):
+    for suffix in suffixes:
         settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path / suffix))
         check_rows_available(settings)
         counts[suffix] = prepare_questions(
             tmp_path / "out" / suffix, settings, 3, RecordedProgress()
         )
-    assert counts["parquet"] == counts["jsonl"] == counts["json"] == counts["csv"]
+    assert all(found == counts["parquet"] for found in counts.values())
 
 
 def test_paper_protocol_on_real_rows(assets: Path, tmp_path: Path) -> None:
@@ -192,13 +200,36 @@ def test_problems_of_all_benchmarks_come_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_file_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_no_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "gsm8k").mkdir()
     (tmp_path / "gsm8k" / "train.jsonl").write_text('{"question": "x", "answer": "#### 1"}\n{oops')
-    write_parquet(tmp_path / "gsm8k" / "test.parquet", gsm_rows(3))
+    (tmp_path / "gsm8k" / "test").mkdir()
+    write_parquet(tmp_path / "gsm8k" / "test" / "a.parquet", gsm_rows(3))
+    write_parquet(tmp_path / "gsm8k" / "test" / "b.parquet", [{"question": "x", "answer": "y"}])
     settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path))
-    with pytest.raises(DataError, match=r"gsm8k, split train \(.*train.jsonl\): .*cannot be read"):
+    with pytest.raises(DataError) as caught:
         prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())
+    said = str(caught.value)
+    assert "train.jsonl): 1 of 2 rows cannot be used" in said
+    assert "row 1 (train.jsonl:2): is no JSON (Expecting property name" in said
+    assert "row 3 (b.parquet, row 1): 'answer' does not end" in said
+
+
+def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
+    """As in a task of Ray Data, whose own words say nothing to a user."""
+    write_parquet(tmp_path / "gsm8k" / "train.parquet", gsm_rows(500))
+    content = bytearray((tmp_path / "gsm8k" / "train.parquet").read_bytes())
+    content[40:400] = bytes(360)
+    (tmp_path / "gsm8k" / "train.parquet").write_bytes(content)
+    (tmp_path / "gsm8k" / "test.csv").write_text('question,answer\nx,#### 1\n"y,#### 2\n')
+    settings = config(train=["gsm8k"], evaluate=["gsm8k"], root=str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        prepare_questions(tmp_path / "out", settings, 0, RecordedProgress())
+    said = str(caught.value)
+    train, test = said.splitlines()
+    assert train.startswith("gsm8k, split train: ")
+    assert "train.parquet cannot be read as parquet: " in train
+    assert "test.csv cannot be read as csv: the row that starts in line 3" in test
 
 
 def test_error_of_ours_comes_out_of_rays_wrapping() -> None:
