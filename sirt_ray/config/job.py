@@ -29,7 +29,7 @@ from sirt_ray.config.data import CustomBenchmarks, DataConfig, ScoredDataConfig,
 from sirt_ray.config.presets import METHODS
 from sirt_ray.config.resources import EngineConfig, ResourcesConfig
 from sirt_ray.config.teacher import TeacherConfig
-from sirt_ray.config.training import RefineConfig, TuneConfig
+from sirt_ray.config.training import RefineConfig, TrainingConfig, TuneConfig
 from sirt_ray.storage import object_store
 from sirt_ray.storage.uri import checked_model, checked_output, is_uri
 from sirt_ray.types import PromptKind
@@ -135,11 +135,20 @@ class JobConfig(Section):
         return object_store.to_local_path(self.output) / self.name
 
     @property
+    def trainings(self) -> dict[str, TrainingConfig]:
+        """The trainings of the job, by the names of their sections; `refine.even_rounds` only if it
+        has settings of its own."""
+        found: dict[str, TrainingConfig] = {} if self.tune.skip else {"tune": self.tune}
+        if self.refine.rounds:
+            found["refine"] = self.refine.of_round(1)
+        if self.refine.rounds > 1 and self.refine.even_rounds:
+            found["refine.even_rounds"] = self.refine.of_round(2)
+        return found
+
+    @property
     def quantizes(self) -> bool:
         """Whether any training of the job is QLoRA."""
-        refined = [self.refine.of_round(number) for number in (1, 2)[: self.refine.rounds]]
-        tuned = [] if self.tune.skip else [self.tune]
-        return any(config.quantizes for config in [*tuned, *refined])
+        return any(config.quantizes for config in self.trainings.values())
 
     @property
     def code(self) -> list[str]:

@@ -14,6 +14,7 @@ that always does so, and a chat template that changes an answered prompt, are re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Protocol
 
 from sirt_ray.core import prompts
@@ -25,6 +26,10 @@ _PROBE_ANSWER = "3 and 4 make 7. The answer is 7."
 _KINDS: tuple[PromptKind, ...] = ("cot", "plain")
 _SHOWN = 40
 """Characters of a prompt in an error text."""
+_TODAY = date(2024, 7, 26)
+"""The date of every prompt whose chat template asks for today's, as Llama 3.2's does: a run that is
+resumed on another day has the same prompts. It is the one of these templates where there is no
+clock."""
 
 
 class Tokenizer(Protocol):
@@ -47,6 +52,7 @@ class Tokenizer(Protocol):
         *,
         tokenize: bool,
         add_generation_prompt: bool,
+        **variables: Any,
     ) -> Any: ...
 
 
@@ -108,10 +114,7 @@ def _encode_prompt(
     text: str, question_id: str, tokenizer: Tokenizer
 ) -> tuple[str, tuple[int, ...]]:
     if tokenizer.chat_template:
-        message = {"role": "user", "content": text}
-        text = str(
-            tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        )
+        text = _as_chat(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
     ids = _ids(text, tokenizer)
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == (bos, bos):
@@ -120,6 +123,21 @@ def _encode_prompt(
             " tokenizer and its chat template add one. Remove one of them from the model's folder"
         )
     return text, ids
+
+
+def _as_chat(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool
+) -> str:
+    """Return the messages by the tokenizer's chat template, the same on every day."""
+    needs_date = "strftime_now" in str(tokenizer.chat_template)
+    return str(
+        tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **({"strftime_now": _TODAY.strftime} if needs_date else {}),
+        )
+    )
 
 
 def check_pair_ids(pair: PreferencePair, tokenizer: Tokenizer) -> None:
@@ -238,12 +256,13 @@ def check_prompts(tokenizer: Tokenizer, trained: bool) -> None:
     also trained on answers to these prompts. Then a prompt must be a prefix of itself and its
     answer together, as text and as ids: a template that drops, strips or changes what precedes an
     answer is rejected, as is a tokenizer that merges the end of every prompt with the beginning of
-    its answer.
+    its answer, and a template that ignores `add_generation_prompt` and opens answers all the same.
     """
     for kind in _KINDS:
         try:
             prompt, prompt_ids = encode_prompt(_PROBE, kind, tokenizer)
             answered = _answered(prompt, kind, tokenizer) if trained else []
+            header = _missing_header(prompt, kind, tokenizer) if trained else None
         except ModelError:
             raise
         except Exception as error:  # A template is a foreign program and may raise anything.
@@ -266,18 +285,59 @@ def check_prompts(tokenizer: Tokenizer, trained: bool) -> None:
                     " with the tokens of its prompts. Give the model's folder a chat template whose"
                     " generation prompt ends in a special token, or choose another student"
                 )
+        if header:
+            raise ModelError(
+                "the chat template ignores add_generation_prompt, so the student would learn to"
+                f" answer without {header!r}, with which it opens an answer. Add"
+                " `{% if add_generation_prompt %}...{% endif %}` with that text to chat_template in"
+                " the model's folder"
+            )
 
 
 def _answered(prompt: str, kind: PromptKind, tokenizer: Tokenizer) -> list[str]:
     """Return the probe's prompt with its answer, as in training and as the chat template has it."""
     if not tokenizer.chat_template:
         return [f"{prompt} {_PROBE_ANSWER}"]
-    messages = [
+    whole = _as_chat(tokenizer, _messages(kind), add_generation_prompt=False)
+    return [whole, prompt + _PROBE_ANSWER]
+
+
+def _messages(kind: PromptKind) -> list[dict[str, str]]:
+    """Return the probe's question and its answer as a conversation."""
+    return [
         {"role": "user", "content": prompts.chat_message(_PROBE, kind)},
         {"role": "assistant", "content": _PROBE_ANSWER},
     ]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
-    return [str(whole), prompt + _PROBE_ANSWER]
+
+
+def _missing_header(prompt: str, kind: PromptKind, tokenizer: Tokenizer) -> str | None:
+    """Return what the chat template puts before an answer and leaves out of a prompt; None for a
+    template whose prompts are opened for the answer, or need no opening."""
+    if not tokenizer.chat_template:
+        return None
+    messages = _messages(kind)
+    if _as_chat(tokenizer, messages[:1], add_generation_prompt=False) != prompt:
+        return None
+    before, found, _ = _as_chat(tokenizer, messages, False).partition(_PROBE_ANSWER)
+    header = before.removeprefix(prompt)
+    return header if found and before.startswith(prompt) and header.strip() else None
+
+
+def end_of_turn_warning(tokenizer: Tokenizer) -> str | None:
+    """Return what is wrong where the chat template ends an answer in another token than EOS, with
+    which completions are trained to end; None where they agree, and without a template."""
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+        return None
+    _, found, tail = _as_chat(tokenizer, _messages("cot"), False).partition(_PROBE_ANSWER)
+    ids = tokenizer.encode(tail.strip(), add_special_tokens=False) if found else []
+    if not ids or tokenizer.eos_token_id in ids:
+        return None
+    return (
+        f"its chat template ends an answer in {tail.strip()!r}, and its EOS (id"
+        f" {tokenizer.eos_token_id}) is another token: the student learns to end its answers in"
+        " EOS, and a chat client waits for the template's. Set `eos_token` in its"
+        " tokenizer_config.json to the token that ends a turn, unless that is meant"
+    )
 
 
 def _difference(prompt: str, text: str) -> str:

@@ -1,16 +1,15 @@
 """Checks of a job that run before anything is started."""
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from sirt_ray import user_code
 from sirt_ray.benchmarks import answer_file
 from sirt_ray.config.job import JobConfig
 from sirt_ray.config.teacher import TeacherConfig
-from sirt_ray.core.encoding import check_prompts
+from sirt_ray.config.training import TrainingConfig
 from sirt_ray.endpoint.request import api_key
 from sirt_ray.errors import ConfigError, InputError, ModelError, UncheckedError
 from sirt_ray.on_ray.data.read import check_rows_available
@@ -18,12 +17,9 @@ from sirt_ray.on_ray.engine.weights import located, names
 from sirt_ray.quickstart import assets
 from sirt_ray.storage.uri import is_uri
 from sirt_ray.tracking.sender import check_installed
-from sirt_ray.training.model_errors import hub_unreachable, why_not_loaded
+from sirt_ray.training.model_checks import Use, absent_shards, judge, require
+from sirt_ray.training.model_errors import hub_unreachable
 from sirt_ray.training.tasks import Source
-
-Use = Literal["served", "prompted", "trained"]
-"""`served`: with any prompt. `prompted`: with the project's prompts. `trained`: also on completions
-of them."""
 
 
 def check_inputs(
@@ -43,7 +39,7 @@ def check_inputs(
         "data": lambda: check_rows_available(job.data),
         "teacher": lambda: _check_teacher(job.teacher, use_hub),
         "student": lambda: check_model(
-            "student.model", student.model, student.revision, "trained", use_hub
+            "student.model", student.model, student.revision, "trained", use_hub, job.trainings
         ),
         "tracking": lambda: check_installed(job.tracking),
     }
@@ -146,84 +142,48 @@ def _check_teacher(teacher: TeacherConfig, use_hub: bool) -> None:
 
 
 def check_model(
-    source: str,
+    setting: str,
     name: str,
     revision: str | None = None,
     use: Use = "served",
     use_hub: bool = True,
+    trainings: Mapping[str, TrainingConfig] | None = None,
 ) -> None:
-    """Check a model: a folder, an address in storage, or a name on the hub. Raises ModelError if it
-    cannot be used, UncheckedError if only the hub or another machine's storage could answer and
+    """Check a model: a folder, an address in storage, or a name on the hub. Raises ModelError with
+    all that is wrong, UncheckedError if only the hub or another machine's storage could answer and
     `use_hub` is off.
 
-    `source` is where the user named it: a setting, an argument.
+    `setting` is where the user named it: a setting, an argument.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     try:
-        model = located(Source(str(assets.resolve(name)), revision), weights=False).location
+        source = located(Source(str(assets.resolve(name)), revision), weights=False)
     except ModelError as error:
         kind = ModelError if use_hub else UncheckedError
-        raise kind(f"{source}: {error}") from error
-    path = Path(model)
-    if _looks_local(model) and not path.is_dir():
+        raise kind(f"{setting}: {error}") from error
+    path = Path(source.location)
+    if _looks_local(source.location) and not path.is_dir():
         raise ModelError(
-            f"{source}: there is no folder {model}. Give the folder of a Hugging Face model"
+            f"{setting}: there is no folder {source.location}. Give the folder of a Hugging Face model"
             " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
-    try:
-        is_there = path.is_dir() or (use_hub and hub_unreachable() is None)
-        local = {"revision": revision, "local_files_only": not is_there}
-        AutoConfig.from_pretrained(model, trust_remote_code=False, **local)
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **local)
-    except (OSError, ValueError) as error:
-        if not (use_hub or path.is_dir()):
-            raise UncheckedError(
-                f"{source}: {model} is not on this machine; a run looks for it on the hub"
-            ) from error
-        raise ModelError(f"{source}: {why_not_loaded(model, error)}") from error
+    is_there = path.is_dir() or (use_hub and hub_unreachable() is None)
+    found = judge(source, use, trainings, local_files_only=not is_there)
+    if found.unloadable and not (use_hub or path.is_dir()):
+        raise UncheckedError(
+            f"{setting}: {name} is not on this machine; a run looks for it on the hub"
+        )
     if is_uri(name) and urlsplit(name).scheme != "file":
-        _check_names(source, name)
-    elif path.is_dir():
-        _check_weights(source, path)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"{source}: the tokenizer of {model} has no end-of-sequence token, so answers"
-            " would never end. Set `eos_token` in its tokenizer_config.json"
-        )
-    if use != "served":
-        try:
-            check_prompts(tokenizer, trained=use == "trained")
-        except ModelError as error:
-            raise ModelError(f"{source}: {model} cannot be {use}: {error}") from error
+        found.problems.extend(_storage_problems(name, path))
+    require(setting, found)
 
 
-def _check_names(source: str, address: str) -> None:
-    """Check weights in object storage by their names, without downloading them."""
-    if not any(name.endswith(".safetensors") for name in names(address)):
-        raise ModelError(
-            f"{source}: there are no weights (*.safetensors) in {address}. Upload them, or"
-            " convert older ones with `save_pretrained`"
-        )
-
-
-def _check_weights(source: str, folder: Path) -> None:
-    """Read the headers of the weights: without this, an incomplete download or a Git LFS pointer
-    file would only be noticed when the engines start."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"{source}: there are no weights (*.safetensors) in {folder}. Download them, or"
-            " convert older ones with `save_pretrained`"
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{source}: {file} holds no complete weights: {error}. Download the file again;"
-                " if it is a text of a few lines, fetch the real one with `git lfs pull`"
-            ) from error
+def _storage_problems(address: str, fetched: Path) -> list[str]:
+    """Check weights in object storage by their names, without downloading them. `fetched`: the
+    folder with the other files."""
+    there = {name for name in names(address) if name.endswith(".safetensors")}
+    if there:
+        return absent_shards(fetched, there)
+    return [
+        f"there are no weights (*.safetensors) in {address}. Upload them, or convert older ones"
+        " with `save_pretrained`"
+    ]

@@ -102,10 +102,10 @@ def _attend(
 def _is_plain(module: torch.nn.Module, keywords: Mapping[str, Any]) -> bool:
     """Return whether the layer asks for causal softmax attention and nothing else: no sinks, no
     soft cap, no bias."""
-    asked = [name for name, value in keywords.items() if isinstance(value, Tensor)]
+    tensors = [name for name, value in keywords.items() if isinstance(value, Tensor)]
     return (
         keywords.get("softcap") is None
-        and all(name in _UNDERSTOOD_TENSORS for name in asked)
+        and all(name in _UNDERSTOOD_TENSORS for name in tensors)
         and keywords.get("is_causal", getattr(module, "is_causal", True)) is not False
     )
 

@@ -21,7 +21,7 @@ from sirt_ray.core.encoding import (
     encode_demonstration,
     encode_pair,
 )
-from sirt_ray.errors import DataError
+from sirt_ray.errors import DataError, ModelError
 from sirt_ray.types import Demonstration, PreferencePair
 
 REFERENCE_COLUMNS: tuple[str, ...] = (
@@ -48,10 +48,38 @@ class TrainingData:
     """Number of rows that are used for neither, by reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model can take in. Example: `Limits(1024, 50257)` is GPT-2."""
+
+    positions: int | None = None
+    """The longest sequence; None: any."""
+    vocabulary: int | None = None
+    """The number of token ids; None: not known."""
+
+    def check(self, examples: Iterable[TrainingExample]) -> None:
+        """Raise ModelError for token ids that the model has no embeddings for."""
+        if self.vocabulary is None:
+            return
+        ids = {n for e in examples for s in e.sequences for n in (*s.prompt_ids, *s.completion_ids)}
+        if beyond := sorted(n for n in ids if n >= self.vocabulary):
+            raise ModelError(
+                f"the examples hold the token ids {', '.join(map(str, beyond[:5]))}, and the model"
+                f" has embeddings for the first {self.vocabulary} only: its tokenizer has more"
+                " tokens than it. Enlarge the model (`model.resize_token_embeddings`), or take"
+                " these tokens out of the tokenizer"
+            )
+
+
 def tuning_data(
-    demonstrations: Path, config: TuneConfig, tokenizer: Tokenizer, seed: int
+    demonstrations: Path,
+    config: TuneConfig,
+    tokenizer: Tokenizer,
+    seed: int,
+    limits: Limits = Limits(),
 ) -> TrainingData:
-    """Return demonstrations as sequences. Raises DataError if none is left to train on."""
+    """Return demonstrations as sequences. Raises DataError if none is left to train on, ModelError
+    if the model cannot take one in."""
     left_out: Counter[str] = Counter()
     examples: list[TrainingExample] = []
     for row in parquet.rows(demonstrations):
@@ -66,7 +94,8 @@ def tuning_data(
             left_out["end_of_sequence_inside"] += 1
             continue
         examples.append(TrainingExample(demonstration.question.id, (sequence,)))
-    examples = _short_enough(examples, config.max_length, left_out)
+    limits.check(examples)
+    examples = _short_enough(examples, config.max_length, limits.positions, left_out)
     return _split(examples, config.validation_fraction, seed, left_out, "demonstration")
 
 
@@ -88,6 +117,7 @@ def refinement_data(
     reference: Sequence[ReferenceLogps | None],
     config: RefineConfig,
     seed: int,
+    limits: Limits = Limits(),
 ) -> TrainingData:
     """Return pairs, or what `config.loss` makes of them, with their reference log-probabilities.
 
@@ -107,7 +137,7 @@ def refinement_data(
     ]
     if config.loss == "rft":
         usable = _chosen_once(usable, left_out)
-    usable = _short_enough(usable, config.max_length, left_out)
+    usable = _short_enough(usable, config.max_length, limits.positions, left_out)
     if config.loss == "kto":
         usable = _unpaired(usable, left_out)
     return _split(usable, config.validation_fraction, seed, left_out, "pair")
@@ -149,13 +179,19 @@ def held_out_questions(question_ids: Iterable[str], fraction: float, seed: int) 
 
 
 def _short_enough(
-    examples: Iterable[TrainingExample], max_length: int, left_out: Counter[str]
+    examples: Iterable[TrainingExample],
+    max_length: int,
+    positions: int | None,
+    left_out: Counter[str],
 ) -> list[TrainingExample]:
-    """Return the examples of at most `max_length` tokens, and count the others."""
+    """Return the examples of at most `max_length` tokens that the model has positions for, and
+    count the others."""
     kept: list[TrainingExample] = []
     for example in examples:
         if example.longest > max_length:
             left_out["too_long"] += 1
+        elif positions is not None and example.longest > positions:
+            left_out["beyond_positions"] += 1
         else:
             kept.append(example)
     return kept
@@ -228,7 +264,8 @@ def _split(
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(
             f"No {what} is left to train on ({reasons or 'there were none'})."
-            " Raise max_length, or look at the counts of the stage before"
+            " Raise max_length (a model cannot go beyond its positions), or look at the counts of"
+            " the stage before"
         )
     validation = held_out_questions((example.question_id for example in examples), fraction, seed)
     return TrainingData(

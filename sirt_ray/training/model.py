@@ -1,8 +1,7 @@
 """Hugging Face models for training: loading, QLoRA, LoRA adapters, and the key of the weights."""
 
-import contextlib
 import hashlib
-from collections.abc import Generator
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from sirt_ray.config.training import LoraConfig, TrainingConfig
 from sirt_ray.core.encoding import Tokenizer
 from sirt_ray.errors import ModelError
 from sirt_ray.training import attention
-from sirt_ray.training.model_errors import check_quantization, why_not_loaded
+from sirt_ray.training.model_checks import architecture_problems, loading_problems
+from sirt_ray.training.model_errors import check_quantization, loading
 from sirt_ray.training.tasks import Source
 
 Model = Any
@@ -28,20 +28,22 @@ def load_model(
     Without dropout the student and its reference agree at step 0. If the job quantises and
     `quantized_on` is given, the model is loaded on that device in 4 bits.
 
-    Raises ModelError if the model cannot be loaded, and ResourceError if it cannot be quantised.
+    Raises ModelError if the model cannot be loaded, or if its weights are not those of its
+    architecture, and ResourceError if it cannot be quantised.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     quantized: dict[str, Any] = {}
     if config.quantizes and quantized_on is not None:
         quantized = quantization_arguments(DTYPES[config.dtype], quantized_on)
-    with _as_model_error(source):
+    with loading(source.name):
         settings = AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
         )
+        _refuse(source, architecture_problems(settings, "trained"))
         configure(settings)
         attention.register()
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             revision=source.revision,
             trust_remote_code=False,
@@ -49,8 +51,18 @@ def load_model(
             config=settings,
             dtype=DTYPES[config.dtype],
             attn_implementation=attention.PACKED if is_selectable(settings) else None,
+            ignore_mismatched_sizes=True,  # Reported, and refused, with all else that is wrong.
+            output_loading_info=True,
             **quantized,
         )
+    model, info = loaded
+    _refuse(source, loading_problems(info))
+    return model
+
+
+def _refuse(source: Source, problems: list[str]) -> None:
+    if problems:
+        raise ModelError("\n".join(f"{source.name} {what}" for what in problems))
 
 
 def configure(settings: Any) -> None:
@@ -93,7 +105,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
     """Load the model's tokenizer. Raises ModelError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    with _as_model_error(source):
+    with loading(source.name):
         return AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
         )
@@ -109,29 +121,53 @@ def add_lora(model: Model, lora: LoraConfig, source: Source, seed: int) -> Model
 
     Adapters have the model's dtype, as DeepSpeed has them: with float32 adapters on a bfloat16
     base, their inputs would be kept a second time, at twice the size.
+
+    Raises ModelError if the targets are not layers of the model, or are the ends that it ties.
     """
     import peft
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     torch.manual_seed(seed)
     dtype = next(model.parameters()).dtype
-    wrapped = peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]: fractions work as well
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            bias="none",
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=source.name,
-            revision=source.revision,
-        ),
-        autocast_adapter_dtype=False,
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]: fractions work as well
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=source.name,
+        revision=source.revision,
     )
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    is_tied = ends[1] is not None and ends[0].weight is ends[1].weight
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            wrapped = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
+    except ValueError as error:
+        is_no_matrix = "not supported" in str(error)  # PEFT's text has the whole module in it.
+        reason = "it names modules that are no linear layers" if is_no_matrix else str(error)
+        raise ModelError(
+            f"lora.target_modules {lora.target_modules} does not fit {source.name}:"
+            f" {reason.rstrip('.')}. Name linear layers of the model, or set it to all-linear"
+        ) from error
+    if is_tied and any(isinstance(end, BaseTunerLayer) for end in _ends(wrapped)):
+        raise ModelError(
+            f"lora.target_modules {lora.target_modules} reaches the embeddings or the head of"
+            f" {source.name}, which are one matrix (tie_word_embeddings in its config.json): the"
+            " merged student would be another model than the one that was trained. Take them out of"
+            " target_modules, or untie them in the model's folder"
+        )
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # PEFT makes those of a quantised base in float32 regardless.
             parameter.data = parameter.data.to(dtype)
     return wrapped
+
+
+def _ends(wrapped: Model) -> tuple[Any, Any]:
+    """Return the embeddings and the head of a model with adapters."""
+    base = wrapped.get_base_model()
+    return base.get_input_embeddings(), base.get_output_embeddings()
 
 
 def checkpoint_activations(model: Model) -> None:
@@ -150,13 +186,3 @@ def weights_key(model: Model) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _as_model_error(source: Source) -> Generator[None]:
-    """Raise ModelError for the OSError or ValueError with which `transformers` reports a wrong
-    name, a missing file and a broken one: all of them are the job's to fix."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ModelError(why_not_loaded(source.name, error)) from error

@@ -1,17 +1,18 @@
 """Why a model cannot be loaded: what can be checked before, and what the libraries' errors mean.
 
-`transformers` and `huggingface_hub` raise OSError or ValueError for everything; the cause, where
-there is one, identifies it. No torch is imported here: the driver checks models before a run.
+`transformers`, `huggingface_hub`, `safetensors` and the packages of quantised formats have no
+common list of what they raise; the cause, where there is one, identifies it.
 """
 
 import importlib.util
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from sirt_ray.errors import ResourceError
+from sirt_ray.errors import ModelError, ResourceError, SirtError
 
 _PROBE_SECONDS = 5.0
 """Timeout of the connection that tests whether the hub can be reached."""
@@ -47,6 +48,25 @@ def hub_unreachable() -> str | None:
     except OSError as error:
         return f"{constants.ENDPOINT} does not answer ({error})"
     return None
+
+
+@contextmanager
+def loading(model: str) -> Generator[None]:
+    """Raise ModelError for whatever a library raises while it loads `model`: the files and the name
+    are the user's to mend. Too little memory passes as it is."""
+    try:
+        yield
+    except (SirtError, MemoryError):
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise
+        raise ModelError(why_not_loaded(model, error)) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has an exception class for GPU memory; for host memory only the message says so."""
+    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
 
 
 def why_not_loaded(model: str, error: Exception) -> str:
@@ -101,6 +121,11 @@ def _folder_problem(error: Exception) -> tuple[str, str]:
             "the installed `transformers` does not know its architecture (model_type in"
             " config.json)",
             "Choose another model, or check config.json",
+        )
+    if isinstance(error, ImportError):
+        return (
+            f"a package for its format is not installed ({message})",
+            "Install that package, or choose the model in its original format",
         )
     if "tokenizer" in message:
         return (

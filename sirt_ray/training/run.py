@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from sirt_ray.artifacts import parquet
+from sirt_ray.config.training import TrainingConfig
 from sirt_ray.core.encoding import TrainingExample
 from sirt_ray.errors import ArtifactError
 from sirt_ray.training import data
@@ -30,6 +31,7 @@ from sirt_ray.training.model import (
     prepare,
     weights_key,
 )
+from sirt_ray.training.model_checks import learned_positions
 from sirt_ray.training.objectives import Objective, Tuning, make_objective
 from sirt_ray.training.scoring import reference_logps
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Task, TuneTask
@@ -83,7 +85,8 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
         is_reference = of_reference in (None, of_policy)
         key = content_key(of_reference or of_policy, pairs)
         reference = _stored_reference(task, key, is_reference, len(pairs))
-    capabilities = _probed(model, device)
+    capabilities, limits = _probed(model, device), _limits(model)
+    limits.check(pairs)
     model = prepare(model, task.source, config, task.seed)
     size = model_size(model)
     engine = _engine(model, capabilities, task, device)
@@ -91,14 +94,14 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
     objective: Objective = Tuning()
     if isinstance(task, TuneTask):
         tokenizer = load_tokenizer(task.source)
-        examples = data.tuning_data(task.demonstrations, task.config, tokenizer, task.seed)
+        examples = data.tuning_data(task.demonstrations, task.config, tokenizer, task.seed, limits)
     else:
         if reference is None:  # The engine is the reference: nothing is loaded, no step is done.
             limit = task.resources.max_tokens_per_micro_batch
-            reference = reference_logps(engine, pairs, config.max_length, limit)
+            reference = reference_logps(engine, pairs, _longest(config, limits), limit)
             counts["reference"] = "computed again: it was for other weights or pairs"
         objective = make_objective(task.config, is_reference)
-        examples = data.refinement_data(pairs, reference, task.config, task.seed)
+        examples = data.refinement_data(pairs, reference, task.config, task.seed, limits)
     fit = Fit(engine, objective, examples, settings, work, size)
     state, chosen = fit.run()
     counts |= {"chosen_step": chosen, "planned_steps": fit.total_steps}
@@ -110,6 +113,15 @@ def _train(task: TuneTask | RefineTask, work: WorkDir, device: torch.device) -> 
 def _probed(model: Model, device: torch.device) -> ModelCapabilities:
     """Probe the model on the device that trains it: another device has other kernels."""
     return probe(model.to(device))
+
+
+def _limits(model: Model) -> data.Limits:
+    return data.Limits(learned_positions(model), model.get_input_embeddings().weight.shape[0])
+
+
+def _longest(config: TrainingConfig, limits: data.Limits) -> int:
+    """Return the longest sequence, in tokens, that is put through the model."""
+    return min(config.max_length, limits.positions or config.max_length)
 
 
 def _batches(capabilities: ModelCapabilities) -> Counts:
@@ -197,12 +209,13 @@ def _counts(state: TrainingState, chosen: int, work: WorkDir) -> Counts:
 def _reference(task: ReferenceTask, work: WorkDir, device: torch.device) -> Counts:
     model = load_model(task.source, task.config, quantized_on=device)
     examples = _pairs(task)
-    key = content_key(weights_key(model), examples)
+    key, limits = content_key(weights_key(model), examples), _limits(model)
+    limits.check(examples)
     engine = _engine(model, _probed(model, device), task, device)
     if engine.rank == 0:
         work.truncate(0)
     limit = task.resources.max_tokens_per_micro_batch
-    logps = reference_logps(engine, examples, task.config.max_length, limit, work)
+    logps = reference_logps(engine, examples, _longest(task.config, limits), limit, work)
     counts = {
         "pairs": len(examples),
         "left_out": {"too_long": sum(pair is None for pair in logps)},

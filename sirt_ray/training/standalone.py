@@ -26,7 +26,9 @@ from sirt_ray.config.training import RefineConfig, TrainingConfig, TuneConfig
 from sirt_ray.core import steps
 from sirt_ray.errors import ConfigError, DataError, ResourceError, StageError
 from sirt_ray.storage.hashing import content_key, model_key
+from sirt_ray.storage.uri import checked_model
 from sirt_ray.training import external_data
+from sirt_ray.training.model_checks import judge, require
 from sirt_ray.training.model_errors import check_quantization
 from sirt_ray.training.tasks import ReferenceTask, RefineTask, Source, Task, TuneTask
 from sirt_ray.training.workdir import WorkDir, last_line
@@ -52,7 +54,7 @@ UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 class StandaloneJob(Section):
     """The settings that both kinds of training share."""
 
-    model: str
+    model: Annotated[str, AfterValidator(checked_model)]
     """Folder or hub name."""
     revision: str | None = None
     """Revision of `model` on the hub."""
@@ -142,8 +144,8 @@ def dpo(job: DpoJob, print_line: Print, force: bool = False) -> Artifact:
 
 
 def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
-    """Return the device. Raises ConfigError, DataError or ResourceError if the training cannot
-    work, before anything is started."""
+    """Return the device. Raises ConfigError, DataError, ModelError or ResourceError if the training
+    cannot work, before anything is started."""
     import torch
 
     resources = job.resources
@@ -168,6 +170,8 @@ def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
     device = torch.device("cuda" if has_gpu and resources.gpus_per_worker != 0 else "cpu")
     if config.quantizes:
         check_quantization(device.type == "cuda")
+    section = "tune" if isinstance(config, TuneConfig) else "refine"
+    require("model", judge(job.source, "trained", {section: config}))
     return device
 
 

@@ -112,6 +112,42 @@ MODELS = (
         "Download the file again",
     ),
     Mistake(
+        "a model without all of its weights",
+        2,
+        ("lacks weights of its architecture: model.layers.1.",),
+        "Download it again, or correct its config.json",
+    ),
+    Mistake(
+        "an adapter in place of a model",
+        2,
+        ("is an adapter of org/base, not a whole model",),
+        "Merge it into its base",
+    ),
+    Mistake(
+        "a quantised model as the student",
+        2,
+        ("is quantised (awq), and quantised weights cannot be updated",),
+        "Give the unquantised model",
+    ),
+    Mistake(
+        "an encoder as the student",
+        2,
+        ("does not write text (bert",),
+        "Choose a causal language model",
+    ),
+    Mistake(
+        "a tokenizer with more tokens than the model",
+        2,
+        ("has tokens that the model has no embeddings for",),
+        "Enlarge the model",
+    ),
+    Mistake(
+        "LoRA on a head that is tied",
+        2,
+        ("tune.lora.target_modules ['lm_head'] reaches the embeddings or the head", "one matrix"),
+        "Take them out of target_modules, or untie them in the model's folder",
+    ),
+    Mistake(
         "a model with code of its own",
         2,
         ("it brings code of its own, which is never run",),

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import tests.helpers.training_mistakes  # noqa: F401  It makes those of a training.
 from sirt_ray import exit_codes
@@ -98,6 +100,51 @@ def _(workspace: Workspace) -> int:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     return workspace.run_model(model)
+
+
+@makes("a model without all of its weights")
+def _(workspace: Workspace) -> int:
+    model = workspace.model()
+    weights = load_file(model / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layers.1." not in name}
+    save_file(kept, model / "model.safetensors", metadata={"format": "pt"})
+    return workspace.run_model(model)
+
+
+@makes("an adapter in place of a model")
+def _(workspace: Workspace) -> int:
+    model = workspace.model()
+    (model / "config.json").rename(model / "adapter_config.json")
+    edited(model / "adapter_config.json", base_model_name_or_path="org/base")
+    return workspace.run_model(model)
+
+
+@makes("a quantised model as the student")
+def _(workspace: Workspace) -> int:
+    model = workspace.model()
+    edited(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    return workspace.run_model(model)
+
+
+@makes("an encoder as the student")
+def _(workspace: Workspace) -> int:
+    model = workspace.model()
+    edited(model / "config.json", model_type="bert")
+    return workspace.run_model(model)
+
+
+@makes("a tokenizer with more tokens than the model")
+def _(workspace: Workspace) -> int:
+    model = workspace.model()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(model)
+    return workspace.run_model(model)
+
+
+@makes("LoRA on a head that is tied")
+def _(workspace: Workspace) -> int:
+    return workspace.run("tune.lora.target_modules=[lm_head]")
 
 
 @makes("a model with code of its own")

@@ -8,9 +8,11 @@ import pytest
 from sirt_ray.core import prompts
 from sirt_ray.core.encoding import (
     as_student_answer,
+    check_prompts,
     encode_demonstration,
     encode_pair,
     encode_prompt,
+    end_of_turn_warning,
     missing_chat_template,
 )
 from sirt_ray.errors import DataError, ModelError
@@ -170,3 +172,54 @@ def rendered(*messages: dict[str, str]) -> str:
     tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = missing_chat_template(tokenizer)
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+class TestTemplatesThatOpenAnswers:
+    OPENED = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+
+    def test_one_that_does_not_do_so_for_a_prompt_is_refused(self) -> None:
+        with pytest.raises(ModelError, match=r"ignores add_generation_prompt.*'<assistant>'"):
+            check_prompts(chat_tokenizer(self.OPENED), trained=True)
+        check_prompts(chat_tokenizer(self.OPENED), trained=False)
+
+    def test_one_that_does_is_not(self) -> None:
+        opening = "{% if add_generation_prompt %}<assistant>{% endif %}"
+        check_prompts(chat_tokenizer(self.OPENED + opening), trained=True)
+
+    @pytest.mark.parametrize("between", ["", " ", "\n"])
+    def test_nor_is_one_that_opens_them_by_nothing(self, between: str) -> None:
+        """As Mistral's, whose prompts end in [/INST]."""
+        template = (
+            "{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+            "{% else %}" + between + "{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+        )
+        check_prompts(chat_tokenizer(template), trained=True)
+
+    def test_thoughts_between_are_no_header(self) -> None:
+        """As Qwen3's: the generation prompt opens the answer, and the template thinks first."""
+        template = self.OPENED.replace(
+            "{{ m['content'] }}",
+            "{% if m['role'] == 'assistant' %}<think></think>{% endif %}{{ m['content'] }}",
+        )
+        opening = "{% if add_generation_prompt %}<assistant>{% endif %}"
+        check_prompts(chat_tokenizer(template + opening), trained=True)
+
+
+@pytest.mark.parametrize(
+    ("end", "warned"), [("<end>\n", True), ("{{ eos_token }}\n", False), ("", False), ("\n", False)]
+)
+def test_a_turn_that_ends_in_another_token_than_eos_is_warned_of(end: str, warned: bool) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}" + end + "{% endfor %}"
+    warning = end_of_turn_warning(chat_tokenizer(template))
+    assert (warning is not None) == warned
+    assert not warned or "ends an answer in '<end>'" in str(warning)
+    assert end_of_turn_warning(tiny.byte_tokenizer()) is None
+
+
+def test_a_prompt_is_the_same_on_every_day() -> None:
+    template = (
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if not date_string is defined %}{{ strftime_now('%H:%M') }}{% endif %}"
+    )
+    text, _ = encode_prompt(tiny.question(3), "cot", chat_tokenizer(template))
+    assert text.startswith("26 Jul 2024") and text.endswith("00:00")
