@@ -113,7 +113,7 @@ def read_answers(
 
 
 def _rows(config: DemonstrationFileConfig) -> Iterator[tuple[str, FileRow]]:
-    """Yield the rows, each with its place for messages."""
+    """Yield the rows, each with its location for messages."""
     path = user_path(config.path)
     for file in row_files.files(path):
         of_file = "" if file == path else f"{file.name}, "

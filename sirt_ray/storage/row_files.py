@@ -32,6 +32,7 @@ _COMPRESSED = (".jsonl", ".json", ".csv", ".ndjson", ".tsv")
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 """What `save_to_disk` of `datasets` writes into the folder of a split, and above several."""
+_PARQUET_MAGIC = b"PAR1"
 _BATCH_ROWS = 1024
 """Rows of a file with typed columns that are in memory at a time."""
 _SHOWN_CHARACTERS = 40
@@ -122,15 +123,15 @@ def read(
     JSON excepted).
 
     `only`: the columns that are needed of typed ones. `default`: the kind of a file whose name has
-    no known ending. A row that cannot be read has a `problem`; DataError, with the line where there
-    is one, is raised if what follows cannot be read either.
+    no known ending, unless it is Parquet. A row that cannot be read has a `problem`; DataError, with
+    the line where there is one, is raised if what follows cannot be read either.
     """
-    of = kind(path) or default
-    if of is None:
-        raise DataError(
-            f"{path} is none of {', '.join(KINDS)}. Write it as one of those, with its ending"
-        )
     try:
+        of = kind(path) or (".parquet" if _is_parquet(path) else default)
+        if of is None:
+            raise DataError(
+                f"{path} is none of {', '.join(KINDS)}. Write it as one of those, with its ending"
+            )
         yield from _READERS[of](path, only)
     except DataError:
         raise
@@ -215,6 +216,8 @@ def _rows_of_line(counted: Iterator[int], line: int, content: bytes) -> Iterator
             yield _row(next(counted), line, value)
     except UnicodeDecodeError:
         problem = "is not UTF-8. Write the file in that encoding"
+    except _RepeatedKeyError as error:
+        problem = str(error)
     except (ValueError, RecursionError) as error:
         is_json = isinstance(error, json.JSONDecodeError)
         why = _reason(error) if is_json else "it cannot be read"
@@ -226,10 +229,23 @@ def _rows_of_line(counted: Iterator[int], line: int, content: bytes) -> Iterator
 
 def _values(text: str) -> Iterator[Any]:
     """Yield the JSON values of a text, which may have nothing but space between them."""
-    decoder, at = json.JSONDecoder(), 0
+    decoder, at = json.JSONDecoder(object_pairs_hook=_record), 0
     while (at := cast("re.Match[str]", _SPACE.match(text, at)).end()) < len(text):
         value, at = decoder.raw_decode(text, at)
         yield value
+
+
+class _RepeatedKeyError(ValueError):
+    """A key that a record has twice: which value is meant is not known."""
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKeyError(f"has the key {twice!r} twice. Remove one")
+    return record
 
 
 def _row(number: int, line: int | None, value: object) -> FileRow:
@@ -309,6 +325,11 @@ def _parquet_rows(path: Path, only: Collection[str] | None) -> Iterator[FileRow]
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         names = _chosen(file.schema_arrow.names, only)
         yield from _typed_rows(file.iter_batches(batch_size=_BATCH_ROWS, columns=names))
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
 def _arrow_rows(path: Path, only: Collection[str] | None) -> Iterator[FileRow]:

@@ -78,12 +78,12 @@ def encode(source: Path, kind: Kind, tokenizer: Tokenizer, out: Path) -> dict[st
 
 
 def _rows(source: Path) -> Iterator[tuple[str, FileRow]]:
-    """Yield the rows, each with its place for messages. Parquet files of a folder are read whatever
-    else is in it; a file with another ending is taken for one."""
+    """Yield the rows, each with its location for messages. Parquet files of a folder are read
+    whatever else is in it."""
     files = parquet.files(source) if source.is_dir() else [source]
     for file in files or row_files.files(source):
         of_file = "" if file == source else f"{file.name}, "
-        for row in row_files.read(file, default=".parquet"):
+        for row in row_files.read(file):
             yield f"{of_file}{row.where}", row
 
 

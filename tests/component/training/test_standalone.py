@@ -204,6 +204,7 @@ def test_chats_of_one_message_are_external_rows(tmp_path: Path) -> None:
         ("a.csv", b"prompt,completion\na,b\nc\n", "row 2 (line 3): has 1 cells"),
         ("a.parquet", b"PAR1xxxx", "a.parquet cannot be read as parquet: Parquet magic bytes"),
         ("a.pq", b"PAR1xxxx", "a.pq cannot be read: Parquet magic bytes"),
+        ("a.txt", b"{}", "a.txt is none of .parquet, .jsonl"),
         ("a.json", b'[{"prompt": [{"role": "system", "content": ""}]}]', "is a chat of system"),
     ],
 )
