@@ -90,27 +90,33 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
                 f" {', '.join(map(repr, missing))}. Make it a dict with {', '.join(needed)}, or"
                 f" name its columns under data.benchmarks.{benchmark.name}"
             )
-        made.append({name: _plain(columns[name]) for name in needed})
+        try:
+            made.append({name: _plain(columns[name], name) for name in needed})
+        except DataError as error:
+            raise DataError(
+                f"{benchmark.name}, split {part} ({code.reference}): row {number}: {error}"
+            ) from error
     return made
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, column: str) -> object:
     """Return a value of a made row as one that a column of a table takes, whatever the other rows
-    have: a number as text, NaN as null, a record of options as its labels and texts."""
+    have: a number as text, NaN as null, a record of options as its labels and texts. Raises
+    DataError for a text that UTF-8 cannot encode."""
     if cells.is_missing(value):
         return None
-    if isinstance(value, numbers.Number):
-        return str(value)
-    if isinstance(value, list):
-        items = cast("list[object]", value)
-        return [str(item) if isinstance(item, numbers.Number) else item for item in items]
+    if isinstance(value, str | numbers.Number):
+        return cells.encodable(str(value), column)
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[object]", value)
+        return [_plain(item, column) if cells.is_scalar(item) else item for item in items]
     if not isinstance(value, Mapping):
         return value
     record = cast("Mapping[str, object]", value)
     if set(record) >= {"label", "text"}:
         return record
     labels = ordered_labels(record)
-    return {"label": labels, "text": [record[label] for label in labels]}
+    return {"label": labels, "text": _plain([record[label] for label in labels], column)}
 
 
 def no_rows_message(name: str, part: Part) -> str:

@@ -123,8 +123,8 @@ def read(
     JSON excepted).
 
     `only`: the columns that are needed of typed ones. `default`: the kind of a file whose name has
-    no known ending, unless it is Parquet. A row that cannot be read has a `problem`; DataError, with
-    the line where there is one, is raised if what follows cannot be read either.
+    no known ending, unless it is Parquet. A row that cannot be read has a `problem`. DataError,
+    with the line where there is one, is raised if what follows cannot be read either.
     """
     try:
         of = kind(path) or (".parquet" if _is_parquet(path) else default)
@@ -148,28 +148,28 @@ def read(
 def _json_rows(path: Path, only: Collection[str] | None) -> Iterator[FileRow]:
     with _opened(path) as stream:
         lines = ((line, text) for line, text in enumerate(stream, start=1) if text.strip(_BLANK))
-        first = next(lines, None)
-        if first is None:
-            return
-        if not _is_document(path, first[1]):
+        head = list(itertools.islice(lines, 2))
+        if not _is_document(path, [text for _, text in head]):
             counted = itertools.count(1)
-            for line, text in itertools.chain([first], lines):
+            for line, text in itertools.chain(head, lines):
                 yield from _rows_of_line(counted, line, text)
             return
     for number, value in enumerate(_document(path), start=1):
         yield _row(number, None, value)
 
 
-def _is_document(path: Path, line: bytes) -> bool:
-    """Return whether a file is one list, or has records over several lines, by its first line."""
+def _is_document(path: Path, head: Sequence[bytes]) -> bool:
+    """Return whether a file is one list of records, or has records over several lines, by its first
+    two lines that are not blank."""
+    if not head:
+        return False
     try:
-        text = line.decode("utf-8-sig").strip()
-        values = list(_values(text))
+        values = list(_values(head[0].decode("utf-8-sig").strip()))
     except json.JSONDecodeError as error:
         return error.doc[:1] in ("{", "[") and error.pos >= len(error.doc)
     except (ValueError, RecursionError):
         return False
-    if len(values) != 1:
+    if len(head) > 1 or len(values) != 1:
         return False
     return isinstance(values[0], list) or _listed(path, values[0]) is not None
 

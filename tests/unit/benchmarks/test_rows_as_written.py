@@ -205,7 +205,7 @@ def test_rows_of_a_function_are_one_table_whatever_they_have(
         "import numpy as np\n"
         "def own(split):\n"
         "    yield {'question': 'a', 'choices': {'B': 'x', 'A': 'y'}, 'answer': 'B'}\n"
-        "    yield {'question': 'b', 'choices': {'x': 1, 'y': 2, 'z': 3}, 'answer': 'z'}\n"
+        "    yield {'question': 'b', 'choices': {'x': 1, 'y': 2.5, 'z': '3'}, 'answer': 'z'}\n"
         "    yield {'question': 'c', 'choices': [np.float32(0.1), 2], 'answer': np.int64(0)}\n"
     )
     benchmark = custom_benchmark(
@@ -214,9 +214,22 @@ def test_rows_of_a_function_are_one_table_whatever_they_have(
     found = [benchmark.to_question(row, "x") for row in made_rows(benchmark, "train")]
     assert [(one.choices, one.reference) for one in found] == [
         (("y", "x"), "B"),
-        (("1", "2", "3"), "C"),
+        (("1", "2.5", "3"), "C"),
         (("0.1", "2"), "A"),
     ]
+
+
+def test_half_a_surrogate_pair_of_a_function_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIRT_ALLOW_CODE", "1")
+    (tmp_path / "own.py").write_text(
+        "def own(split):\n"
+        "    return [{'question': 'a', 'choices': ['x', '\\ud83d'], 'answer': 0}]\n"
+    )
+    config = CustomBenchmarkConfig(rows=f"{tmp_path}/own.py:own", choices="choices")
+    with pytest.raises(DataError, match=r"own\.py:own\): row 0: 'choices' has '\\ud83d'"):
+        made_rows(custom_benchmark("own", config), "train")
 
 
 @pytest.mark.parametrize("name", ["mmlu", "commonsense_qa"])

@@ -165,11 +165,12 @@ def test_a_field_may_have_any_length(tmp_path: Path) -> None:
     assert read(path) == [{"question": text}]
 
 
-def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [b'{"a": 1}', b'{"messages": [{"role": "user"}]}'])
+def test_a_large_file_is_not_held_in_memory(tmp_path: Path, row: bytes) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n' * 100 + b"\xff\n")
+    path.write_bytes((row + b"\n") * 100 + b"\xff\n")
     found = row_files.read(path)
-    assert next(found).values == {"a": 1}  # The end has not been read.
+    assert next(found).values == json.loads(row)  # The end has not been read.
     assert list(found)[-1].problem
 
 
