@@ -14,7 +14,7 @@ def find(root: Path, benchmark: Benchmark, part: Part) -> list[Path]:
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     for name in benchmark.split_names(part):
         if of_split := [file for file in there if _is_file_of(file, name)]:
-            return [min(of_split, key=_preference)]
+            return row_files.files(min(of_split, key=_preference))
         if (folder / name).is_dir():
             return row_files.files(folder / name)
     names = " or ".join(benchmark.split_names(part))
@@ -57,7 +57,9 @@ def location(path: Path, row: row_files.FileRow, only_file: bool) -> str:
 
 
 def _is_file_of(file: Path, split: str) -> bool:
-    return bool(row_files.kind(file)) and row_files.stem(file) == split and file.is_file()
+    """Return whether this is the file of a split, or a folder with such a name, as Spark writes
+    one."""
+    return bool(row_files.kind(file)) and row_files.stem(file) == split and file.exists()
 
 
 def _preference(file: Path) -> tuple[int, bool]:

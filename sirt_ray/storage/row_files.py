@@ -61,7 +61,7 @@ class FileRow:
 
     @property
     def where(self) -> str:
-        """The row's place in the file, as in `row 2 (line 3)`."""
+        """The row's location in the file, as in `row 2 (line 3)`."""
         line = "" if self.line in (None, self.number) else f" (line {self.line})"
         return f"row {self.number}{line}"
 
@@ -100,10 +100,10 @@ def files(path: Path) -> list[Path]:
     return found
 
 
-def columns(path: Path, default: str | None = None) -> Sequence[str]:
+def columns(path: Path) -> Sequence[str]:
     """Return the names of the first row's columns; none if the file has no rows. Raises DataError
     if the first row cannot be read."""
-    first = next(read(path, default=default), None)
+    first = next(read(path), None)
     if first is None:
         return []
     if first.problem:

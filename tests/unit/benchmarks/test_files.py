@@ -43,6 +43,19 @@ def test_files_are_found_in_all_forms(root: Path) -> None:
     assert found(root, "test", "openbookqa") == ["validation.csv"]
 
 
+def test_files_are_found_by_any_ending(root: Path) -> None:
+    folder = root / "gsm8k"
+    for name in ("train.csv", "train.JSONL.gz", "train.jsonl", "train.txt", "training.parquet"):
+        (folder / name).touch()
+    assert found(root) == ["train.jsonl"]
+    (folder / "train.jsonl").unlink()
+    assert found(root) == ["train.JSONL.gz"]
+    (folder / "train.parquet").mkdir()
+    for name in ("part-1.snappy.parquet", "part-0.snappy.parquet", "_SUCCESS", ".part-0.crc"):
+        (folder / "train.parquet" / name).touch()
+    assert found(root) == ["part-0.snappy.parquet", "part-1.snappy.parquet"]
+
+
 def test_missing_files_say_what_is_there(root: Path) -> None:
     (root / "gsm8k" / "tests.parquet").touch()
     with pytest.raises(DataError, match=r"gsm8k, split test: no rows in .*contains tests.parquet"):
