@@ -1,6 +1,7 @@
 """Files of rows: what is written in them is what is read, and what cannot be read is named."""
 
 import bz2
+import csv
 import gzip
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings, strategies
 
 from sirt_ray.errors import DataError
 from sirt_ray.storage import row_files
@@ -270,3 +272,23 @@ def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:
     (tmp_path / "c.csv").touch()
     with pytest.raises(DataError, match=r"several kinds \(\.csv, \.jsonl\)"):
         row_files.files(tmp_path)
+
+
+TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(strategies.lists(strategies.fixed_dictionaries({"a": TEXT, "b": TEXT}), min_size=1))
+def test_any_text_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["a", "b"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "rows.jsonl").write_bytes(lines(rows))
+    (folder / "rows.json").write_bytes(listed(rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    for path in row_files.files(folder / "rows.csv") + sorted(folder.glob("rows.[jp]*")):
+        assert read(path) == rows, path
