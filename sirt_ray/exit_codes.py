@@ -5,7 +5,9 @@ stopped with Ctrl-C.
 """
 
 import errno
+import os
 import platform
+import select
 import sys
 import tempfile
 import traceback
@@ -16,13 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray.artifacts.store import versions
-from sirt_ray.errors import ResourceError, SirtError
+from sirt_ray.errors import ConfigError, ResourceError, SirtError
 from sirt_ray.logs import without_secrets
 from sirt_ray.storage.uri import masked
 
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+_UNUSABLE = (
+    *(errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ),
+    *(errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.EFBIG),
+)
 
 
 def run_command(work: Callable[[], int], debug: bool, stopped: str) -> int:
@@ -52,6 +60,11 @@ def known_error(error: Exception) -> SirtError | None:
         return error
     if not isinstance(error, OSError):
         return None
+    if isinstance(error, BrokenPipeError) and _is_output_closed():
+        return ResourceError(
+            "the program that reads this command's output has ended. Run the command without it;"
+            " it continues behind what is finished"
+        )
     where = error.filename or "a file"
     if error.errno in _FULL:
         return ResourceError(
@@ -63,7 +76,32 @@ def known_error(error: Exception) -> SirtError | None:
             f"{where} cannot be used: {error.strerror}. Give yourself access to it, or choose"
             " another folder"
         )
+    if error.errno in _NO_FILES:
+        return ResourceError(
+            f"{where} cannot be opened: {error.strerror}. Raise the limit with `ulimit -n 65536`,"
+            " and run the same command again"
+        )
+    if error.errno in _NO_FOLDER and error.filename:
+        return ConfigError(
+            f"{where} cannot be used as a folder: it, or one above it, is a file. Choose another"
+            " folder, or move the file away"
+        )
+    if error.errno in _UNUSABLE and error.filename:
+        return ResourceError(
+            f"{where} cannot be used: {error.strerror}. Choose another path, or look at its disk"
+        )
     return None
+
+
+def _is_output_closed() -> bool:
+    """Return whether standard output is a pipe that is no longer read. What Python still has to
+    write there is dropped then."""
+    output = select.poll()
+    output.register(1, 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _unknown(error: Exception) -> SirtError:

@@ -139,7 +139,12 @@ def read(
     except (OSError, ValueError, NotImplementedError, KeyError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         first = (reason.splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{_unreadable(path)}: {first}") from error
+        what_to_do = (
+            "Check that the file is complete"
+            if kind(path)
+            else f"Write it as one of {', '.join(KINDS)}, with its ending"
+        )
+        raise DataError(f"{_unreadable(path)}: {first.rstrip('.')}. {what_to_do}") from error
 
 
 # JSON

@@ -1,5 +1,7 @@
 """How a command ends, whatever ends it."""
 
+import subprocess
+import sys
 from argparse import _SubParsersAction
 from pathlib import Path
 
@@ -38,6 +40,9 @@ class TestErrorsThatNobodyHasThoughtOf:
     [
         (OSError(28, "No space left on device", "a"), "a cannot be written: No space left"),
         (OSError(13, "Permission denied", "a"), "a cannot be used: Permission denied. Give"),
+        (OSError(24, "Too many open files", "a"), "a cannot be opened: Too many open files. Raise"),
+        (OSError(36, "File name too long", "a"), "a cannot be used: File name too long. Choose"),
+        (OSError(5, "Input/output error", "a"), "a cannot be used: Input/output error. Choose"),
     ],
 )
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
@@ -49,6 +54,30 @@ def test_what_the_machine_refuses_is_no_bug(
 
     assert exit_codes.run_command(refused, False, "stopped") == 1
     assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_must_be_is_wrong_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert exit_codes.run_command(lambda path=path: path.mkdir() or 0, False, "") == 2
+        assert f"error: {path} cannot be used as a folder" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_ended_is_no_bug() -> None:
+    script = (
+        "from sirt_ray.exit_codes import run_command\n"
+        "run_command(lambda: print('a' * 10**6), False, '')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout and command.stderr
+        command.stdout.close()
+        told = command.stderr.read()
+    assert told.startswith("error: the program that reads this command's output has ended. Run")
+    assert told.count("\n") == 1
 
 
 def test_every_command_can_be_debugged() -> None:
