@@ -364,13 +364,13 @@ def _chosen(names: Sequence[str], only: Collection[str] | None) -> list[str]:
 def _typed_rows(batches: "Iterable[pa.RecordBatch]") -> Iterator[FileRow]:
     number = itertools.count(1)
     for batch in batches:
-        short = [field for field in batch.schema if "float" in str(field.type)]
+        stored = [field for field in batch.schema if re.search("float|struct", str(field.type))]
         for values in _values_of(batch):
             if values is None:
                 yield FileRow(next(number), None, {}, "has a text that is not UTF-8")
                 continue
-            shortened = {field.name: _shortest(values[field.name], field.type) for field in short}
-            yield FileRow(next(number), None, values | shortened)
+            written = {field.name: _written(values[field.name], field.type) for field in stored}
+            yield FileRow(next(number), None, values | written)
 
 
 def _values_of(batch: "pa.RecordBatch") -> list[dict[str, Any] | None]:
@@ -384,9 +384,12 @@ def _values_of(batch: "pa.RecordBatch") -> list[dict[str, Any] | None]:
         return [*_values_of(halves[0]), *_values_of(halves[1])]
 
 
-def _shortest(value: Any, of: "pa.DataType") -> Any:
-    """Return a value whose numbers of 16 and 32 bits are those that they are written as: 0.1, and
-    not 0.10000000149011612."""
+def _written(value: Any, of: "pa.DataType") -> Any:
+    """Return a value as its author wrote it, and not as a typed column stores it.
+
+    A number of 16 or 32 bits is 0.1, and not 0.10000000149011612. A record is without the null
+    fields at its end, which it has because others have them.
+    """
     from pyarrow import types
 
     if value is None:
@@ -394,9 +397,12 @@ def _shortest(value: Any, of: "pa.DataType") -> Any:
     if types.is_float16(of) or types.is_float32(of):
         return float(str(of.to_pandas_dtype()(value)))
     if types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
-        return [_shortest(item, cast(Any, of).value_type) for item in value]
+        return [_written(item, cast(Any, of).value_type) for item in value]
     if types.is_struct(of):
-        return {field.name: _shortest(value[field.name], field.type) for field in cast(Any, of)}
+        fields = list(cast(Any, of))
+        while fields and value[fields[-1].name] is None:
+            fields.pop()
+        return {field.name: _written(value[field.name], field.type) for field in fields}
     return value
 
 

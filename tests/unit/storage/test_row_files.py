@@ -143,11 +143,18 @@ def test_typed_columns(tmp_path: Path, name: str) -> None:
             "single": 1e30,
             "half": None,
             "options": None,
-            "record": {"a": None},
+            "record": {},
         },
     ]
     (first, *_) = row_files.read(tmp_path / name, only=["text", "single"])
     assert first.values == {"text": "007", "single": 0.1}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_records_of_typed_columns_have_their_own_fields(tmp_path: Path, name: str) -> None:
+    records = [{"A": "x", "B": "y"}, {"A": "x", "B": None, "C": "z"}, {}, None]
+    write_typed(tmp_path / name, pa.table({"a": records, "b": [[record] for record in records]}))
+    assert read(tmp_path / name) == [{"a": record, "b": [record]} for record in records]
 
 
 def test_a_column_may_have_numbers_and_texts(tmp_path: Path) -> None:
