@@ -31,9 +31,11 @@ def leaves_of(value: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[
 
 
 class Section(BaseModel):
-    """A section of a job file: frozen, and without unknown keys."""
+    """A section of a job file: frozen, without unknown keys, and with finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class SamplingConfig(Section):

@@ -163,8 +163,8 @@ def check_model(
     path = Path(source.location)
     if _looks_local(source.location) and not path.is_dir():
         raise ModelError(
-            f"{setting}: there is no folder {source.location}. Give the folder of a Hugging Face model"
-            " (config.json, *.safetensors, tokenizer.json), or a name on the hub"
+            f"{setting}: there is no folder {source.location}. Give the folder of a Hugging Face"
+            " model (config.json, *.safetensors, tokenizer.json), or a name on the hub"
         )
     is_there = path.is_dir() or (use_hub and hub_unreachable() is None)
     found = judge(source, use, trainings, local_files_only=not is_there)

@@ -21,6 +21,9 @@ from sirt_ray.training.batching import Segments
 PACKED = "sirt_packed"
 """The name of the attention in `transformers`."""
 
+EAGER = "eager"
+"""The attention by which an architecture defines itself, in `transformers`."""
+
 SEGMENTS = "sirt_segments"
 """The keyword of the model's call."""
 

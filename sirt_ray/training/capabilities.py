@@ -22,13 +22,11 @@ from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.errors import ModelError
 from sirt_ray.logs import log_event
 from sirt_ray.training import attention
+from sirt_ray.training.attention import EAGER, PACKED
 from sirt_ray.training.batching import Group, grouped, micro_batch
 from sirt_ray.training.engine import Workers
 from sirt_ray.training.forward import AttentionRecord, CompletionLogps, ModelCapabilities
 from sirt_ray.training.model import Model
-
-EAGER = "eager"
-"""The attention that every architecture defines itself by, in `transformers`."""
 
 _TOLERANCE = 1e-4
 """Largest difference between log-probabilities of one token, computed in two ways, in nats, where
@@ -44,6 +42,7 @@ def probe(model: Model) -> ModelCapabilities:
     All workers call it together and come to the same result. Raises ModelError if no way of
     computing a batch agrees with computing its sequences one by one.
     """
+    attention.register()
     model.eval()
     with torch.no_grad():
         return _Probe(model).capabilities()
@@ -69,11 +68,10 @@ class _Probe:
 
     def capabilities(self) -> ModelCapabilities:
         """Choose the attention, and whether the head is called by itself."""
-        with attention.counted() as calls:
-            packed = self._difference(packed=True)
-        # Numbers alone do not show everything: untrained weights hardly attend to other tokens,
-        # bfloat16 hides a soft cap, and the probe is shorter than most windows.
-        is_packed = self._accepts(packed if calls == _expected_calls(self._model) else None)
+        packed, is_whole = self._packed_difference()
+        is_packed = self._accepts(packed if is_whole else None)
+        if is_packed:
+            self._model.set_attn_implementation(PACKED)
         difference = packed if is_packed else self._padded_difference()
         assert difference is not None
         chosen = AttentionRecord(
@@ -83,6 +81,18 @@ class _Probe:
             _report(self._model, chosen)
         separate_head = self._accepts(self._difference(is_packed, separate_head=True))
         return ModelCapabilities(is_packed, separate_head, chosen)
+
+    def _packed_difference(self) -> tuple[float | None, bool]:
+        """Return the difference of packed rows, and whether each layer gets all that it asks for.
+
+        Numbers alone do not show that: untrained weights hardly attend to other tokens, bfloat16
+        hides a soft cap, and the probe is shorter than most windows.
+        """
+        if not self._model._supports_attention_backend:
+            return None, False
+        with _attending(self._model, PACKED), attention.counted() as calls:
+            difference = self._difference(packed=True)
+        return difference, calls == _expected_calls(self._model)
 
     def _padded_difference(self) -> float:
         """Return the difference of padded rows, after switching to eager attention if the current

@@ -97,7 +97,8 @@ class Fit:
         """Train from the newest checkpoint to the last step, or until patience runs out.
 
         Return the last state and the selected step, whose weights are then in the work directory.
-        Raises StageError if the loss or the gradient is not finite.
+        Raises StageError if the loss, the gradient or the weights are not finite; such weights are
+        not saved.
         """
         config, total = self._settings.config, self.total_steps
         state = checkpoint.resume(self._engine, self._work)
@@ -112,10 +113,12 @@ class Fit:
             if self._engine.rank == 0:
                 self._write(line)
             if step % self._settings.resources.checkpoint_every_steps == 0 and step < total:
+                self._check_weights(step)
                 checkpoint.save(self._engine, self._work, state)
         if config.select_by != "last" and state.best_step is not None:
             return state, state.best_step
-        checkpoint.save_weights(self._engine, self._work, state.step)
+        self._check_last_update(state.step)
+        self._save_weights(state.step)
         return state, state.step
 
     def _step(self, state: TrainingState) -> tuple[TrainingState, dict[str, Any]]:
@@ -194,8 +197,37 @@ class Fit:
         found = {name: metrics[name] for name in _VALIDATED if name in metrics}
         state = update_best(state, found, select_by)
         if state.best_step == state.step and select_by != "last":
-            checkpoint.save_weights(self._engine, self._work, state.step)
+            self._save_weights(state.step)
         return replace(state, seconds=state.seconds + time.monotonic() - started)
+
+    def _save_weights(self, step: int) -> None:
+        self._check_weights(step)
+        checkpoint.save_weights(self._engine, self._work, step)
+
+    def _check_weights(self, step: int) -> None:
+        """Raise StageError on all workers if the weights of one of them are not finite."""
+        weights = (shard.values["master"] for shard in self._engine.shards())
+        is_broken = not all(bool(part.isfinite().all()) for part in weights)
+        if self._engine.sum_over_workers([float(is_broken)]) != [0.0]:
+            raise StageError(
+                f"The weights are not finite after optimizer step {step}, so they are not saved."
+                " Lower learning_rate or weight_decay, or train in float32"
+            )
+
+    def _check_last_update(self, step: int) -> None:
+        """Raise StageError if the loss is not finite after the last step. The step after it, or an
+        evaluation, shows it for all others."""
+        if step == 0 or self._data.held_out:
+            return
+        batch = self._plan.batch(step)[: self._engine.world_size]
+        turns = self._turns(self._data.train, batch)
+        with torch.no_grad():
+            loss = self._pass(self._data.train, batch, turns, None)["loss"]
+        if not math.isfinite(loss):
+            raise StageError(
+                f"The loss is {loss} after optimizer step {step}, the last one, so its weights are"
+                " not saved. Lower learning_rate or weight_decay, or train in float32"
+            )
 
     def _turns(self, examples: Sequence[TrainingExample], batch: Sequence[int]) -> list[list[Part]]:
         """Return the batch as micro-batches, [turn][rank]."""

@@ -45,6 +45,9 @@ it the student's perplexity on the texts that it is to prefer has risen by a ten
 LENGTH_RATIOS = (0.8, 1.25)
 """Range of the mean tokens of chosen over those of rejected completions without a warning."""
 
+MAX_IDENTICAL_SHARE = 0.5
+"""Largest share of examples whose two sides are the same text without a warning."""
+
 WARNINGS = {
     "chosen_logp_falls": (
         "the chosen completions have become less likely than before the training, by more than"
@@ -59,6 +62,12 @@ WARNINGS = {
         " tokens, so it can fall by length alone. Where reasoning is preferred to bare answers"
         " (pairs.rule dpo_cot) the difference is meant; else set refine.length_normalised, or"
         " choose the loss simpo, or pairs.rule correctness"
+    ),
+    "identical_pairs": (
+        f"more than {MAX_IDENTICAL_SHARE:.0%} of the examples prefer a completion to itself: what"
+        " is chosen is also rejected after the same prompt. Their losses have no gradient, so"
+        " nothing is learned from them. Look at the columns chosen and rejected, and make pairs of"
+        " completions that differ"
     ),
 }
 """Warning -> what is wrong, why it matters, and what to do."""
@@ -214,6 +223,17 @@ def length_ratio(examples: Iterable[TrainingExample]) -> float:
 def length_drifts(ratio: float) -> bool:
     """Return whether a ratio of lengths is outside `LENGTH_RATIOS`."""
     return not LENGTH_RATIOS[0] <= ratio <= LENGTH_RATIOS[1]
+
+
+def identical_share(examples: Sequence[TrainingExample]) -> float:
+    """Return the share of pairs whose chosen completion is their rejected one."""
+    return sum(one == other for one, other in (e.sequences for e in examples)) / len(examples)
+
+
+def contradicted_share(examples: Sequence[TrainingExample]) -> float:
+    """Return the share of single completions that are both desirable and undesirable."""
+    sides = [{e.sequences[0] for e in examples if e.desirable == side} for side in (True, False)]
+    return sum(e.sequences[0] in sides[0] & sides[1] for e in examples) / len(examples)
 
 
 def chosen_logp_drop(recent: Sequence[Line], beta: float) -> float:

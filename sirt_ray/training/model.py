@@ -50,7 +50,7 @@ def load_model(
             use_safetensors=True,
             config=settings,
             dtype=DTYPES[config.dtype],
-            attn_implementation=attention.PACKED if is_selectable(settings) else None,
+            attn_implementation=attention_of(settings),
             ignore_mismatched_sizes=True,  # Reported, and refused, with all else that is wrong.
             output_loading_info=True,
             **quantized,
@@ -72,12 +72,21 @@ def configure(settings: Any) -> None:
             setattr(settings, name, 0.0)
 
 
-def is_selectable(settings: Any) -> bool:
-    """Return whether the architecture supports attention backends; others keep their own."""
+def attention_of(settings: Any) -> str | None:
+    """Return the attention to load a model with, by its name in `transformers`: the packed one for
+    architectures with attention backends, unless they ask for more than softmax (sinks, soft caps),
+    which have their own, eager one; None for an architecture without backends.
+
+    The probe (capabilities.py) has the last word: this is only what an architecture says of itself.
+    """
     from transformers import AutoModelForCausalLM
 
     kind = AutoModelForCausalLM._model_mapping.get(type(settings), None)
-    return getattr(kind, "_supports_attention_backend", False)
+    if not getattr(kind, "_supports_attention_backend", False):
+        return None
+    soft_cap = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
+    is_softmax = getattr(kind, "_supports_sdpa", False) and soft_cap is None
+    return attention.PACKED if is_softmax else attention.EAGER
 
 
 def quantization_arguments(compute_dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

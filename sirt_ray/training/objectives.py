@@ -25,9 +25,12 @@ from sirt_ray.core.losses import (
 )
 from sirt_ray.errors import StageError
 from sirt_ray.training.metrics import (
+    MAX_IDENTICAL_SHARE,
     MAX_LOGP_DROP,
     Line,
     chosen_logp_drop,
+    contradicted_share,
+    identical_share,
     length_drifts,
     length_ratio,
 )
@@ -203,9 +206,12 @@ class Refinement:
         self, recent: Sequence[Line], examples: Sequence[TrainingExample]
     ) -> tuple[str, ...]:
         found: list[str] = []
-        # The pairs do not change: their lengths are checked once, with the first line.
-        if self._sums and recent[-1]["step"] == 1 and length_drifts(length_ratio(examples)):
-            found.append("length_drift")
+        # The pairs do not change: they are checked once, with the first line.
+        if recent[-1]["step"] == 1:
+            if self._sums and length_drifts(length_ratio(examples)):
+                found.append("length_drift")
+            if identical_share(examples) > MAX_IDENTICAL_SHARE:
+                found.append("identical_pairs")
         if chosen_logp_drop(recent, self._settings.beta) > MAX_LOGP_DROP:
             found.append("chosen_logp_falls")
         return tuple(found)
@@ -294,8 +300,10 @@ class UnpairedRefinement:
     def warnings(
         self, recent: Sequence[Line], examples: Sequence[TrainingExample]
     ) -> tuple[str, ...]:
-        """Return none: the rules of the warnings are about pairs."""
-        return ()
+        """Return whether completions contradict themselves; the other rules are about pairs."""
+        first = recent[-1]["step"] == 1
+        contradicted = first and contradicted_share(examples) > MAX_IDENTICAL_SHARE
+        return ("identical_pairs",) if contradicted else ()
 
 
 def tolerance(config: RefineConfig) -> float:

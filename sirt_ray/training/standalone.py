@@ -161,6 +161,7 @@ def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
         )
     if not Path(job.data).exists():
         raise DataError(f"data: there is no file or folder {job.data}. Check the path")
+    _check_out(Path(job.out))
     has_gpu = torch.cuda.is_available()
     if resources.gpus_per_worker and not has_gpu:
         raise ResourceError(
@@ -173,6 +174,18 @@ def _checked(job: StandaloneJob, config: TrainingConfig) -> Any:
     section = "tune" if isinstance(config, TuneConfig) else "refine"
     require("model", judge(job.source, "trained", {section: config}))
     return device
+
+
+def _check_out(out: Path) -> None:
+    """Raise ConfigError if the output folder can be neither used nor created."""
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise ConfigError(f"out: {above} is a file, so {out} cannot be a folder. Name a folder")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(
+            f"out: you may not write to {above}, so the training cannot have the folder {out}. Give"
+            " yourself access, or name a folder of yours"
+        )
 
 
 def _data(

@@ -2,19 +2,22 @@
 log-probabilities of plain `transformers` with eager attention, sequence by sequence."""
 
 import random
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import transformers as hf
 
+from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.errors import ModelError
 from sirt_ray.training import attention
 from sirt_ray.training.batching import grouped, micro_batch
 from sirt_ray.training.capabilities import probe
 from sirt_ray.training.forward import CompletionLogps
-from sirt_ray.training.model import configure, is_selectable
+from sirt_ray.training.model import attention_of, configure, load_model
+from sirt_ray.training.tasks import Source
 
 CPU = torch.device("cpu")
 NEAR = 1e-4
@@ -219,8 +222,9 @@ def made(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     attention.register()
     torch.manual_seed(0)
     configure(config)
-    chosen = attention.PACKED if is_selectable(config) else None
-    model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=chosen).eval()
+    model = hf.AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention_of(config)
+    ).eval()
     for name, weight in model.named_parameters():
         if weight.ndim > 1 or "sinks" in name:
             torch.nn.init.normal_(weight, std=1.0 if "sinks" in name else 0.15)
@@ -269,6 +273,25 @@ def test_log_probabilities_are_those_of_plain_transformers(name: str) -> None:
     assert (model.config._attn_implementation == "eager") or rows != "eager"
     found = by_trainer(model, capabilities)
     torch.testing.assert_close(found, by_transformers(model), atol=NEAR, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window", "gpt_oss", "gemma2", "llama4"])
+def test_a_loaded_model_is_the_same_function_before_it_is_probed(name: str, tmp_path: Path) -> None:
+    made(ARCHITECTURES[name][1]).save_pretrained(tmp_path)
+    own = hf.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ours = load_model(Source(str(tmp_path)), RefineConfig()).eval()
+    ids = torch.randint(3, 101, (1, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, own(ids).logits, atol=NEAR, rtol=0)
+
+
+@pytest.mark.parametrize("load_as", ["sdpa", attention.PACKED])
+def test_an_attention_that_leaves_something_out_is_found_however_it_was_loaded(
+    load_as: str,
+) -> None:
+    model = made(ARCHITECTURES["gemma2"][1])
+    model.set_attn_implementation(load_as)
+    assert not probe(model).packed and model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gemma2", "llama4", "mamba"])

@@ -9,12 +9,13 @@ from sirt_ray.config.training import RefineConfig
 from sirt_ray.core.encoding import TokenSequence, TrainingExample
 from sirt_ray.training import metrics
 from sirt_ray.training.metrics import Line
-from sirt_ray.training.objectives import Refinement
+from sirt_ray.training.objectives import Refinement, UnpairedRefinement
 
 
-def pair(chosen: int, rejected: int) -> TrainingExample:
-    """Completions of so many tokens."""
-    sequences = tuple(TokenSequence((1,), (7,) * count) for count in (chosen, rejected))
+def pair(chosen: int, rejected: int, same: bool = False) -> TrainingExample:
+    """Completions of so many tokens, which differ or are the `same`."""
+    sides = ((7, chosen), (7 if same else 8, rejected))
+    sequences = tuple(TokenSequence((1,), (token,) * count) for token, count in sides)
     return TrainingExample("q", sequences)
 
 
@@ -71,6 +72,29 @@ def test_lengths_matter_to_losses_that_sum_over_tokens(
     assert settings.warnings([line(1)], [pair(30, 5)]) == (("length_drift",) if drifts else ())
     assert settings.warnings([line(1), line(2)], [pair(30, 5)]) == ()
     assert settings.warnings([line(1)], [pair(5, 5)]) == ()
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "simpo", "orpo"])
+@pytest.mark.parametrize(("same", "warned"), [(4, True), (3, True), (2, False), (0, False)])
+def test_pairs_that_prefer_a_text_to_itself_are_named(loss: Any, same: int, warned: bool) -> None:
+    settings = Refinement(RefineConfig(loss=loss))
+    pairs = [pair(5, 5, same=number < same) for number in range(4)]
+    assert settings.warnings([line(1)], pairs) == (("identical_pairs",) if warned else ())
+    assert settings.warnings([line(1), line(2)], pairs) == ()
+
+
+@pytest.mark.parametrize(("undesirable", "warned"), [((7, 7), True), ((8, 9), False)])
+def test_so_are_single_completions_that_are_on_both_sides(
+    undesirable: tuple[int, int], warned: bool
+) -> None:
+    settings = UnpairedRefinement(RefineConfig(loss="kto"), is_reference=True)
+    sides = [(7, True), *((token, False) for token in undesirable)]
+    examples = [
+        TrainingExample("q", (TokenSequence((1,), (token,)),), desirable=desirable)
+        for token, desirable in sides
+    ]
+    found = settings.warnings([{"step": 1}], examples)
+    assert found == (("identical_pairs",) if warned else ())
 
 
 def test_a_warning_keeps_the_step_that_raised_it() -> None:

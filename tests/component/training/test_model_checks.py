@@ -259,6 +259,16 @@ def test_a_standalone_training_is_judged_alike(
     assert not (model.parent / "out").exists()
 
 
+@pytest.mark.parametrize("below", [".", "folder"])
+def test_an_output_that_is_a_file_is_refused(
+    model: Path, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model.parent / "file").write_text("")
+    where = ["--data", str(model / "config.json"), "--out", str(model.parent / "file" / below)]
+    assert main(["train", "sft", "--model", str(model), *where]) == 2
+    assert "is a file, so" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 @pytest.mark.parametrize(
     ("target", "words"),
