@@ -92,7 +92,7 @@ def made_rows(benchmark: Benchmark, part: Part) -> list[dict[str, object]]:
             )
         try:
             made.append({name: _plain(columns[name], name) for name in needed})
-        except DataError as error:
+        except ValueError as error:  # A number of thousands of digits is one, too.
             raise DataError(
                 f"{benchmark.name}, split {part} ({code.reference}): row {number}: {error}"
             ) from error

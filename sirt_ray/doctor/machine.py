@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from sirt_ray.doctor.findings import Finding, Level
+from sirt_ray.storage.uri import user_path
 
 _GIB = 2**30
 _MIN_SHARED_GIB = 2.0
@@ -129,7 +130,7 @@ def check_disk(runs: Path) -> list[Finding]:
 
 def _existing(path: Path) -> Path:
     """Return the folder itself or, if it does not exist, the parent that it would be created in."""
-    path = path.expanduser().absolute()
+    path = user_path(path).absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 

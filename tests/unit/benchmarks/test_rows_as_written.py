@@ -221,16 +221,21 @@ def test_rows_of_a_function_are_one_table_whatever_they_have(
     ]
 
 
-def test_half_a_surrogate_pair_of_a_function_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("'choices': ['x', '\\ud83d'], 'answer': 0", r"'choices' has '\\ud83d'"),
+        ("'choices': ['x', 'y'], 'answer': 10**5000", "Exceeds the limit"),
+    ],
+)
+def test_what_no_text_can_be_of_a_function_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, said: str
 ) -> None:
     monkeypatch.setenv("SIRT_ALLOW_CODE", "1")
-    (tmp_path / "own.py").write_text(
-        "def own(split):\n"
-        "    return [{'question': 'a', 'choices': ['x', '\\ud83d'], 'answer': 0}]\n"
-    )
+    source = f"def own(split):\n    return [{{'question': 'a', {row}}}]\n"
+    (tmp_path / "own.py").write_text(source)
     config = CustomBenchmarkConfig(rows=f"{tmp_path}/own.py:own", choices="choices")
-    with pytest.raises(DataError, match=r"own\.py:own\): row 0: 'choices' has '\\ud83d'"):
+    with pytest.raises(DataError, match=rf"own\.py:own\): row 0: {said}"):
         made_rows(custom_benchmark("own", config), "train")
 
 
