@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+Limit = Annotated[PositiveFloat, Field(allow_inf_nan=True)]
+"""A positive number; `.inf` is no limit."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share, 0 to 1."""
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from sirt_ray.config.base import SamplingConfig, Section
+from sirt_ray.config.base import Limit, SamplingConfig, Section
 from sirt_ray.storage.uri import checked_model
 
 _NOT_FOR_EXTRA_BODY = ("model", "messages", "prompt", "stream")
@@ -45,7 +45,7 @@ class EndpointConfig(Section):
     that does not support it."""
     api_key_env: str | None = "OPENAI_API_KEY"
     """Environment variable with the key, on the node that sends requests. Null: no key is sent."""
-    requests_per_minute: PositiveFloat | None = None
+    requests_per_minute: Limit | None = None
     """Rate limit; None: as fast as `max_in_flight` allows."""
     max_in_flight: PositiveInt = 16
     """Concurrent requests."""
@@ -61,7 +61,7 @@ class EndpointConfig(Section):
     max_tokens_total: PositiveInt | None = None
     """Budget of prompt and completion tokens, over all starts of the job; when it is spent, the run
     stops and can be resumed. A request is only sent if its longest answer fits in the budget."""
-    max_cost: PositiveFloat | None = None
+    max_cost: Limit | None = None
     """The same budget in the currency of the prices."""
     cache: str | None = None
     """Folder of the paid answers, so that none is paid for twice, and of the record of what was

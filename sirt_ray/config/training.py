@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from sirt_ray import user_code
-from sirt_ray.config.base import Fraction, SamplingConfig, Section, merged
+from sirt_ray.config.base import Fraction, Limit, SamplingConfig, Section, merged
 from sirt_ray.config.custom import resolved
 from sirt_ray.config.renamed import both_names_problem, note_renamed, with_current_names
 from sirt_ray.types import PromptKind
@@ -58,7 +58,7 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: NonNegativeFloat = 0.0
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: Limit = 1.0
     max_length: PositiveInt = 1024
     """Longest prompt plus completion, in tokens; a longer one is left out and counted."""
     lora: LoraConfig | None = None

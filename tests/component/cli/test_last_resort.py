@@ -244,6 +244,26 @@ def _(workspace: Workspace) -> int:
     return Training(workspace).run("tune.lora.target_modules=[nope]")
 
 
+@mistake("training forever", "tune.epochs")
+def _(workspace: Workspace) -> int:
+    return Training(workspace).run("tune.epochs=.inf")
+
+
+@mistake("an infinite learning rate", "tune.learning_rate")
+def _(workspace: Workspace) -> int:
+    return Training(workspace).run("tune.learning_rate=.inf")
+
+
+@mistake("a learning rate that leaves no number", "learning_rate")
+def _(workspace: Workspace) -> int:
+    return Training(workspace).run("tune.learning_rate=1e38")
+
+
+@mistake("an infinite weight decay", "tune.weight_decay")
+def _(workspace: Workspace) -> int:
+    return Training(workspace).run("tune.weight_decay=.inf")
+
+
 @mistake("an output that is a file", "out", "file")
 def _(workspace: Workspace) -> int:
     training = Training(workspace)
@@ -331,6 +351,6 @@ def test_it_is_said_to_whom_it_belongs(
     assert code in (1, 2), stderr
     assert len([line for line in stderr.splitlines() if line.startswith("error: ")]) == 1, stderr
     assert "bug of sirt-ray" not in message and "Traceback" not in message, stderr
-    assert re.search(r"[.:;] [A-Z]", message), f"there is nothing to do in {stderr!r}"
+    assert re.search(r"[.:;] [A-Z]|should be", message), f"there is nothing to do in {stderr!r}"
     for word in words:
         assert word in message, f"{word!r} is not in {stderr!r}"

@@ -326,3 +326,10 @@ def test_the_home_in_a_models_path_is_the_users(
     assert (job.student.model, job.teacher.model) == ("/home/me/models/s", "/home/me/t")
     for name in ("owner/~model", "s3://bucket/~/m", "./~"):
         assert load(tmp_path, GOOD, f"student.model={name}").student.model == name
+
+
+def test_only_a_limit_may_be_infinite(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD, "tune.max_grad_norm=.inf")
+    assert load(tmp_path, jobfile.dump(job)) == job
+    for setting in ("tune.max_grad_norm=.nan", "tune.max_grad_norm=-.inf", "refine.beta=.inf"):
+        assert "1 problem" in refused(tmp_path, GOOD, setting)
