@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sirt_ray import logs
+from sirt_ray.core.repetition import MAX_REPEATED_SHARE, repeated_share
 from sirt_ray.core.scoring import scores_from, scores_to_json
 from sirt_ray.errors import StorageError
 from sirt_ray.logs import at_artifact
@@ -246,9 +247,11 @@ def _samples(counts: Counts) -> str:
         "questions beyond data.fraction": counts.get("beyond_fraction", 0),
         **{f"questions dropped: {reason}": n for reason, n in counts["dropped"].items()},
     }
+    share = repeated_share(counts)
+    repeated = f"; {share:.0%} of 4-grams repeated" if share > MAX_REPEATED_SHARE else ""
     return (
         f"{made:,} completions of {counts['questions']:,} questions: {verdicts}{_reasons(reasons)}"
-        f"{_effort(counts)}"
+        f"{repeated}{_effort(counts)}"
     )
 
 

@@ -18,6 +18,7 @@ import ray
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.config.job import SamplingConfig
+from sirt_ray.core.repetition import count_ngrams
 from sirt_ray.errors import SirtError, StageError
 from sirt_ray.logs import LogContext, bind_context, log_event
 from sirt_ray.on_ray.engine.protocol import (
@@ -51,6 +52,8 @@ SUMMED = (
     "guessed",
     "undecided",
     "truncated",
+    "ngrams",
+    "repeated_ngrams",
     "retries",
     "prompt_tokens",
     "completion_tokens",
@@ -202,6 +205,9 @@ def _collect(
     for one in graded:
         counts.update([one.verdict, "completions"])
         counts["truncated"] += one.completion.stop_reason == "length"
+        ngrams, repeated = count_ngrams(one.completion.text)
+        counts["ngrams"] += ngrams
+        counts["repeated_ngrams"] += repeated
     return graded, dict(counts), dropped
 
 
