@@ -61,7 +61,7 @@ def judge(
     config, tokenizer = _loaded(source, local_files_only, problems)
     if config is None or tokenizer is None:
         problems += _file_problems(folder) if folder.is_dir() else []
-        return Judgement(problems, unloadable=True)
+        return Judgement(list(dict.fromkeys(problems)), unloadable=True)
     found = Judgement(problems)
     problems += [f"{source.name} {what}" for what in architecture_problems(config, use)]
     fits = not problems
@@ -174,7 +174,8 @@ def _no_whole_model(folder: Path) -> str | None:
             " into its base (PEFT's `merge_and_unload`, then `save_pretrained` of model and"
             " tokenizer), or `sirt export --merge` if a run trained it, and give that folder"
         )
-    if (folder / "config.json").is_file() or not (files := sorted(folder.glob("*.gguf"))):
+    files = sorted(folder.glob("*.gguf"))
+    if not files or next(folder.glob("*.safetensors"), None) is not None:
         return None
     return (
         f"{folder} holds a GGUF file ({files[0].name}), the format of llama.cpp. Give the folder of"
@@ -251,13 +252,13 @@ def _header_problem(file: Path) -> str | None:
     """Return what is wrong with a file of weights, from its header and its size."""
     from safetensors import SafetensorError, safe_open
 
-    with file.open("rb") as opened:
-        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            return (
-                f"{file} holds no complete weights: it is a Git LFS pointer. Fetch the real file"
-                " with `git lfs pull`"
-            )
     try:
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                return (
+                    f"{file} holds no complete weights: it is a Git LFS pointer. Fetch the real"
+                    " file with `git lfs pull`"
+                )
         with safe_open(file, framework="numpy"):
             return None
     except (OSError, SafetensorError) as error:

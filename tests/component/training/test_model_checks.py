@@ -134,6 +134,19 @@ def gguf(model: Path) -> None:
     (model / "small.Q4_K_M.gguf").write_bytes(b"GGUF")
 
 
+def gguf_with_a_config(model: Path) -> None:
+    (model / WEIGHTS).rename(model / "small.gguf")
+
+
+def folder_of_weights(model: Path) -> None:
+    (model / WEIGHTS).unlink()
+    (model / WEIGHTS).mkdir()
+
+
+def config_of_another_kind(model: Path) -> None:
+    edit(model / "config.json", hidden_size="wide")
+
+
 FOR_ANY_USE: list[tuple[Callable[[Path], None], Sequence[str]]] = [
     (without_a_layer, ["lacks weights", "model.layers.1.", "and 6 more", "Download it again"]),
     (reshaped, ["other shapes", "model.norm.weight is 95 and should be 96"]),
@@ -148,6 +161,9 @@ FOR_ANY_USE: list[tuple[Callable[[Path], None], Sequence[str]]] = [
     (adapter, ["is an adapter of org/base", "merge_and_unload"]),
     (adapter_beside_a_model, ["is an adapter of org/base"]),
     (gguf, ["holds a GGUF file (small.Q4_K_M.gguf)", "converted from"]),
+    (gguf_with_a_config, ["holds a GGUF file (small.gguf)"]),
+    (folder_of_weights, ["model.safetensors holds no complete weights"]),
+    (config_of_another_kind, ["cannot be loaded: Validation error for field 'hidden_size'"]),
 ]
 FOR_TRAINING: list[tuple[Callable[[Path], None], Sequence[str]]] = [
     (with_more_layers, ["does not use", "model.layers.2.", "trained without them"]),
@@ -189,6 +205,7 @@ def test_what_no_one_can_use_is_refused(
         check_model("the.setting", str(model), use=use)
     said = str(refused.value)
     assert all(line.startswith("the.setting: ") for line in said.splitlines())
+    assert len(set(said.splitlines())) == len(said.splitlines())
     for word in words:
         assert word in said
 
