@@ -167,7 +167,10 @@ ITEMS = [
         ("r.csv", b"response,reference,note\nThe answer is 007.,007,007\n8,9,\n"),
         ("r.tsv", b"response\treference\tnote\nThe answer is 007.\t007\t007\n8\t9\t\n"),
         ("r.json", json.dumps(ITEMS, indent=1).encode()),
-        ("r.JSONL.GZ", gzip.compress("\n".join(map(json.dumps, ITEMS)).encode("utf-8-sig"))),
+        (
+            "r.JSONL.GZ",
+            gzip.compress("\n".join(map(json.dumps, ITEMS)).encode("utf-8-sig"), mtime=0),
+        ),
         ("r [1]?.txt", "\n".join(map(json.dumps, ITEMS)).encode()),
     ],
 )
