@@ -50,13 +50,19 @@ def test_the_last_update_is_checked_as_the_others(
     assert not (tmp_path / "out/student/config.json").exists()
 
 
-@pytest.mark.parametrize("setting", ["learning_rate", "weight_decay", "max_grad_norm", "epochs"])
+@pytest.mark.parametrize("setting", ["learning_rate", "weight_decay", "epochs"])
 @pytest.mark.parametrize("value", [".inf", ".nan"])
 def test_settings_are_finite(
     tmp_path: Path, setting: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path, "sft", ROWS, **{setting: value}) == 2
     assert f"tune.{setting}" in (said := capsys.readouterr().err) and "finite number" in said
+
+
+def test_the_gradient_may_have_no_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "sft", ROWS, max_grad_norm=".nan") == 2
+    assert "tune.max_grad_norm" in capsys.readouterr().err
+    assert train(tmp_path, "sft", ROWS, max_grad_norm=".inf") == 0
 
 
 def test_pairs_of_one_text_are_a_warning_of_the_record(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Small updates and long sums survive in bfloat16."""
 
+from pathlib import Path
+
 import psutil
 import torch
 from torch.nn import Parameter
 
 from sirt_ray.training.engine import MasterWeights
 from sirt_ray.training.metrics import peak_memory_gib
+from sirt_ray.training.shards import Shard, StoredShards, shard_of, write
 
 
 def coarse(value: float) -> Parameter:
@@ -39,14 +42,22 @@ def test_float32_parameters_are_stepped_themselves() -> None:
     assert MasterWeights([parameter]).stepped[0] is parameter
 
 
-def test_saved_copies_come_back_whole() -> None:
+def test_saved_copies_come_back_whole(tmp_path: Path) -> None:
     parameter, other = coarse(1.0), coarse(0.0)
     masters, loaded = MasterWeights([parameter]), MasterWeights([other])
     with torch.no_grad():
         masters.stepped[0].fill_(1.0009765625)
-    loaded.load(masters.state())
+    write([shard(masters)], tmp_path, rank=0, world_size=1)
+    with StoredShards(tmp_path) as stored:
+        stored.open()
+        stored.read_into([shard(loaded)])
+    loaded.write_back()
     assert loaded.stepped[0].tolist() == [1.0009765625] * 4
     assert other.tolist() == [1.0] * 4
+
+
+def shard(masters: MasterWeights) -> Shard:
+    return shard_of(torch.optim.AdamW(masters.stepped), masters.stepped[0], "weight")
 
 
 def test_peak_memory_is_no_less_than_what_is_held_now() -> None:
