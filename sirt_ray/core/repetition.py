@@ -23,6 +23,12 @@ def count_ngrams(text: str) -> tuple[int, int]:
     return len(ngrams), len(ngrams) - len(set(ngrams))
 
 
+def repeated_share_of(text: str) -> float:
+    """Return the share of repeated n-grams of a text; 0 for one that has none."""
+    ngrams, repeated = count_ngrams(text)
+    return repeated / ngrams if ngrams else 0.0
+
+
 def repeated_share(counts: Mapping[str, int]) -> float:
     """Return the share of repeated n-grams, from the counts of a stage; 0 for earlier records."""
     ngrams = counts.get("ngrams", 0)

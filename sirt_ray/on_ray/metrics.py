@@ -64,6 +64,13 @@ METRICS = {
             "Questions without completions, by reason.",
             ("reason",),
         ),
+        Metric(
+            "sirt_ngrams",
+            "counter",
+            "short",
+            "4-grams of completions, by whether their completion has had them before.",
+            ("repeated",),
+        ),
         Metric("sirt_retries", "counter", "short", "Retried calls to engines."),
         # Engines: queried by the driver
         Metric(
@@ -175,6 +182,9 @@ def count_part(emitter: Emitter, counts: Mapping[str, Any]) -> None:
         emitter.add("sirt_completions", counts[verdict], verdict=verdict)
     for kind in ("prompt", "completion"):
         emitter.add("sirt_tokens", counts[f"{kind}_tokens"], kind=kind)
+    repeated = counts["repeated_ngrams"]
+    emitter.add("sirt_ngrams", repeated, repeated="yes")
+    emitter.add("sirt_ngrams", counts["ngrams"] - repeated, repeated="no")
     for drop in counts["dropped"]:
         emitter.add("sirt_dropped_questions", 1, reason=drop["reason"])
 

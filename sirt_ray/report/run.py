@@ -13,6 +13,7 @@ from typing import Any
 from sirt_ray.artifacts import parquet
 from sirt_ray.artifacts.store import RECORD
 from sirt_ray.config.job import JobConfig
+from sirt_ray.core.repetition import repeated_share_of
 from sirt_ray.core.statistics import majority, pass_at_k
 from sirt_ray.report.document import Document, Grid
 from sirt_ray.report.funnel import contamination, funnel
@@ -138,18 +139,20 @@ def _form(row: Mapping[str, Any]) -> AnswerForm:
         with_chain=has_chain_of_thought(row["completion"]),
         unparseable=row["verdict"] == "unparseable",
         truncated=row["stop_reason"] == "length",
+        repeated=repeated_share_of(row["completion"]),
     )
 
 
 def _mean_form(forms: Sequence[AnswerForm]) -> AnswerForm:
     if not forms:
-        return AnswerForm(None, 0.0, 0.0, 0.0)
+        return AnswerForm(None, 0.0, 0.0, 0.0, 0.0)
     tokens = [form.tokens for form in forms if form.tokens]
     return AnswerForm(
         fmean(tokens) if tokens else None,
         fmean(form.with_chain for form in forms),
         fmean(form.unparseable for form in forms),
         fmean(form.truncated for form in forms),
+        fmean(form.repeated for form in forms),
     )
 
 
@@ -336,6 +339,11 @@ def _forms(stages: Mapping[str, Row[Result]]) -> list[Grid]:
         ),
         grid("Answers without a readable final answer, %", lambda form: 100 * form.unparseable),
         grid("Answers cut off by the token limit, %", lambda form: 100 * form.truncated),
+        grid(
+            "Repeated 4-grams of an answer, mean %",
+            lambda form: 100 * form.repeated,
+            "Four words in a row that the answer has had before; texts of people have a few.",
+        ),
     ]
 
 

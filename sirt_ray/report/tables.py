@@ -49,6 +49,8 @@ class AnswerForm:
     """Share of answers without a readable final answer."""
     truncated: float
     """Share of answers that the token limit cut off."""
+    repeated: float
+    """Mean share of an answer's 4-grams that it has had before, see `core.repetition`."""
 
 
 @dataclass(frozen=True, slots=True)

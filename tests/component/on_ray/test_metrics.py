@@ -49,6 +49,8 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Series]:
 PART: dict[str, Any] = {
     "questions": 4,
     "retries": 0,
+    "ngrams": 50,
+    "repeated_ngrams": 5,
     "right": 3,
     "wrong": 4,
     "unparseable": 1,
@@ -73,6 +75,7 @@ def test_parts_add_up(emitted: dict[str, Series]) -> None:
     }
     assert emitted["sirt_tokens"] == {(*HERE, "prompt"): 80, (*HERE, "completion"): 180}
     assert emitted["sirt_dropped_questions"] == {(*HERE, "prompt_too_long"): 4}
+    assert emitted["sirt_ngrams"] == {(*HERE, "yes"): 10, (*HERE, "no"): 90}
     assert emitted["sirt_retries"] == {HERE: 2}
 
 

@@ -81,6 +81,7 @@ def test_answers_to_validation_questions_are_kept_apart(
     assert chains["round_01"] == ["100.0", "0.0", "100.0", "0.0"]
     assert found["Answers cut off by the token limit, %"]["teacher"][:2] == ["0.0", "100.0"]
     assert found["Answers without a readable final answer, %"]["baseline"][2] == "25.0"
+    assert found["Repeated 4-grams of an answer, mean %"]["round_01"][0] == "0.0"
 
 
 def test_samples_funnel_and_contamination(
