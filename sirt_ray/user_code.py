@@ -23,6 +23,7 @@ from typing import Any
 from sirt_ray.errors import ConfigError, StageError
 from sirt_ray.storage import object_store
 from sirt_ray.storage.uri import user_path
+from sirt_ray.storage.writing import write
 
 ALLOW = "SIRT_ALLOW_CODE"
 """Environment variable: `1` allows the execution of user code."""
@@ -235,7 +236,7 @@ def copy_into_run(references: Iterable[str], run_dir: Path) -> None:
         copy = run_dir / KEPT / source.name
         if source.resolve() != copy.resolve():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(source.read_bytes())
+            write(copy, source.read_bytes())
             object_store.push(copy)
 
 

@@ -25,6 +25,7 @@ from signal import SIGTERM, pthread_kill
 
 from sirt_ray.errors import ArtifactError, StorageError
 from sirt_ray.storage import object_store
+from sirt_ray.storage.writing import opened_to_lock, write
 
 _FILE = ".driver.json"
 _BEAT_SECONDS = 5.0
@@ -42,7 +43,7 @@ def locked(root: Path) -> Generator[None]:
     artifact twice. Raises ArtifactError where another one holds it, and for a run in object storage
     also as `held` does."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
+    with opened_to_lock(root / ".lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -61,7 +62,7 @@ def is_locked(root: Path) -> bool:
     if object_store.stored(root):
         return _is_held(root)
     try:
-        with (root / ".lock").open() as lock:
+        with opened_to_lock(root / ".lock", create=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -74,7 +75,7 @@ def is_locked(root: Path) -> bool:
 def in_turn(lock: Path, wait: Callable[[], None]) -> Generator[None]:
     """Hold the file `lock` for this process while the block runs. Where another process holds it,
     call `wait` first, then block until it is free; a process that dies frees it."""
-    with lock.open("w") as file:
+    with opened_to_lock(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -240,7 +241,7 @@ def _read(file: Path) -> Lease | None:
 
 def _write(file: Path, lease: Lease) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(lease)))
+    write(file, json.dumps(asdict(lease)))
     object_store.push(file)
 
 

@@ -9,7 +9,6 @@ hints of the records; `to_row` and `from_row` both work by the table.
 """
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sirt_ray.errors import DataError, named
+from sirt_ray.errors import DataError
+from sirt_ray.storage.writing import replacing
 from sirt_ray.types import Completion, Demonstration, Graded, PreferencePair, Question
 
 _BATCH_ROWS = 1024
@@ -203,14 +203,8 @@ def write(
     if counts is not None:
         table = table.replace_schema_metadata({_COUNTS: json.dumps(counts, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         pq.write_table(table, partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-    except OSError as error:
-        raise named(error, path) from error
-    partial.replace(path)
 
 
 def files(path: Path) -> Sequence[Path]:

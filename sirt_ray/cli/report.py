@@ -109,7 +109,7 @@ def _deliver(
         return 0
     text = page(folders)
     target = out or command.default_page(folders, name)
-    command.write_text(target, text)
+    command.write_report(target, text)
     console = Console()
     console.print(object_store.to_uri(target), markup=False, highlight=False, soft_wrap=True)
     if arguments.open and not webbrowser.open(target.resolve().as_uri()):

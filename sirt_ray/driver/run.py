@@ -22,8 +22,7 @@ from sirt_ray.report.journal import RunJournal
 from sirt_ray.report.live import LiveReport
 from sirt_ray.report.progress import progress_for
 from sirt_ray.report.tables import scores_tables
-from sirt_ray.storage import object_store
-from sirt_ray.storage.atomic import write_text
+from sirt_ray.storage import object_store, writing
 from sirt_ray.types import Scores
 
 if TYPE_CHECKING:  # brings Ray with it
@@ -59,7 +58,7 @@ class Run:
         user_code.copy_into_run(job.code, run_dir)
         copied = job.with_code(user_code.copied_reference)
         config = run_dir / "config.yaml"
-        write_text(config, load.dump(copied))
+        writing.write(config, load.dump(copied))
         object_store.push(config)
         job = copied.with_code(lambda reference: user_code.resolve_in_run(reference, run_dir))
         self.job = job

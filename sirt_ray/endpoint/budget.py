@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sirt_ray.config.teacher import EndpointConfig
 from sirt_ray.endpoint.replies import Usage
 from sirt_ray.errors import BudgetSpentError
+from sirt_ray.storage.writing import append
 
 SPENT = "spent.jsonl"
 
@@ -75,8 +76,7 @@ class Budget:
         """Record the usage of one request, and return its cost."""
         cost = self.cost(usage)
         line = {"request": key, **asdict(usage), "cost": cost, "time": round(time.time())}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self._path, json.dumps(line) + "\n")
         self.spent_tokens += usage.tokens
         self.spent_cost += cost
         return cost
@@ -107,8 +107,7 @@ class Budget:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = self._path.read_text(errors="replace") if self._path.exists() else ""
         if text and not text.endswith("\n"):
-            with self._path.open("a") as file:
-                file.write("\n")
+            append(self._path, "\n")
         for line in text.splitlines():
             try:
                 paid = _Line.model_validate_json(line)

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sirt_ray.errors import ModelError
+from sirt_ray.storage.writing import write
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -40,7 +41,7 @@ def combine(adapters: Sequence[Path], out: Path) -> Config:
         weights = _stacked(read)
         config["target_modules"] = sorted({name.rpartition(".")[2] for name in _layers(weights)})
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write(out / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return config
 
 

@@ -23,6 +23,7 @@ from sirt_ray.publish.students import Student
 from sirt_ray.report.records import RunRecord
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
+from sirt_ray.storage.writing import write
 from sirt_ray.training.checkpoint import ADAPTER
 from sirt_ray.training.workdir import RESULT
 
@@ -43,10 +44,10 @@ def export_student(student: Student, out: Path, merge: bool, with_data: bool, li
     def fill(folder: Path) -> None:
         is_adapter = (student.folder / ADAPTER).is_dir() and not merge
         rank = _copy_adapter(student, folder) if is_adapter else _copy_model(student, folder)
-        (folder / JOB).write_text(card.public_job(student.run.job))
+        write(folder / JOB, card.public_job(student.run.job))
         user_code.copy_into_run(student.run.job.code, folder)
         text = card.model_card(student, rank=rank, licence=licence, with_data=with_data)
-        (folder / "README.md").write_text(text)
+        write(folder / "README.md", text)
         if with_data:
             write_data(student.run, folder / DATA)
 

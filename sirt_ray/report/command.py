@@ -80,16 +80,16 @@ def write_document(document: Document, output_format: Printed, out: Path | None)
         if out is None:
             Console().out(markdown(document), end="", highlight=False)
         else:
-            write_text(out, markdown(document))
+            write_report(out, markdown(document))
     elif out is None:
         print_text(document, Console())
     else:
         written = io.StringIO()
         print_text(document, Console(file=written, width=100))
-        write_text(out, written.getvalue())
+        write_report(out, written.getvalue())
 
 
-def write_text(out: Path, text: str) -> None:
+def write_report(out: Path, text: str) -> None:
     """Write atomically, to object storage too: a reader sees the old text or the new. A device is
     written to.
 

@@ -21,6 +21,7 @@ from sirt_ray.errors import StorageError
 from sirt_ray.logs import at_artifact
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import write_json
+from sirt_ray.storage.writing import append
 from sirt_ray.types import Scores
 
 LOG_FILE = "logs/driver.jsonl"
@@ -160,8 +161,7 @@ class RunJournal(logging.Handler):
 
 def _append(path: Path, line: str) -> None:
     path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write(f"{line}\n")
+    append(path, f"{line}\n")
 
 
 Counts = Mapping[str, Any]

@@ -41,9 +41,9 @@ class LiveReport:
         if self._failed or (started < self._next and not last):
             return
         try:
-            from sirt_ray.report.command import report_page, write_text
+            from sirt_ray.report.command import report_page, write_report
 
-            write_text(self._run_dir / PAGE, report_page([self._run_dir]))
+            write_report(self._run_dir / PAGE, report_page([self._run_dir]))
         except Exception as error:  # Whatever it is, the run matters more than its page.
             self._failed = True
             self._journal.event(

@@ -1,5 +1,5 @@
-"""Small files that are written atomically, on a disk and in object storage, and the files that a
-command is asked to write, which may be devices as well."""
+"""JSON files on a disk and in object storage, and the files that a command is asked to write, which
+may be devices as well."""
 
 import json
 import os
@@ -11,38 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from sirt_ray.errors import named
-from sirt_ray.storage import object_store
+from sirt_ray.storage import object_store, writing
 
 _STANDARD_STREAMS = (1, 2)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, as `write_text` does."""
-    write_text(path, f"{json.dumps(value, indent=2)}\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 atomically and durably on this node; `object_store.push` publishes it to
-    others."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise named(error, path) from error
-    partial.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Make a file that a library has written, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write a value as indented JSON, atomically and durably on this node; `object_store.push`
+    publishes it to others."""
+    writing.write(path, f"{json.dumps(value, indent=2)}\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -82,15 +59,9 @@ def output(path: Path) -> Generator[TextIO]:
             with _opened_stream(path) as stream:
                 shutil.copyfileobj(file, stream)
         return
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing.replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
+        file.flush()
 
 
 def _is_stream(path: Path) -> bool:

@@ -34,6 +34,7 @@ from filelock import FileLock
 
 from sirt_ray.errors import StorageError
 from sirt_ray.logs import waiting
+from sirt_ray.storage import writing
 from sirt_ray.storage.uri import SCHEMES, checked, is_uri, user_path, wrap_errors
 
 _THREADS = 8
@@ -445,16 +446,15 @@ def _download(store: Any, found: FileInfos, folder: Path) -> None:
     def download(name: str) -> None:
         info, file = found[name], folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        coming = file.with_name(f".{file.name}.partial")
-        fs.copy_files(
-            info.path,
-            str(coming),
-            source_filesystem=store,
-            destination_filesystem=fs.LocalFileSystem(),
-            chunk_size=_CHUNK_BYTES,
-        )
-        _stamp(coming, info)
-        coming.replace(file)
+        with writing.replacing(file) as coming:
+            fs.copy_files(
+                info.path,
+                str(coming),
+                source_filesystem=store,
+                destination_filesystem=fs.LocalFileSystem(),
+                chunk_size=_CHUNK_BYTES,
+            )
+            _stamp(coming, info)
 
     _each(download, [name for name in found if not _is_same(folder / name, folder, found)])
 
@@ -496,9 +496,7 @@ def _seconds(info: Any) -> int:
 
 def _write(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    coming = file.with_name(f".{file.name}.partial")
-    coming.write_bytes(content)
-    coming.replace(file)
+    writing.write(file, content)
 
 
 def _remove(path: Path) -> None:

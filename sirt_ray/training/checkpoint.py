@@ -19,7 +19,8 @@ from typing import Any
 from sirt_ray.config.training import TrainingConfig
 from sirt_ray.errors import ArtifactError
 from sirt_ray.storage import object_store
-from sirt_ray.storage.atomic import sync, write_json
+from sirt_ray.storage.atomic import write_json
+from sirt_ray.storage.writing import replacing, sync
 from sirt_ray.training.engine import Engine
 from sirt_ray.training.model import add_lora, load_model, load_tokenizer
 from sirt_ray.training.shards import StoredShards, write
@@ -124,12 +125,8 @@ def save_weights(engine: Engine, work: WorkDir, step: int) -> None:
     if trained is not None:
         path = work.weights(step)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with disk_full_as_error(partial):
+        with disk_full_as_error(path), replacing(path) as partial:
             save_file(trained, partial)
-            sync(partial)
-        partial.replace(path)
-        sync(path.parent)
         object_store.push(path)
     engine.barrier()
 

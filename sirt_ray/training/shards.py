@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sirt_ray.errors import ArtifactError
-from sirt_ray.storage.atomic import sync
+from sirt_ray.storage.writing import sync
 
 FORMAT = "sirt-ray optimizer shards, version 1"
 

@@ -34,6 +34,7 @@ from sirt_ray.errors import ArtifactError, StageError
 from sirt_ray.logs import log_event
 from sirt_ray.storage import object_store
 from sirt_ray.storage.atomic import read_json, write_json
+from sirt_ray.storage.writing import append, write
 
 RESULT = "training.json"
 """The counts of a finished training, next to the student; written last."""
@@ -259,8 +260,7 @@ class WorkDir:
         in_storage = object_store.stored(self.metrics)
         if not in_storage:
             self.check_owner()
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.metrics, json.dumps(line) + "\n")
         if in_storage and time.monotonic() - self._progress_written > _PROGRESS_SECONDS:
             self.check_owner()
             _write(self.path / PROGRESS, line)
@@ -285,9 +285,7 @@ class WorkDir:
             steps = before["steps"] + len(lost)
             again = {"steps": steps, "seconds": round(seconds, 3)}
             _write(self.path / "repeated.json", {**before, **again})
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.metrics)
+        write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def repeated(self) -> dict[str, Any]:
         """Return the steps that a kill lost and that were repeated, the seconds they took, and the

@@ -24,6 +24,7 @@ from sirt_ray.on_ray.engine.protocol import (
     SampleResult,
 )
 from sirt_ray.storage import object_store
+from sirt_ray.storage.writing import write
 
 ENGINE_FAILED = "sirt-engine-failed: "
 """Marks the line, in whatever text Serve makes of a failed start, that holds the reason as JSON."""
@@ -42,9 +43,7 @@ def read_pointer(pointer: str) -> Policy:
 def write_pointer(pointer: Path, policy: Policy) -> None:
     """Have replicas that start from now on serve `policy`."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    partial = pointer.with_name(f".{pointer.name}.partial")
-    partial.write_text(json.dumps(asdict(policy)))
-    partial.replace(pointer)
+    write(pointer, json.dumps(asdict(policy)))
     object_store.push(pointer)
 
 

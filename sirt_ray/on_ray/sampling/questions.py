@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from sirt_ray.artifacts import parquet
 from sirt_ray.storage import object_store
+from sirt_ray.storage.writing import replacing
 from sirt_ray.types import Question
 
 _ROWS_PER_GROUP = 1024
@@ -38,16 +39,17 @@ class QuestionFile:
         """Write the file anew; return the number of questions."""
         path, total = _path(out), 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         remaining = iter(questions)
-        with pq.ParquetWriter(partial, parquet.QUESTION) as writer:
+        with (
+            replacing(path) as partial,
+            pq.ParquetWriter(partial, parquet.QUESTION) as writer,
+        ):
             while rows := list(itertools.islice(remaining, _ROWS_PER_GROUP)):
                 table = pa.Table.from_pylist(
                     [parquet.to_row(question) for question in rows], schema=parquet.QUESTION
                 )
                 writer.write_table(table)
                 total += len(rows)
-        partial.replace(path)
         object_store.push(path)
         return total
 

@@ -30,6 +30,7 @@ from sirt_ray.errors import ConfigError, ResourceError, StageError
 from sirt_ray.on_ray import _compat, serve_apps
 from sirt_ray.on_ray.submit.logs import RateLimited, Report
 from sirt_ray.on_ray.submit.submissions import Submission, SubmittedRun, explained, submission_id
+from sirt_ray.storage.writing import write
 
 _CONNECTION_SECONDS = 10.0
 _POLL_SECONDS = 1.0
@@ -48,7 +49,7 @@ def pack(folder: Path, job: Path | None, with_package: bool, code: Sequence[Path
     if job is not None:
         if load.base_files(job):
             text = yaml.safe_dump(load.parsed(job)[0], sort_keys=False)
-            (folder / job.name).write_text(text, encoding="utf-8")
+            write(folder / job.name, text)
         else:
             shutil.copyfile(job, folder / job.name)
         for file in dict.fromkeys(code):

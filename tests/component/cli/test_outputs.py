@@ -12,7 +12,6 @@ import pytest
 
 from sirt_ray.cli.main import main
 from sirt_ray.errors import DataError
-from sirt_ray.report.command import write_text
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_a_device_is_written_to_and_stays_one(responses: Path, tmp_path: Path) -
         null = Path(os.devnull)
     before = null.stat()
     assert grade(responses, null) == 0
-    write_text(null, "a report")
+    write_report(null, "a report")
     assert stat.S_ISCHR(null.stat().st_mode) and null.stat().st_ino == before.st_ino
     assert not list(null.parent.glob(".null*"))
 
@@ -80,7 +79,7 @@ def test_a_link_is_neither_followed_nor_replaced(
     assert grade(responses, link) == 2
     assert f"--out {link}: is a symbolic link to {target}" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"cannot write the report to .*symbolic link"):
-        write_text(link, "a report")
+        write_report(link, "a report")
     assert link.is_symlink() and target.exists() == exists
     assert not exists or target.read_text() == "another's"
 
