@@ -12,6 +12,7 @@ import pytest
 
 from sirt_ray.cli.main import main
 from sirt_ray.errors import DataError
+from sirt_ray.report.command import write_report
 
 
 @pytest.fixture
