@@ -8,6 +8,7 @@ The settings of `base` are below those of the file: sections are merged, and any
 too, is replaced. `null` removes a setting of the base, if it may be null.
 """
 
+import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from sirt_ray.errors import ConfigError
 from sirt_ray.storage.uri import masked, user_path
 
 SectionType = TypeVar("SectionType", bound=Section)
+_MAX_NODES = 100_000
+"""Values in a file: far above any job's."""
+
 _RUN_CONFIG = "config.yaml"
 """The file that `sirt run` writes in a run folder."""
 _WRAPPER_KINDS = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
@@ -138,11 +142,12 @@ def _read_layer(path: Path, source: str) -> _Layer:
         hint = "it is relative to the file" if source else "jobs/ holds ready ones"
         raise ConfigError(f"{what} {path}: {error}. Check the path; {hint}") from error
     try:
-        document = yaml.safe_load(text)
-        node = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
+        document, node = _parsed(text)
         lines, repeated = _lines(node), _repeated_keys(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{_where(path, error)}. Fix it there") from error
+    except ValueError as error:  # A number or date that Python does not make.
+        raise ConfigError(f"{path} has a value that cannot be read: {error}. Fix it") from error
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply, or inside itself. Fix it there") from None
     if not isinstance(document, dict):
@@ -208,13 +213,16 @@ def set_in(document: dict[str, Any], override: str) -> Position:
         )
     _note_if_renamed(f"--set {masked(override)}", tuple(keys))
     try:
-        loaded = yaml.safe_load(value)
-        node = cast(Any, yaml).compose(value, Loader=yaml.SafeLoader)
+        loaded, node = _parsed(value)
         for _, problem in _repeated_keys(node, tuple(keys)):
             raise ConfigError(f"--set {masked(override)}: {problem}")
         return set_value(document, keys, loaded)
-    except yaml.YAMLError as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is no valid YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"--set {key}: the value is nested too deeply") from None
 
 
 def _note_if_renamed(source: str, position: Position) -> None:
@@ -234,6 +242,24 @@ def set_value(document: dict[str, Any], keys: Sequence[str], value: object) -> P
         section = section[name]
     section[str(position[-1])] = with_current_names(value, position)
     return position
+
+
+def _parsed(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the content of a YAML text, and its tree. Raises YAMLError, ValueError or
+    RecursionError if it cannot be read, or is many times larger than it looks."""
+    node: yaml.Node | None = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
+    stack, seen = [node], 0
+    while stack:  # Before anything is made of it: an alias is there each time that it is named.
+        top, seen = stack.pop(), seen + 1
+        if seen > _MAX_NODES:
+            raise yaml.YAMLError(
+                f"it has more than {_MAX_NODES:,} values, counting each time that an alias is used"
+            )
+        if isinstance(top, yaml.MappingNode):
+            stack += itertools.chain.from_iterable(top.value)
+        elif isinstance(top, yaml.SequenceNode):
+            stack += top.value
+    return yaml.safe_load(text), node
 
 
 def _lines(node: yaml.Node | None, at: Position = ()) -> dict[Position, int]:

@@ -313,9 +313,35 @@ def test_settings_of_an_anchor_may_be_replaced(tmp_path: Path) -> None:
     assert load(tmp_path, text).refine.epochs == 2
 
 
-@pytest.mark.parametrize("text", ["name: &x {y: *x}\n", "name: " + "[" * 5000])
-def test_a_file_without_an_end_is_refused(tmp_path: Path, text: str) -> None:
-    assert "job.yaml is nested too deeply" in refused(tmp_path, text)
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("name: &x {y: *x}\n", "more than 100,000 values"), ("name: " + "[" * 5000, "too deeply")],
+)
+def test_a_file_without_an_end_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in refused(tmp_path, text)
+
+
+BOMB = "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+MERGES = "".join(
+    f"{name}: &{name} {{k{name}: {{<<: [{', '.join([f'*{before}'] * 9)}]}}}}\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", [f"a: &a [1, 2]\n{BOMB}", f"a: &a {{x: 1}}\n{MERGES}"])
+def test_a_small_file_that_is_a_large_one_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    assert "more than 100,000 values" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "2026-13-45"])
+def test_a_value_that_python_cannot_make_is_refused(tmp_path: Path, value: str) -> None:
+    assert "a value that cannot be read" in refused(tmp_path, f"name: {value}\n")
+    with pytest.raises(ConfigError, match="--set name=.* is no valid YAML"):
+        jobfile.set_in({}, f"name={value}")
 
 
 def test_the_home_in_a_models_path_is_the_users(
