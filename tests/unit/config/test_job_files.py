@@ -340,7 +340,7 @@ def test_a_small_file_that_is_a_large_one_is_refused_at_once(tmp_path: Path, tex
 @pytest.mark.parametrize("value", ["1" * 5000, "2026-13-45"])
 def test_a_value_that_python_cannot_make_is_refused(tmp_path: Path, value: str) -> None:
     assert "a value that cannot be read" in refused(tmp_path, f"name: {value}\n")
-    with pytest.raises(ConfigError, match="--set name=.* is no valid YAML"):
+    with pytest.raises(ConfigError, match=r"--set name=.* is no valid YAML"):
         jobfile.set_in({}, f"name={value}")
 
 
