@@ -7,7 +7,7 @@ reads it (its `data/README.md`, the alpaca format).
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,23 @@ def _copy_adapter(student: Student, folder: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [
+    files = [
         file
         for file in sorted(folder.iterdir())
         if file.is_file() and file.name not in _RUN_FILES and not file.name.startswith(".")
     ]
+    _refuse_links(files)
+    return files
+
+
+def _refuse_links(files: Iterable[Path]) -> None:
+    """Raise DataError if one of a run's files is a link: what it leads to would be published."""
+    links = [f"{file} to {file.readlink()}" for file in files if file.is_symlink()]
+    if links:
+        raise DataError(
+            f"the run contains symbolic links, which sirt-ray never makes: {'; '.join(links)}."
+            " What they lead to is not published. Remove them, or replace them by files"
+        )
 
 
 def _whole_or_nothing(out: Path, fill: Callable[[Path], None]) -> None:
@@ -125,6 +137,7 @@ def write_data(run: RunRecord, folder: Path) -> None:
             f"{run.path} has no demonstrations yet. Let `sirt run` finish them: they are its second"
             " stage"
         )
+    _refuse_links(named.values())
     folder.mkdir(parents=True)
     info: dict[str, Any] = {}
     for name, file in named.items():

@@ -408,7 +408,14 @@ def _list(folder: Path, recursive: bool = True) -> FileInfos:
 
 
 def _by_name(found: Iterable[Any], key: str) -> FileInfos:
-    return {os.path.relpath(info.path, key): info for info in found if info.is_file}
+    files = [info for info in found if info.is_file]
+    outside = [info.path for info in files if ".." in info.path.split("/")]
+    if outside:
+        raise StorageError(
+            f"{len(outside)} objects have names with '..', which would be copied to another folder"
+            f" of this machine: {outside[0]}. Remove them, or name another address"
+        )
+    return {os.path.relpath(info.path, key): info for info in files}
 
 
 def _put(file: Path) -> None:

@@ -94,6 +94,20 @@ def test_what_fails_half_way_leaves_nothing(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize(
+    "name", ["round_01/student/notes.txt", "demonstrations/demonstrations.parquet"]
+)
+def test_what_a_link_leads_to_is_not_published(run: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    secret = tmp_path / "id_rsa"
+    secret.write_text("private")
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(secret)
+    with pytest.raises(DataError, match=r"symbolic links.*id_rsa"):
+        export_student(find_student(copy), tmp_path / "out", False, True, UNLICENSED)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_student_that_was_rolled_back_or_is_not_finished_is_refused(tmp_path: Path) -> None:
     worse = TrainedStages(held_out={"round_00": 80, "round_01": 20})
     run_dir = write(tmp_path, worse)
