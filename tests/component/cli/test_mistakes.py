@@ -26,6 +26,7 @@ from sirt_ray.on_ray import cluster
 from sirt_ray.on_ray.sampling import pairs
 from tests.helpers import tiny
 from tests.helpers.fake_endpoint import FakeEndpoint, send, send_many
+from tests.helpers.full_disk import fsync_without_room
 from tests.helpers.mistakes import MISTAKES, Mistake, check
 from tests.helpers.mistakes_page import page
 from tests.helpers.paths import ROOT
@@ -212,9 +213,7 @@ def _(workspace: Workspace) -> int:
 
 @makes("a full disk")
 def _(workspace: Workspace) -> int:
-    """The kernel's own full device stands in the place of the first file."""
-    workspace.run_dir.mkdir(parents=True)
-    (workspace.run_dir / ".config.yaml.partial").symlink_to("/dev/full")
+    workspace.patch.setattr(os, "fsync", fsync_without_room("config.yaml"))
     return workspace.run()
 
 

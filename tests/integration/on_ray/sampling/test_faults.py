@@ -27,15 +27,17 @@ from sirt_ray.errors import StageError
 from sirt_ray.on_ray.engine.server import ModelServer
 from sirt_ray.on_ray.sampling.prompts import TextPrompter
 from sirt_ray.on_ray.sampling.worker import SamplingPlan
-from sirt_ray.types import Question
-from tests.helpers import sleeping_engine
+from sirt_ray.types import Judgement, Question
+from tests.helpers import full_disk, sleeping_engine
+from tests.helpers.full_disk import fsync_without_room
 from tests.helpers.sampling import BLOCK, Sampling, engine_process, start_sampler
 from tests.helpers.sleeping_engine import SleepingEngine, apple_questions, wait_until
 from tests.helpers.tiny import save_talker
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
-ray.cloudpickle.register_pickle_by_value(sleeping_engine)
+for module in (sleeping_engine, full_disk):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 SILENT_SECONDS = 8
 """Less than after what Ray gives a node up."""
@@ -163,14 +165,22 @@ def test_questions_that_break_the_engine_are_given_up_and_said(
 def test_a_full_disk_ends_the_stage_and_the_rest_is_sampled_later(
     asleep: Sampling, undisturbed: list[parquet.Row], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    out, full = tmp_path / "out", tmp_path / "full"
+    full.touch()
 
-    def fill() -> None:
-        """The kernel's own full device stands in the place of the last part."""
-        (out / ".part-0000088.parquet.partial").symlink_to("/dev/full")
+    def grade_on_a_full_disk(text: str, question: Question) -> Judgement:
+        """Grade in an actor whose disk has no room for the last part."""
+        if os.fsync.__name__ != "without_room":
+            os.fsync = fsync_without_room("part-0000088", while_there=full)
+        return grade(text, question)
 
-    with pytest.raises(StageError, match=r"part-0000088\.parquet .*No space left.*Free some"):
-        asleep.disturbed(out, 0.1, fill)
+    filled = Sampling(
+        asleep.sampler, asleep.plan, asleep.prompter, asleep.questions, grade_on_a_full_disk
+    )
+
+    with pytest.raises(StageError, match=r"part-0000088\.parquet.*No space left.*Free some"):
+        filled.into(out)
+    full.unlink()
     finished = {part: part.stat().st_mtime_ns for part in parquet.files(out)}
     assert finished
     asleep.into(out)
