@@ -271,7 +271,7 @@ def kill_in(stage: str, run_dir: Path, seconds: float) -> None:
     driver.wait()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(580)
 def test_real_rows_go_through_every_stage(assets: Path, tmp_path: Path) -> None:
     run(tmp_path, "gsm8k_cpu.yaml", **{"data.root": assets / "data", "data.num_test": 16})
     run_dir = tmp_path / "gsm8k_cpu"
