@@ -92,7 +92,7 @@ def last_checkpoint(trained: Path, out: Path) -> None:
     shutil.copy(trained / "metrics.jsonl", out / ".work")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_zero_stages_and_offload_train_the_same_student(
     students: dict[str, list[Path]], kind: str
@@ -113,7 +113,7 @@ def test_zero_stages_and_offload_train_the_same_student(
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_checkpoint_is_resumed_in_any_layout(students: dict[str, list[Path]], kind: str) -> None:
     """Those of one process by two workers, and those of two workers by one process."""
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_resumed_in_any_layout(students: dict[str, list[Path]], 
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-6)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_an_adapter_from_zero_3_is_what_was_merged(students: dict[str, list[Path]]) -> None:
     out = next(student for student in students["lora"] if student.name.startswith("lora_3"))
     sequences = [
@@ -148,7 +148,7 @@ def test_an_adapter_from_zero_3_is_what_was_merged(students: dict[str, list[Path
     assert (merged - before).abs().max() > 1.0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_offloaded_parameters_give_the_same_reference(students: dict[str, list[Path]]) -> None:
     cut, alone = (parquet.read(out / REFERENCE_FILE) for out in students["reference"])
     assert len(cut) == 6
@@ -156,7 +156,7 @@ def test_offloaded_parameters_give_the_same_reference(students: dict[str, list[P
         assert one == pytest.approx(two, abs=1e-4)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_kto_on_two_workers_is_kto_in_one_process(tmp_path: Path) -> None:
     """The divergence is the whole batch's, wherever its parts are computed."""
     config = RefineConfig(batch_size=6, epochs=1, learning_rate=1e-3, warmup_steps=0, loss="kto")
