@@ -342,7 +342,7 @@ def _forms(stages: Mapping[str, Row[Result]]) -> list[Grid]:
         grid(
             "Repeated 4-grams of an answer, mean %",
             lambda form: 100 * form.repeated,
-            "Four words in a row that the answer has had before; texts of people have a few.",
+            "Four words in a row that the answer has had before.",
         ),
     ]
 

@@ -28,7 +28,6 @@ from sirt_ray.artifacts import parquet
 from sirt_ray.config.resources import EngineConfig
 from sirt_ray.core import repetition
 from sirt_ray.core.interfaces import Counts, Policy, Progress
-from sirt_ray.core.repetition import repetition_warning
 from sirt_ray.errors import ArtifactError, DataError, StageError
 from sirt_ray.logs import current_context, log_event, waiting
 from sirt_ray.on_ray.engine.options import calls_in_flight, questions_per_call
@@ -151,7 +150,7 @@ class Sampler:
         object_store.pull(out)  # Parts that actors on other nodes have written.
         counts = _total(out, name)
         object_store.discard(out / ".asked")
-        if warning := repetition_warning(name, counts):
+        if warning := repetition.repetition_warning(name, counts):
             log_event(logging.WARNING, warning, repetition.WARNING, artifact=name)
         return {**counts, "usage": Usage.of(out).summary(counts["completion_tokens"])}
 
